@@ -1,0 +1,203 @@
+"""Image codecs: one gray image of n-bit symbols <-> bytes.
+
+To add one, write a file beside this one with one class, register it, and import it in
+`codecs/__init__.py`. The shared checks in tests/codecs/test_image_codecs.py then cover it.
+"""
+
+import abc
+
+import numpy as np
+from fvcore.common.registry import Registry
+
+__all__ = ["IMAGE_CODEC_REGISTRY", "BitstreamError", "ImageCodec", "build_image_codec"]
+
+
+class BitstreamError(ValueError):
+    """The bytes are no feature bitstream that this program can decode: damaged, foreign or too large."""
+
+
+class _CodecRegistry(Registry):
+    """Registers classes by their attribute `name`."""
+
+    def _do_register(self, name, obj):
+        super()._do_register(obj.name, obj)
+
+
+IMAGE_CODEC_REGISTRY = _CodecRegistry("IMAGE_CODEC")
+IMAGE_CODEC_REGISTRY.__doc__ = """
+Registry of image codecs, subclasses of :class:`ImageCodec`, by their `name`.
+"""
+
+
+class ImageCodec(abc.ABC):
+    """Codes one gray image of n-bit symbols.
+
+    A lossless codec codes the symbols as they are. A lossy one codes samples stretched to the full
+    range of `sample_depth` bits, so that a quality setting means the same at every bit depth, and
+    the decoder returns to the nearest symbol.
+
+    Class attributes:
+        name (str): the name in the registry and on the wire.
+        bit_depths: container of the values of n that it carries.
+        quality_range ((float, float) or None): smallest and largest QUALITY; None: it takes none.
+        quality_meaning (str): what QUALITY is, with its unit, for help and errors.
+        default_quality: used when QUALITY is not given; None codes losslessly.
+        effort_range ((int, int) or None): smallest and largest EFFORT; None: it takes none.
+        default_effort (int or None): used when EFFORT is not given.
+        tiled (bool): whether it codes an image of channel tiles; otherwise one row a channel.
+
+    Args:
+        bits (int): n.
+        quality (float or None): see `quality_meaning`.
+        effort (int or None): larger is slower and smaller.
+
+    Raises:
+        ValueError: the bit depth, quality or effort is out of range.
+        ImportError: the library behind the codec is not installed.
+    """
+
+    name = ""
+    bit_depths = range(2, 17)
+    quality_range = None
+    quality_meaning = ""
+    default_quality = None
+    effort_range = None
+    default_effort = None
+    tiled = True
+
+    def __init__(self, *, bits, quality=None, effort=None):
+        self.require_library()
+        if bits not in self.bit_depths:
+            raise ValueError(
+                f"codec {self.name!r} cannot carry {bits} bits: CODEC.BITS must be one of "
+                f"{sorted(self.bit_depths)}"
+            )
+        self.bits = int(bits)
+        self.quality = self._checked("QUALITY", quality, self.quality_range, self.default_quality)
+        self.effort = self._checked("EFFORT", effort, self.effort_range, self.default_effort)
+
+    def _checked(self, key, value, allowed, default):
+        if value is None:
+            return default
+        if allowed is None:
+            raise ValueError(f"codec {self.name!r} takes no CODEC.{key}: leave it out")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"CODEC.{key} must be a number, not {value!r}")
+        if not allowed[0] <= value <= allowed[1]:
+            meaning = f" ({self.quality_meaning})" if key == "QUALITY" else ""
+            raise ValueError(
+                f"CODEC.{key} {value} is out of range for codec {self.name!r}: it goes from "
+                f"{allowed[0]} to {allowed[1]}{meaning}"
+            )
+        return value
+
+    @classmethod
+    def require_library(cls):
+        """Raises ImportError, naming what to install, if the library behind the codec is missing."""
+
+    @property
+    def lossless(self):
+        """bool: whether decoding gives back the very symbols that were encoded."""
+        return self.quality is None
+
+    @classmethod
+    def sample_depth(cls, bits):
+        """Bits of a sample in which n-bit symbols are coded by a lossy setting."""
+        return 8 if bits <= 8 else 16
+
+    def encode(self, symbols):
+        """
+        Args:
+            symbols (ndarray): (H, W) uint8 if n <= 8, else uint16, each below 2^n.
+
+        Returns:
+            bytes
+        """
+        if self.lossless:
+            return self._encode(symbols)
+        return self._encode(_stretch(symbols, self.bits, self.sample_depth(self.bits)))
+
+    @classmethod
+    def decode(cls, data, *, shape, bits, lossless):
+        """Inverse of :meth:`encode`; needs none of the encoder's settings.
+
+        Args:
+            data (bytes): what `encode` returned.
+            shape ((int, int)): H, W.
+            bits (int): n.
+            lossless (bool): whether the encoder was lossless.
+
+        Returns:
+            ndarray: (H, W) uint8 if n <= 8, else uint16.
+
+        Raises:
+            BitstreamError: the data are damaged or hold something else.
+        """
+        depth = bits if lossless else cls.sample_depth(bits)
+        dtype = np.uint8 if depth <= 8 else np.uint16
+        try:
+            samples = cls._decode(bytes(data), shape=shape, depth=depth)
+        except BitstreamError:
+            raise
+        except Exception as error:  # each library has exceptions of its own
+            raise BitstreamError(f"{cls.name} payload cannot be decoded: {error}") from error
+        if samples.shape != tuple(shape) or samples.dtype != dtype:
+            raise BitstreamError(
+                f"{cls.name} payload holds {samples.dtype} samples of shape {samples.shape}, not "
+                f"{np.dtype(dtype)} of {tuple(shape)}"
+            )
+        if not lossless:
+            return _shrink(samples, bits, depth)
+        if bits < 8 * samples.itemsize and samples.size and int(samples.max()) >> bits:
+            raise BitstreamError(f"{cls.name} payload holds symbols of more than {bits} bits")
+        return samples
+
+    @abc.abstractmethod
+    def _encode(self, samples):
+        """(H, W) uint8 or uint16 samples -> bytes."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def _decode(data, *, shape, depth):
+        """bytes -> (H, W) uint8 or uint16 samples of `depth` bits; may raise anything."""
+
+
+def _stretch(symbols, bits, depth):
+    """n-bit symbols to the full range of `depth` bits."""
+    top, full = 2**bits - 1, 2**depth - 1
+    stretched = (symbols.astype(np.uint32) * full + top // 2) // top
+    return stretched.astype(np.uint8 if depth <= 8 else np.uint16)
+
+
+def _shrink(samples, bits, depth):
+    """Inverse of :func:`_stretch`, to the nearest symbol."""
+    top, full = 2**bits - 1, 2**depth - 1
+    symbols = (np.minimum(samples, full).astype(np.uint32) * top + full // 2) // full
+    return symbols.astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def build_image_codec(name, *, bits, quality=None, effort=None):
+    """Builds a registered codec.
+
+    Args:
+        name (str): e.g. "jpegxl".
+        bits (int): n, the bit depth of the symbols.
+        quality (float or None): the codec's own scale; None is its default.
+        effort (int or None): the codec's own scale; None is its default.
+
+    Returns:
+        ImageCodec
+
+    Raises:
+        ValueError: unknown codec, or a setting out of its range.
+        ImportError: the library behind the codec is not installed.
+    """
+    return find_image_codec(name)(bits=bits, quality=quality, effort=effort)
+
+
+def find_image_codec(name):
+    """Returns the registered class; ValueError, listing those there are, for an unknown name."""
+    if name not in IMAGE_CODEC_REGISTRY:
+        known = ", ".join(sorted(codec for codec, _ in IMAGE_CODEC_REGISTRY))
+        raise ValueError(f"unknown image codec {name!r}: choose one of {known}")
+    return IMAGE_CODEC_REGISTRY.get(name)

@@ -1,0 +1,123 @@
+"""Still-image codecs of the package imagecodecs."""
+
+import imagecodecs
+import numpy as np
+
+from .image_codec import IMAGE_CODEC_REGISTRY, ImageCodec
+
+__all__ = ["AvifCodec", "JpegCodec", "JpegLsCodec", "JpegXlCodec", "PngCodec"]
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class PngCodec(ImageCodec):
+    """Lossless. EFFORT is the zlib level, 0 to 9, default 6."""
+
+    name = "png"
+    effort_range = (0, 9)
+    default_effort = 6
+
+    def _encode(self, samples):
+        return imagecodecs.png_encode(samples, level=int(self.effort))
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        return imagecodecs.png_decode(data)
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class JpegCodec(ImageCodec):
+    """Baseline JPEG, lossy. QUALITY 1 to 100, default 90."""
+
+    name = "jpeg"
+    bit_depths = range(2, 9)
+    quality_range = (1, 100)
+    quality_meaning = "the usual JPEG quality; larger is better"
+    default_quality = 90
+
+    def _encode(self, samples):
+        return imagecodecs.jpeg_encode(samples, level=int(self.quality), optimize=True)
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        return imagecodecs.jpeg_decode(data)
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class JpegXlCodec(ImageCodec):
+    """JPEG XL. Lossless by default; QUALITY above 0 is the lossy Butteraugli distance.
+
+    EFFORT 1 to 9: 2 (default) takes less time than PNG, 7 is up to 10 % smaller at ten times the
+    time.
+    """
+
+    name = "jpegxl"
+    quality_range = (0, 25)
+    quality_meaning = "Butteraugli distance: 0 is lossless, 1 visually lossless, larger is worse"
+    effort_range = (1, 9)
+    default_effort = 2
+
+    def __init__(self, *, bits, quality=None, effort=None):
+        super().__init__(bits=bits, quality=quality, effort=effort)
+        if self.quality == 0:
+            self.quality = None
+
+    def _encode(self, samples):
+        return imagecodecs.jpegxl_encode(
+            samples,
+            effort=int(self.effort),
+            lossless=self.lossless,
+            distance=None if self.lossless else float(self.quality),
+            bitspersample=self.bits if self.lossless else None,
+            usecontainer=False,
+            numthreads=1,
+        )
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        return imagecodecs.jpegxl_decode(data, numthreads=1)
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class JpegLsCodec(ImageCodec):
+    """JPEG-LS, lossless."""
+
+    name = "jpegls"
+
+    def _encode(self, samples):
+        return imagecodecs.jpegls_encode(samples)
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        return imagecodecs.jpegls_decode(data)
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class AvifCodec(ImageCodec):
+    """AVIF (AV1 intra), lossy. QUALITY 0 to 99, default 60; EFFORT 0 to 10, default 2."""
+
+    name = "avif"
+    bit_depths = range(2, 13)
+    quality_range = (0, 99)
+    quality_meaning = "libavif quality; larger is better"
+    default_quality = 60
+    effort_range = (0, 10)
+    default_effort = 2
+
+    @classmethod
+    def sample_depth(cls, bits):
+        return next(depth for depth in (8, 10, 12) if bits <= depth)
+
+    def _encode(self, samples):
+        return imagecodecs.avif_encode(
+            samples,
+            level=int(self.quality),
+            speed=10 - int(self.effort),
+            bitspersample=self.sample_depth(self.bits),
+            pixelformat="yuv400",
+            numthreads=1,
+        )
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        samples = imagecodecs.avif_decode(data, numthreads=1)
+        return samples if depth <= 8 else samples.astype(np.uint16, copy=False)

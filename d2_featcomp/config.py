@@ -1,0 +1,96 @@
+"""Configuration keys of d2_featcomp, all below `MODEL.FEATCOMP`."""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_featcomp_config"]
+
+
+def add_featcomp_config(cfg):
+    """Adds the keys of d2_featcomp, with their defaults, to a Detectron2 config.
+
+    Set `MODEL.META_ARCHITECTURE: SplitNetwork` to use them.
+
+    Args:
+        cfg (CfgNode): from `detectron2.config.get_cfg()`; changed in place.
+    """
+    cfg.MODEL.FEATCOMP = CN()
+    featcomp = cfg.MODEL.FEATCOMP
+
+    # False builds the task network alone, uncut: the uncompressed reference.
+    featcomp.ENABLED = True
+    # The Detectron2 meta-architecture that is cut.
+    featcomp.TASK_NETWORK = "GeneralizedRCNN"
+    # Name in FEATURE_SPLIT_REGISTRY: "MSFC", or "Pyramid" for the anchor that reduces nothing.
+    featcomp.SPLIT = "MSFC"
+
+    # How the reduced features become bytes. Evaluation always runs through it.
+    featcomp.CODEC = CN()
+    # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc.
+    featcomp.CODEC.NAME = "jpegxl"
+    # Bit depth n of a symbol, 2..16; 32 sends float32 (codec "raw" only).
+    featcomp.CODEC.BITS = 4
+    # Of lossy codecs, in their own scale: JPEG quality 1..100, JPEG XL distance 0..25 (0: lossless),
+    # AVIF quality 0..99, HEVC QP 0..51. None is the codec's default.
+    featcomp.CODEC.QUALITY = None
+    # Larger is slower and smaller: PNG 0..9, JPEG XL 1..9, AVIF 0..10, HEVC preset 0..8. None is the
+    # codec's default.
+    featcomp.CODEC.EFFORT = None
+    # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, sent as
+    # float16). "" is the split's own: fixed for MSFC, tensor for Pyramid.
+    featcomp.CODEC.QUANTIZER = ""
+
+    # Multi-scale feature fusion (MSFC sec. 3.1).
+    featcomp.MSFF = CN()
+    featcomp.MSFF.SE_REDUCTION = 16
+    featcomp.MSFF.KERNEL_SIZE = 3
+    # How finer levels reach the size of the coarsest: "nearest" or "average".
+    featcomp.MSFF.DOWNSAMPLE = "nearest"
+
+    # Single-stream feature codec (MSFC sec. 3.2).
+    featcomp.SSFC = CN()
+    # C', the channels that are sent: 8, 16, 32 or 64 in the paper, any number here.
+    featcomp.SSFC.CHANNELS = 64
+    featcomp.SSFC.KERNEL_SIZE = 3
+    # Detectron2 norm of the encoder; "SyncBN" for small batches on several GPUs.
+    featcomp.SSFC.NORM = "BN"
+
+    # Multi-scale feature reconstruction (MSFC sec. 3.3).
+    featcomp.MSFR = CN()
+    # "bottom_up" is the paper's eq. 2-6; "top_down" rebuilds the coarsest level first.
+    featcomp.MSFR.DIRECTION = "bottom_up"
+    featcomp.MSFR.DOWNSAMPLE = "nearest"
+    # "nearest" or "bilinear".
+    featcomp.MSFR.UPSAMPLE = "nearest"
+
+    # What stands in for quantization in training: "none" (the paper), "noise" (uniform, one step
+    # wide) or "ste" (rounding with a straight-through gradient), at CODEC.BITS.
+    featcomp.TRAIN_QUANTIZATION = "none"
+    # What training minimizes: "task" (the network's losses), "distill" (distance of the restored
+    # from the original features) or "both". tools/train_net.py takes it from each step below.
+    featcomp.LOSS = "task"
+    # Trains only the split, batch norm statistics frozen too. tools/train_net.py sets it in step 2.
+    featcomp.FREEZE_TASK_NETWORK = False
+
+    # The three steps of MSFC sec. 4, for tools/train_net.py. Each runs like a Detectron2 training of
+    # its own: what is not listed here comes from SOLVER.
+    featcomp.TRAIN = CN()
+    # Which steps to run, e.g. (2, 3). () is all three, or 2 and 3 where MODEL.WEIGHTS already holds
+    # a whole task network.
+    featcomp.TRAIN.STEPS = ()
+    # "SGD" (Detectron2's, with SOLVER.MOMENTUM) or "AdamW".
+    featcomp.TRAIN.OPTIMIZER = "SGD"
+    # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
+    for step, (iterations, decay, rate) in enumerate(
+        [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],
+        start=1,
+    ):
+        node = CN()
+        node.MAX_ITER = iterations
+        # Learning rate for SOLVER.IMS_PER_BATCH images.
+        node.BASE_LR = rate
+        # Iterations at which the rate is multiplied by SOLVER.GAMMA.
+        node.LR_STEPS = decay
+        if step > 1:
+            # See LOSS above.
+            node.LOSS = "task"
+        featcomp.TRAIN[f"STEP{step}"] = node

@@ -1,0 +1,166 @@
+"""Writes scenes to disk as a COCO-format data set, once, and checks that what is there is whole."""
+
+import io
+import json
+import logging
+import os
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pycocotools.mask as mask_util
+from iopath.common.file_io import file_lock
+from PIL import Image
+from tqdm import tqdm
+
+__all__ = ["MANIFEST", "ensure_scenes", "is_complete", "read_manifest", "write_scenes"]
+
+MANIFEST = "scenes.json"  # written last: a folder without it is not complete
+FORMAT = 1  # raise when the same seed would draw other pictures
+_SEED_OF_PART = {"train": 0, "val": 1}
+
+
+def read_manifest(root):
+    """Returns the manifest of the data set in `root`, or None where there is none or it is damaged."""
+    try:
+        with open(os.path.join(root, MANIFEST), encoding="utf-8") as file:
+            manifest = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return manifest if manifest.get("format") == FORMAT else None
+
+
+def is_complete(root):
+    """Whether every file that the manifest of `root` lists is there, byte for byte."""
+    manifest = read_manifest(root)
+    if manifest is None:
+        return False
+
+    def matches(entry):
+        name, (size, checksum) = entry
+        try:
+            with open(os.path.join(root, name), "rb") as file:
+                data = file.read()
+        except OSError:
+            return False
+        return len(data) == size and zlib.crc32(data) == checksum
+
+    with ThreadPoolExecutor() as pool:
+        return all(pool.map(matches, manifest["files"].items()))
+
+
+def ensure_scenes(root, recipe):
+    """Makes `root` hold the data set of `recipe`; rebuilds a damaged, partial or outdated copy.
+
+    Safe when several processes call it at once: one builds, the others wait and then find it.
+
+    Args:
+        root (str): folder of the data set.
+        recipe (callable): returns (composers, description), see :func:`write_scenes`; called only
+            if something must be built.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
+    with file_lock(root):
+        if is_complete(root):
+            return
+        if os.path.isdir(root):
+            logging.getLogger(__name__).warning("%s is damaged or outdated: rebuilding it", root)
+        composers, description = recipe()
+        write_scenes(root, composers, description)
+
+
+def write_scenes(root, composers, description):
+    """Draws and writes a whole data set, then moves it to `root` in one step.
+
+    Args:
+        root (str): replaced if it exists.
+        composers (dict[str, SceneComposer]): "train" and "val".
+        description (dict): "counts" (part -> number of images), "seed" (int), and whatever else the
+            manifest should tell.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left that could be taken for complete.
+    """
+    partial = f"{os.path.abspath(root)}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        files = {}
+        for part, composer in composers.items():
+            count = description["counts"][part]
+            files.update(_write_part(partial, part, composer, count, description["seed"]))
+        any_composer = next(iter(composers.values()))
+        manifest = {
+            **description,
+            "format": FORMAT,
+            "thing_classes": list(any_composer.objects.classes),
+            "stuff_classes": list(any_composer.backgrounds.stuff_classes),
+            "files": files,
+        }
+        _write(partial, MANIFEST, json.dumps(manifest, indent=1).encode())
+        shutil.rmtree(root, ignore_errors=True)
+        os.replace(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(root, name, data):
+    path = os.path.join(root, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+    return name, (len(data), zlib.crc32(data))
+
+
+def _encode(array, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _write_part(root, part, composer, count, seed):
+    """Writes one part; returns {file name: (bytes, CRC32)}."""
+
+    def draw(index):
+        rng = np.random.default_rng([seed, _SEED_OF_PART[part], index])
+        scene = composer.compose(rng)
+        stem = f"{index:06d}"
+        disparity = np.uint16(np.round(scene.disparity * 256)) + (scene.disparity > 0)
+        images = [
+            ("images", "jpg", _encode(scene.image, format="JPEG", quality=95, subsampling=0)),
+            ("semantic", "png", _encode(scene.semantic, format="PNG")),
+            ("disparity", "png", _encode(disparity.astype(np.uint16), format="PNG")),
+        ]
+        files = [_write(root, f"{part}/{kind}/{stem}.{end}", data) for kind, end, data in images]
+        return scene, files
+
+    coco = {"images": [], "annotations": [], "categories": []}
+    for class_id, name in enumerate(composer.objects.classes):
+        coco["categories"].append({"id": class_id + 1, "name": name})
+    files = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        scenes = tqdm(pool.map(draw, range(count)), total=count, desc=f"drawing {part} scenes")
+        for index, (scene, written) in enumerate(scenes):
+            files.update(written)
+            _annotate(coco, index, scene)
+    files.update([_write(root, f"instances_{part}.json", json.dumps(coco).encode())])
+    return files
+
+
+def _annotate(coco, index, scene):
+    height, width = scene.semantic.shape
+    name = f"{index:06d}.jpg"
+    coco["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
+    for item in scene.objects:
+        mask = mask_util.encode(np.asfortranarray(item.mask, dtype=np.uint8))
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": index + 1,
+                "category_id": item.class_id + 1,
+                "iscrowd": 0,
+                "area": int(mask_util.area(mask)),
+                "bbox": mask_util.toBbox(mask).tolist(),
+                "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
+            }
+        )

@@ -1,0 +1,14 @@
+"""Registered feature splits and meta-architectures."""
+
+from .split_network import SplitInference, SplitNetwork, build_feature_codec, split_network
+from .splits import (
+    FEATURE_SPLIT_REGISTRY,
+    MSFC,
+    MSFF,
+    MSFR,
+    FeatureSplit,
+    Pyramid,
+    SSFCDecoder,
+    SSFCEncoder,
+    build_feature_split,
+)

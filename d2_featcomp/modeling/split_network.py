@@ -1,0 +1,350 @@
+"""Any Detectron2 network, cut after its backbone: one half for the edge, one for the cloud."""
+
+import copy
+import hashlib
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from ..codecs.bitstream import FINGERPRINT_BYTES
+from .splits import build_feature_split
+
+__all__ = ["SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
+
+LOSSES = ("task", "distill", "both")
+
+
+def build_feature_codec(cfg, feature_split):
+    """Builds the codec that `cfg.MODEL.FEATCOMP.CODEC` describes.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+        feature_split (FeatureSplit): gives the quantizer where the config leaves it open.
+
+    Returns:
+        FeatureCodec
+
+    Raises:
+        ValueError, ImportError: see :func:`build_image_codec` and :class:`FeatureCodec`.
+    """
+    codec = cfg.MODEL.FEATCOMP.CODEC
+    return FeatureCodec(
+        image_codec=build_image_codec(
+            codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
+        ),
+        quantizer=codec.QUANTIZER or feature_split.default_quantizer,
+        value_range=feature_split.value_range,
+    )
+
+
+@META_ARCH_REGISTRY.register()
+def SplitNetwork(cfg):
+    """Builds `cfg.MODEL.FEATCOMP.TASK_NETWORK` and cuts it as `cfg.MODEL.FEATCOMP` says.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+
+    Returns:
+        nn.Module: the task network, with the methods of :class:`SplitInference` unless
+        `MODEL.FEATCOMP.ENABLED` is False.
+
+    Raises:
+        ValueError: the task network is unknown or cannot be cut, or a setting is out of range.
+    """
+    featcomp = cfg.MODEL.FEATCOMP
+    if featcomp.TASK_NETWORK not in META_ARCH_REGISTRY or featcomp.TASK_NETWORK == "SplitNetwork":
+        raise ValueError(
+            f"MODEL.FEATCOMP.TASK_NETWORK is {featcomp.TASK_NETWORK!r}: name a registered Detectron2 "
+            "meta-architecture, e.g. GeneralizedRCNN, RetinaNet or PanopticFPN"
+        )
+    network = META_ARCH_REGISTRY.get(featcomp.TASK_NETWORK)(cfg)
+    if not featcomp.ENABLED:
+        return network
+    _require_backbone(network)
+    feature_split = build_feature_split(cfg, network.backbone)
+    return split_network(
+        network,
+        feature_split=feature_split.to(cfg.MODEL.DEVICE),
+        feature_codec=build_feature_codec(cfg, feature_split),
+        loss=featcomp.LOSS,
+        freeze_task_network=featcomp.FREEZE_TASK_NETWORK,
+    )
+
+
+def _require_backbone(network):
+    if not isinstance(getattr(network, "backbone", None), nn.Module):
+        raise ValueError(
+            f"{type(network).__name__} cannot be cut: it has no attribute `backbone`, the module whose "
+            "features are sent"
+        )
+
+
+def split_network(network, *, feature_split, feature_codec, loss="task", freeze_task_network=False):
+    """Cuts a network that was already built after its backbone.
+
+    The network keeps its class's behaviour and the names of its parameters; the split's parameters
+    are added as `feature_split.*`. It must call `self.backbone(images)` once in its `forward`.
+
+    Args:
+        network (nn.Module): a Detectron2 meta-architecture with an attribute `backbone`. Changed in
+            place: its class becomes a subclass of it and :class:`SplitInference`.
+        feature_split (FeatureSplit): built for that backbone.
+        feature_codec (FeatureCodec): used by the edge half.
+        loss (str): what training minimizes: "task" (the network's own losses), "distill" (the
+            distance of the restored features from the original ones) or "both".
+        freeze_task_network (bool): train only the split; batch norm statistics stay too.
+
+    Returns:
+        nn.Module: `network`.
+
+    Raises:
+        ValueError: no backbone, or an unknown loss.
+    """
+    _require_backbone(network)
+    if loss not in LOSSES:
+        raise ValueError(f"unknown training loss {loss!r}: choose one of {', '.join(LOSSES)}")
+    base = type(network)
+    network.__class__ = type(f"Split{base.__name__}", (SplitInference, base), {})
+    network.feature_split = feature_split
+    network.feature_codec = feature_codec
+    network._install(loss, freeze_task_network)
+    return network
+
+
+class SplitInference:
+    """What :func:`split_network` adds to a network's class.
+
+    Attributes:
+        feature_split (FeatureSplit): reduces and restores the features at the cut.
+        feature_codec (FeatureCodec): codes what the edge half sends.
+    """
+
+    def _install(self, loss, freeze_task_network):
+        self._training_loss = loss
+        self._task_network_frozen = freeze_task_network
+        self._distill_losses = {}
+        self._fingerprint_cache = None
+        # In training the network's own forward runs unchanged; only what its backbone returns is
+        # replaced by what the cloud half would see.
+        self.backbone.register_forward_hook(self._cut)
+        if freeze_task_network:
+            for name, parameter in self.named_parameters():
+                if not name.startswith("feature_split."):
+                    parameter.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode and self._task_network_frozen:
+            for name, module in self.named_modules():
+                if isinstance(module, _BatchNorm) and not name.startswith("feature_split."):
+                    module.eval()
+        return self
+
+    def _cut(self, backbone, inputs, features):
+        if not self.training:
+            return features
+        restored = self.feature_split(features, inputs[0].shape[-2:])
+        if self._training_loss != "task":
+            self._distill_losses = {"loss_distill": distillation_loss(restored, features)}
+        return restored
+
+    def forward(self, batched_inputs):
+        """As the network's own `forward`.
+
+        In training: its losses, with the features cut and restored. Otherwise every image is coded
+        to bytes and its outputs are computed from those bytes alone.
+
+        Args:
+            batched_inputs (list[dict]): as the network takes them.
+
+        Returns:
+            dict[str, Tensor] of losses in training, else as :meth:`cloud_inference`.
+        """
+        if self.training:
+            return self._losses(batched_inputs)
+        sent = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
+        return self.cloud_inference([FeatureBitstream.from_bytes(data) for data in sent])
+
+    def _losses(self, batched_inputs):
+        if self._training_loss == "distill":  # nothing beyond the features is needed
+            self.backbone(self._preprocess(batched_inputs).tensor)
+            return self._distill_losses
+        losses = super().forward(batched_inputs)
+        losses.update(self._distill_losses)
+        return losses
+
+    @torch.no_grad()
+    def edge_inference(self, batched_inputs):
+        """The edge half: images to bitstreams.
+
+        Args:
+            batched_inputs (list[dict]): each with "image", (C, H, W) Tensor, and optionally "height"
+                and "width", the size in pixels that outputs refer to (default: the image's).
+
+        Returns:
+            list[FeatureBitstream]: one for each image. Each is computed at the image's own padded
+            size, so that it does not depend on what else is in the batch.
+
+        Raises:
+            RuntimeError: the network is in training mode. ValueError: the features are not finite.
+        """
+        self._require_eval("edge_inference")
+        fingerprint = self.fingerprint()
+        return [self._encode_image(record, fingerprint) for record in batched_inputs]
+
+    def _encode_image(self, record, fingerprint):
+        images = self._preprocess([record])
+        features = self.backbone(images.tensor)
+        resized = tuple(images.image_sizes[0])
+        return self.feature_codec.compress(
+            [z[0] for z in self.feature_split.reduce(features)],
+            split=self.feature_split.name,
+            fingerprint=fingerprint,
+            sizes=ImageSizes(
+                padded=tuple(images.tensor.shape[-2:]),
+                resized=resized,
+                original=(record.get("height", resized[0]), record.get("width", resized[1])),
+            ),
+            feature_elements=sum(x[0].numel() for x in features.values()),
+        )
+
+    @torch.no_grad()
+    def cloud_inference(self, bitstreams):
+        """The cloud half: bitstreams, and nothing else, to outputs.
+
+        Args:
+            bitstreams (list[FeatureBitstream]): of this model's edge half.
+
+        Returns:
+            list[dict]: for each, what the network returns for an image in evaluation mode, and
+            "bitstream", the :class:`FeatureBitstream` that it was computed from.
+
+        Raises:
+            RuntimeError: the network is in training mode. BitstreamError: another model wrote it, it
+            does not fit this model, or its payload is damaged.
+        """
+        self._require_eval("cloud_inference")
+        return [{**self._decode_image(stream), "bitstream": stream} for stream in bitstreams]
+
+    def _decode_image(self, stream):
+        self._require_own(stream)
+        reduced = self.feature_codec.decompress(stream, device=self.device)
+        features = self.feature_split.restore([z[None] for z in reduced], stream.sizes.padded)
+        height, width = stream.sizes.original
+        # The network's own code wants an image, for its size only.
+        blank = torch.zeros((), device=self.device).expand(len(self.pixel_mean), *stream.sizes.resized)
+        cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
+        return super(SplitInference, cloud).forward(
+            [{"image": blank, "height": height, "width": width}]
+        )[0]
+
+    def _with_backbone(self, backbone):
+        """This network, sharing everything, with another backbone; safe beside other threads."""
+        view = copy.copy(self)
+        view._modules = {**self._modules, "backbone": backbone}
+        return view
+
+    def _require_eval(self, method):
+        if self.training:
+            raise RuntimeError(f"{method} needs evaluation mode: call model.eval() first")
+
+    def _require_own(self, stream):
+        if stream.split != self.feature_split.name:
+            raise BitstreamError(
+                f"this bitstream was written by feature split {stream.split!r}, but this model has "
+                f"{self.feature_split.name!r}"
+            )
+        if stream.fingerprint != self.fingerprint():
+            raise BitstreamError(
+                f"this bitstream was written by another model (fingerprint "
+                f"{stream.fingerprint.hex()}, here {self.fingerprint().hex()}): load the same "
+                "weights on the edge and in the cloud"
+            )
+        shapes = self.feature_split.reduced_shapes(stream.sizes.padded)
+        found = [tensor.shape for tensor in stream.tensors]
+        if found != [tuple(shape) for shape in shapes] or any(
+            inner > outer
+            for inner, outer in zip(stream.sizes.resized, stream.sizes.padded, strict=True)
+        ):
+            raise BitstreamError(
+                f"this bitstream holds tensors of shapes {found} for image sizes {stream.sizes}; this "
+                f"model expects {shapes}"
+            )
+
+    def fingerprint(self):
+        """Tells the weights of the edge half: equal for equal weights, on any device.
+
+        Returns:
+            bytes: 4, that every bitstream of this model carries.
+        """
+        tensors = list(self._edge_tensors())
+        # In-place changes raise a tensor's version, loading other tensors changes its address.
+        state = tuple((tensor.data_ptr(), _version(tensor)) for _, tensor in tensors)
+        if self._fingerprint_cache is None or self._fingerprint_cache[0] != state:
+            digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+            for name, tensor in tensors:
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            self._fingerprint_cache = state, digest.digest()
+        return self._fingerprint_cache[1]
+
+    def _edge_tensors(self):
+        parts = {"backbone": self.backbone}
+        for name in self.feature_split.edge_modules:
+            parts[f"feature_split.{name}"] = getattr(self.feature_split, name)
+        for prefix, module in parts.items():
+            for name, tensor in module.state_dict(prefix=f"{prefix}.", keep_vars=True).items():
+                if not name.endswith("num_batches_tracked"):
+                    yield name, tensor
+
+    def _preprocess(self, batched_inputs):
+        """Normalized, padded images, as the network itself makes them."""
+        preprocess_image = getattr(self, "preprocess_image", None)
+        if preprocess_image is not None:
+            return preprocess_image(batched_inputs)
+        images = [record["image"].to(self.pixel_mean.device) for record in batched_inputs]
+        return ImageList.from_tensors(
+            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+
+class _ReceivedFeatures(nn.Module):
+    """Stands in the backbone's place in the cloud: returns the features that were received."""
+
+    def __init__(self, backbone, features):
+        super().__init__()
+        self.size_divisibility = backbone.size_divisibility
+        self.padding_constraints = backbone.padding_constraints
+        self.features = features
+
+    def forward(self, images):
+        return self.features
+
+
+def _version(tensor):
+    """Counts in-place changes; a tensor made in inference mode counts none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def distillation_loss(restored, features):
+    """Distance of the restored features from the original ones.
+
+    Args:
+        restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.
+
+    Returns:
+        Tensor: scalar; for each level the mean squared error over the level's variance, averaged over
+        the levels. 1 is what a constant (the mean) would reach. No gradient flows into `features`.
+    """
+    losses = []
+    for name, target in features.items():
+        target = target.detach().float()
+        error = (restored[name].float() - target).square().mean()
+        losses.append(error / target.var(unbiased=False).clamp(min=1e-6))
+    return torch.stack(losses).mean()

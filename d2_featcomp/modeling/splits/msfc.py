@@ -1,0 +1,319 @@
+"""MSFC: multi-scale feature compression.
+
+Zhang, Wang, Ma, Li and Fan, "MSFC: Deep Feature Compression in Multi-Task Network", ICME 2021.
+
+Shape shorthand in this module:
+    N: images of a batch; h, w: height and width of the padded images
+    C: channels of every pyramid level; C': channels that are sent
+    s_k: stride of level p_k; s: stride of the coarsest level that is fused (32 for p2..p5)
+"""
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from ...ops import add_quantization_noise, quantize_ste
+from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
+from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+
+__all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation"]
+
+
+class SqueezeExcitation(nn.Module):
+    """Re-weights channels by what they hold on average (Hu et al., CVPR 2018).
+
+    Args:
+        channels (int): of the input.
+        reduction (int): how many times narrower the hidden layer is.
+    """
+
+    def __init__(self, channels, reduction):
+        super().__init__()
+        self.squeeze = nn.Linear(channels, max(1, channels // reduction))
+        self.excite = nn.Linear(max(1, channels // reduction), channels)
+
+    def forward(self, x):
+        """(N, C, H, W) float -> (N, C, H, W), each channel times a weight in (0, 1)."""
+        weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))))
+        return x * weight[:, :, None, None]
+
+
+class MSFF(nn.Module):
+    """Multi-scale feature fusion: the pyramid becomes one map of the coarsest level's size (sec. 3.1).
+
+    Args:
+        levels (int): number of pyramid levels fused.
+        channels (int): C, of each of them and of the result.
+        reduction (int): of the squeeze-and-excitation block.
+        kernel_size (int): of the convolution, odd.
+        downsample (str): see :func:`size_align`.
+    """
+
+    def __init__(self, *, levels, channels, reduction=16, kernel_size=3, downsample="nearest"):
+        super().__init__()
+        self.downsample = downsample
+        self.attention = SqueezeExcitation(levels * channels, reduction)
+        self.fuse = Conv2d(levels * channels, channels, kernel_size, padding=kernel_size // 2)
+        weight_init.c2_xavier_fill(self.fuse)
+
+    def forward(self, pyramid):
+        """
+        Args:
+            pyramid (list[Tensor]): fine to coarse, each (N, C, h / s_k, w / s_k) float.
+
+        Returns:
+            Tensor: (N, C, h / s, w / s).
+        """
+        size = pyramid[-1].shape[-2:]
+        aligned = [size_align(x, size, down=self.downsample) for x in pyramid]
+        return self.fuse(self.attention(torch.cat(aligned, dim=1)))
+
+
+class SSFCEncoder(nn.Module):
+    """Single-stream feature codec, edge side: convolution, batch norm, tanh (sec. 3.2).
+
+    Args:
+        in_channels (int): C.
+        out_channels (int): C'.
+        kernel_size (int): odd.
+        norm (str): a Detectron2 norm, e.g. "BN", "SyncBN".
+    """
+
+    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN"):
+        super().__init__()
+        self.conv = Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            bias=not norm,
+            norm=get_norm(norm, out_channels),
+        )
+        weight_init.c2_xavier_fill(self.conv)
+
+    def forward(self, x):
+        """(N, C, H, W) float -> (N, C', H, W) in [-1, 1]."""
+        return torch.tanh(self.conv(x))
+
+
+class SSFCDecoder(nn.Module):
+    """Single-stream feature codec, cloud side: one convolution and PReLU (sec. 3.2).
+
+    Args:
+        in_channels (int): C'.
+        out_channels (int): C.
+        kernel_size (int): odd.
+    """
+
+    def __init__(self, *, in_channels, out_channels, kernel_size=3):
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.activation = nn.PReLU(out_channels)
+        weight_init.c2_xavier_fill(self.conv)
+
+    def forward(self, x):
+        """(N, C', H, W) in [-1, 1] -> (N, C, H, W), the paper's F'."""
+        return self.activation(self.conv(x))
+
+
+class MSFR(nn.Module):
+    """Multi-scale feature reconstruction: the pyramid again, from one map (sec. 3.3).
+
+    "bottom_up" is eq. 2-6 as printed: the finest level is F' enlarged, and each coarser one is
+    p'_k = Conv(SizeAlign(p'_{k-1}, p_k)) + SizeAlign(F', p_k). "top_down" runs the same recursion
+    from the coarsest fused level to the finest. Levels above the fused ones are pooled (eq. 6) or,
+    where the backbone computes them by convolution (RetinaNet's p6 and p7), continue the recursion.
+
+    Args:
+        names (list[str]): all levels, fine to coarse.
+        strides (list[int]): theirs.
+        fused (int): how many of them, from the finest, were fused.
+        channels (int): C.
+        pool_top (bool): whether the levels above the fused ones are pooled.
+        direction (str): "bottom_up" or "top_down".
+        downsample, upsample (str): see :func:`size_align`.
+    """
+
+    def __init__(
+        self,
+        *,
+        names,
+        strides,
+        fused,
+        channels,
+        pool_top=True,
+        direction="bottom_up",
+        downsample="nearest",
+        upsample="nearest",
+    ):
+        super().__init__()
+        self.names, self.strides = list(names), list(strides)
+        self.downsample, self.upsample = downsample, upsample
+        below, top = list(range(fused)), list(range(fused, len(self.names)))
+        order = below if direction == "bottom_up" else below[::-1]
+        # Each step is (level, the level it is rebuilt from); the first comes from F' alone.
+        self.first = order[0]
+        self.steps = list(zip(order[1:], order[:-1], strict=True))
+        self.pooled = [(level, level - 1) for level in top if pool_top]
+        if not pool_top:
+            self.steps += [(level, level - 1) for level in top]
+        for level, _ in self.steps:
+            conv = Conv2d(channels, channels, 3, padding=1)
+            weight_init.c2_xavier_fill(conv)
+            self.add_module(self.names[level], conv)
+
+    def _align(self, x, image_size, level):
+        size = level_size(image_size, self.strides[level])
+        return size_align(x, size, down=self.downsample, up=self.upsample)
+
+    def forward(self, fused, image_size):
+        """
+        Args:
+            fused (Tensor): F', (N, C, h / s, w / s) float.
+            image_size ((int, int)): h, w in pixels.
+
+        Returns:
+            dict[str, Tensor]: every level, (N, C, h / s_k, w / s_k), sizes rounded up.
+        """
+        rebuilt = {self.first: self._align(fused, image_size, self.first)}
+        for level, source in self.steps:
+            conv = getattr(self, self.names[level])
+            rebuilt[level] = conv(self._align(rebuilt[source], image_size, level)) + self._align(
+                fused, image_size, level
+            )
+        for level, source in self.pooled:
+            rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
+        return {name: rebuilt[level] for level, name in enumerate(self.names)}
+
+
+def _top_levels(backbone):
+    """How many output levels the backbone's top block adds, and whether it pools them (p6 of FPN)."""
+    top_block = getattr(backbone, "top_block", None)
+    if top_block is None:
+        return 0, True
+    return top_block.num_levels, isinstance(top_block, LastLevelMaxPool)
+
+
+@FEATURE_SPLIT_REGISTRY.register()
+class MSFC(FeatureSplit):
+    """The whole of MSFC around any Detectron2 pyramid: MSFF and SSFC encoder on the edge, SSFC decoder
+    and MSFR in the cloud.
+
+    Args:
+        msff (MSFF), encoder (SSFCEncoder), decoder (SSFCDecoder), msfr (MSFR): the four parts.
+        fused (list[str]): names of the levels that are fused, fine to coarse.
+        stride (int): s.
+        channels (int): C'.
+        train_quantization (str): what stands in for quantization in training: "none" (the paper),
+            "noise" or "ste".
+        bits (int): n, for "noise" and "ste".
+    """
+
+    edge_modules = ("msff", "encoder")
+    default_quantizer = "fixed"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        msff,
+        encoder,
+        decoder,
+        msfr,
+        fused,
+        stride,
+        channels,
+        train_quantization="none",
+        bits=4,
+    ):
+        super().__init__()
+        self.msff = msff
+        self.encoder = encoder
+        self.decoder = decoder
+        self.msfr = msfr
+        self.fused = tuple(fused)
+        self.stride = stride
+        self.channels = channels
+        stand_ins = {"none": None, "noise": add_quantization_noise, "ste": quantize_ste}
+        _check_choice("TRAIN_QUANTIZATION", train_quantization, stand_ins)
+        self._stand_in = stand_ins[train_quantization]
+        self.bits = bits
+
+    @classmethod
+    def from_config(cls, cfg, backbone):
+        featcomp = cfg.MODEL.FEATCOMP
+        _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, DOWNSAMPLE_MODES)
+        _check_choice("MSFR.DOWNSAMPLE", featcomp.MSFR.DOWNSAMPLE, DOWNSAMPLE_MODES)
+        _check_choice("MSFR.UPSAMPLE", featcomp.MSFR.UPSAMPLE, UPSAMPLE_MODES)
+        _check_choice("MSFR.DIRECTION", featcomp.MSFR.DIRECTION, ("bottom_up", "top_down"))
+        shapes = sorted(backbone.output_shape().items(), key=lambda item: item[1].stride)
+        names, strides = [name for name, _ in shapes], [shape.stride for _, shape in shapes]
+        widths = {shape.channels for _, shape in shapes}
+        top, pool_top = _top_levels(backbone)
+        fused = len(names) - top
+        if len(widths) != 1 or fused < 2:
+            raise ValueError(
+                "MODEL.FEATCOMP.SPLIT MSFC needs a feature pyramid: two or more levels of equal "
+                f"width. This backbone gives { {n: (s.channels, s.stride) for n, s in shapes} }"
+            )
+        width, channels = widths.pop(), featcomp.SSFC.CHANNELS
+        kernel_size = featcomp.SSFC.KERNEL_SIZE
+        return {
+            "msff": MSFF(
+                levels=fused,
+                channels=width,
+                reduction=featcomp.MSFF.SE_REDUCTION,
+                kernel_size=featcomp.MSFF.KERNEL_SIZE,
+                downsample=featcomp.MSFF.DOWNSAMPLE,
+            ),
+            "encoder": SSFCEncoder(
+                in_channels=width,
+                out_channels=channels,
+                kernel_size=kernel_size,
+                norm=featcomp.SSFC.NORM,
+            ),
+            "decoder": SSFCDecoder(
+                in_channels=channels, out_channels=width, kernel_size=kernel_size
+            ),
+            "msfr": MSFR(
+                names=names,
+                strides=strides,
+                fused=fused,
+                channels=width,
+                pool_top=pool_top,
+                direction=featcomp.MSFR.DIRECTION,
+                downsample=featcomp.MSFR.DOWNSAMPLE,
+                upsample=featcomp.MSFR.UPSAMPLE,
+            ),
+            "fused": names[:fused],
+            "stride": strides[fused - 1],
+            "channels": channels,
+            "train_quantization": featcomp.TRAIN_QUANTIZATION,
+            "bits": featcomp.CODEC.BITS,
+        }
+
+    def reduce(self, features):
+        return [self.encoder(self.msff([features[name] for name in self.fused]))]
+
+    def restore(self, tensors, image_size):
+        return self.msfr(self.decoder(tensors[0]), image_size)
+
+    def reduced_shapes(self, image_size):
+        return [(self.channels, *level_size(image_size, self.stride))]
+
+    def forward(self, features, image_size):
+        reduced = self.reduce(features)
+        if self._stand_in is not None:
+            reduced = [self._stand_in(z, self.bits, *self.value_range) for z in reduced]
+        return self.restore(reduced, image_size)
+
+
+def _check_choice(key, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"MODEL.FEATCOMP.{key} is {value!r}: choose one of {', '.join(map(str, choices))}"
+        )

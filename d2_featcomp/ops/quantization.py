@@ -1,0 +1,164 @@
+"""Uniform scalar quantization: what the three papers do to a feature before it is coded.
+
+Shape shorthand in this module:
+    C, H, W: channels, height and width of a feature
+    n: bit depth; 2^n - 1 is the largest symbol
+"""
+
+import torch
+
+__all__ = [
+    "BIT_DEPTHS",
+    "FLOAT_BITS",
+    "add_quantization_noise",
+    "check_bits",
+    "dequantize_uniform",
+    "minmax_range",
+    "quantize_ste",
+    "quantize_uniform",
+]
+
+BIT_DEPTHS = range(2, 17)
+FLOAT_BITS = 32  # "bit depth" of a feature that is sent as float32, not quantized
+_FLOAT16_MAX = 65504.0
+
+
+def check_bits(bits):
+    """Returns `bits` as an int.
+
+    Raises:
+        ValueError: it is neither in 2..16 nor 32.
+    """
+    if int(bits) != bits or (bits not in BIT_DEPTHS and bits != FLOAT_BITS):
+        raise ValueError(
+            f"bit depth {bits} is not supported: use 2..16, or 32 to send float32 unquantized"
+        )
+    return int(bits)
+
+
+def _step(bits, low, high):
+    """Distance between two neighbouring reconstruction values; 0 for an empty range."""
+    return (high - low) / (2**bits - 1)
+
+
+def quantize_uniform(x, bits, low, high):
+    """Uniform n-bit quantization, symbol = round((x - low) / (high - low) * (2^n - 1)).
+
+    This is eq. 4 of the BaF paper, and the "n-bit uniform quantization" of the MSFC paper with
+    low = -1 and high = 1. Values outside the range take the nearest symbol.
+
+    Args:
+        x (Tensor): float, any shape.
+        bits (int): n, in 2..16; 32 returns `x` as float32.
+        low, high (float or Tensor): range; tensors are broadcast against `x`. Where they are equal
+            every symbol is 0.
+
+    Returns:
+        Tensor: shape of `x`; uint8 in [0, 2^n - 1] for n <= 8, else int32.
+
+    Raises:
+        ValueError: bit depth out of range, or a NaN or infinity in `x`.
+    """
+    bits = check_bits(bits)
+    x = x.float()
+    if bits == FLOAT_BITS:
+        return x
+    if not torch.isfinite(x).all():
+        raise ValueError("cannot quantize: the features contain NaN or infinite values")
+    step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
+    safe_step = torch.where(step > 0, step, torch.ones_like(step))
+    symbols = ((x - low) / safe_step).round_().clamp_(0, 2**bits - 1)
+    symbols = torch.where(step > 0, symbols, torch.zeros_like(symbols))
+    return symbols.to(torch.uint8 if bits <= 8 else torch.int32)
+
+
+def dequantize_uniform(symbols, bits, low, high):
+    """Inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
+
+    Args:
+        symbols (Tensor): integers in [0, 2^n - 1]; any float dtype if `bits` is 32.
+        bits (int): n, in 2..16, or 32.
+        low, high (float or Tensor): the range that was quantized with.
+
+    Returns:
+        Tensor: float32, shape of `symbols`.
+    """
+    bits = check_bits(bits)
+    if bits == FLOAT_BITS:
+        return symbols.float()
+    return symbols.float() * _step(bits, low, high) + low
+
+
+def minmax_range(x, per_channel):
+    """Range of a feature, as it is sent beside the symbols: two float16 a tensor or a channel.
+
+    The minimum is rounded down and the maximum up, so that the range holds every value; a range
+    whose two ends are the same float16 is kept as it is. Values beyond float16 are clipped to it.
+
+    Args:
+        x (Tensor): (C, H, W) float, not empty.
+        per_channel (bool): one range a channel (BaF) instead of one for all (MTL).
+
+    Returns:
+        (Tensor, Tensor): low and high, float32 holding float16 values, each (C, 1, 1) or (1, 1, 1).
+
+    Raises:
+        ValueError: a NaN or infinity in `x`.
+    """
+    x = x.float()
+    if not torch.isfinite(x).all():
+        raise ValueError("cannot quantize: the features contain NaN or infinite values")
+    dims = (1, 2) if per_channel else (0, 1, 2)
+    low = _to_float16(x.amin(dim=dims, keepdim=True), upward=False)
+    high = _to_float16(x.amax(dim=dims, keepdim=True), upward=True)
+    return low, high
+
+
+def _to_float16(x, upward):
+    """Rounds float32 to a float16 value, never past `x` in the wrong direction."""
+    x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
+    nearest = x.half()
+    limit = torch.full_like(nearest, float("inf") if upward else float("-inf"))
+    beyond = torch.nextafter(nearest.cpu(), limit.cpu()).to(nearest.device)
+    wrong = nearest.float() < x if upward else nearest.float() > x
+    return torch.where(wrong, beyond, nearest).float()
+
+
+def add_quantization_noise(x, bits, low, high, generator=None):
+    """Stands in for quantization in training: adds uniform noise, one quantization step wide.
+
+    Args:
+        x (Tensor): float, any shape.
+        bits (int): n, in 2..16; 32 adds nothing.
+        low, high (float or Tensor): range, broadcast against `x`.
+        generator (torch.Generator or None): source of the noise.
+
+    Returns:
+        Tensor: `x` plus noise in [-step/2, step/2), same shape and dtype, differentiable.
+    """
+    bits = check_bits(bits)
+    if bits == FLOAT_BITS:
+        return x
+    noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32) - 0.5
+    return x + (noise * _step(bits, low, high)).to(x.dtype)
+
+
+def quantize_ste(x, bits, low, high):
+    """Quantizes and restores `x`; the gradient passes straight through the rounding.
+
+    Args:
+        x (Tensor): float, any shape.
+        bits (int): n, in 2..16; 32 returns `x`.
+        low, high (float or Tensor): range, broadcast against `x`. The gradient is 0 where `x` lies
+            outside and is clipped.
+
+    Returns:
+        Tensor: restored values, shape and dtype of `x`.
+    """
+    bits = check_bits(bits)
+    if bits == FLOAT_BITS:
+        return x
+    clipped = x.clamp(low, high)
+    with torch.no_grad():
+        restored = dequantize_uniform(quantize_uniform(x, bits, low, high), bits, low, high)
+    return clipped + (restored.to(x.dtype) - clipped).detach()

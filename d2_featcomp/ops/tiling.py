@@ -1,0 +1,64 @@
+"""Channel tiling: a (C, H, W) feature as one gray image, the channels side by side.
+
+The grid is that of the BaF and MTL papers: 2^floor(log2(C)/2) rows and 2^ceil(log2(C)/2) columns,
+channels in raster order. For other C the rows stay and as many columns as needed follow.
+"""
+
+import torch
+
+__all__ = ["tile_channels", "tile_grid", "untile_channels"]
+
+
+def tile_grid(channels):
+    """Rows and columns of the tile grid.
+
+    Args:
+        channels (int): C, at least 1.
+
+    Returns:
+        (int, int): rows * columns >= C, with equality for powers of two.
+    """
+    if channels < 1:
+        raise ValueError(f"cannot tile {channels} channels: at least one is needed")
+    rows = 2 ** ((channels.bit_length() - 1) // 2)
+    return rows, -(-channels // rows)
+
+
+def tile_channels(x):
+    """
+    Args:
+        x (Tensor): (C, H, W), any dtype.
+
+    Returns:
+        Tensor: (rows * H, columns * W), same dtype; tiles beyond the last channel are 0.
+    """
+    channels, height, width = x.shape
+    rows, columns = tile_grid(channels)
+    blank = rows * columns - channels
+    if blank:
+        x = torch.cat([x, x.new_zeros((blank, height, width))])
+    x = x.reshape(rows, columns, height, width).permute(0, 2, 1, 3)
+    return x.reshape(rows * height, columns * width)
+
+
+def untile_channels(image, channels):
+    """Inverse of :func:`tile_channels`.
+
+    Args:
+        image (Tensor): (rows * H, columns * W), any dtype.
+        channels (int): C.
+
+    Returns:
+        Tensor: (C, H, W), same dtype, contiguous.
+
+    Raises:
+        ValueError: the image does not divide into the grid of C channels.
+    """
+    rows, columns = tile_grid(channels)
+    height, width = image.shape[0] // rows, image.shape[1] // columns
+    if (rows * height, columns * width) != tuple(image.shape):
+        raise ValueError(
+            f"an image of {tuple(image.shape)} is no grid of {rows} x {columns} equal tiles"
+        )
+    x = image.reshape(rows, height, columns, width).permute(0, 2, 1, 3)
+    return x.reshape(rows * columns, height, width)[:channels].contiguous()
