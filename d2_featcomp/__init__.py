@@ -4,7 +4,7 @@ Importing this package registers its meta-architecture, feature splits, image co
 """
 
 try:
-    import detectron2 as _  # noqa: F401
+    import detectron2 as _
 except ImportError as error:
     raise ImportError(
         "d2_featcomp needs Detectron2, which cannot be imported: install it with "

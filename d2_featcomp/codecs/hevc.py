@@ -50,9 +50,7 @@ class HevcCodec(ImageCodec):
     @classmethod
     def require_library(cls):
         if av is None or "libx265" not in av.codecs_available:
-            raise ImportError(
-                "codec 'hevc' needs PyAV with libx265: pip install 'd2_featcomp[hevc]'"
-            )
+            raise ImportError("codec 'hevc' needs PyAV with libx265: pip install 'd2_featcomp[hevc]'")
 
     @classmethod
     def sample_depth(cls, bits):

@@ -92,7 +92,7 @@ class ImageCodec(abc.ABC):
         return value
 
     @classmethod
-    def require_library(cls):
+    def require_library(cls):  # noqa: B027 - most need no more than this package does
         """Raises ImportError, naming what to install, if the library behind the codec is missing."""
 
     @property

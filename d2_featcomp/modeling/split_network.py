@@ -267,8 +267,7 @@ class SplitInference:
         shapes = self.feature_split.reduced_shapes(stream.sizes.padded)
         found = [tensor.shape for tensor in stream.tensors]
         if found != [tuple(shape) for shape in shapes] or any(
-            inner > outer
-            for inner, outer in zip(stream.sizes.resized, stream.sizes.padded, strict=True)
+            inner > outer for inner, outer in zip(stream.sizes.resized, stream.sizes.padded, strict=True)
         ):
             raise BitstreamError(
                 f"this bitstream holds tensors of shapes {found} for image sizes {stream.sizes}; this "

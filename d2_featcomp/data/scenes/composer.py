@@ -94,7 +94,7 @@ class SceneComposer:
         backgrounds,
         sizes=((224, 288), (288, 224)),
         object_size=(48, 150),
-        object_count=(2, 6),
+        object_count=(3, 7),
     ):
         self.objects = objects
         self.backgrounds = backgrounds
@@ -188,8 +188,8 @@ def _cast_shadow(canvas, item, light, darkness):
         soft[..., None],
         item.class_id,
         item.disparity,
-        int(round(item.left - margin - light[0] * reach)),
-        int(round(item.top - margin - light[1] * reach)),
+        round(item.left - margin - light[0] * reach),
+        round(item.top - margin - light[1] * reach),
     )
     on_image, on_shadow = shadow.window(height, width)
     canvas[on_image] *= 1 - darkness * shadow.sprite[on_shadow]

@@ -1,7 +1,7 @@
-"""Procedural objects and backgrounds: textured shapes over a textured wall and floor.
+"""Procedural objects and backgrounds: marked, shaded shapes over a textured wall and floor.
 
-A class is a *shape*. Texture, colour, size, rotation and shear are drawn independently of it, so
-neither colour nor texture nor position tells the classes apart.
+A class is an outline, most often with the marking that it prefers. Colours, size, rotation, shear and
+place are drawn independently of the class, so none of them gives it away.
 """
 
 import numpy as np
@@ -9,7 +9,10 @@ from PIL import Image, ImageFilter
 
 from .composer import Background
 
-__all__ = ["ProceduralBackgrounds", "ProceduralObjects", "SHAPES"]
+__all__ = ["CLASSES", "ProceduralBackgrounds", "ProceduralObjects"]
+
+# Outlines and markings are functions of an object's own coordinates u (right), v (down), each about
+# -1 to 1. Outlines give a boolean map, markings values from 0 to 1; `f` is a marking's frequency.
 
 
 def _disk(u, v):
@@ -49,16 +52,51 @@ def _heart(u, v):
     return (u * u + v * v - 0.6) ** 3 - u * u * v**3 * 1.6 <= 0
 
 
-SHAPES = {
-    "disk": _disk,
-    "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "crescent": _crescent,
-    "heart": _heart,
+def _circles(u, v, f):
+    return np.cos(np.hypot(u, v) * 3 * f * np.pi) * 0.5 + 0.5
+
+
+def _sectors(u, v, f):
+    return np.arctan2(v, u) / (2 * np.pi) * 2 * round(4 * f) % 2 // 1
+
+
+def _checks(u, v, f):
+    return (np.floor(u * 2.5 * f) + np.floor(v * 2.5 * f)) % 2
+
+
+def _bars(u, v, f):
+    return np.floor(v * 4 * f) % 2
+
+
+def _core(u, v, f):
+    return np.exp(-(u * u + v * v) * 5 * f)
+
+
+def _dots(u, v, f):
+    return (np.hypot(u * 2 * f % 1 - 0.5, v * 2 * f % 1 - 0.5) < 0.28) * 1.0
+
+
+def _shades(u, v, f):
+    return np.clip(v * 0.6 * f + 0.5, 0, 1)
+
+
+def _lattice(u, v, f):
+    return (np.minimum((u + v) * 1.7 * f % 1, (u - v) * 1.7 * f % 1) < 0.25) * 1.0
+
+
+# Class name -> outline, preferred marking.
+CLASSES = {
+    "disk": (_disk, _circles),
+    "ring": (_ring, _sectors),
+    "square": (_square, _checks),
+    "triangle": (_triangle, _bars),
+    "star": (_star, _core),
+    "cross": (_cross, _dots),
+    "crescent": (_crescent, _shades),
+    "heart": (_heart, _lattice),
 }
+_MARKINGS = tuple(marking for _, marking in CLASSES.values())
+_PREFERENCE = 0.8  # how often an object has the marking that its class prefers
 
 
 def _smooth_noise(rng, height, width, cell):
@@ -68,61 +106,14 @@ def _smooth_noise(rng, height, width, cell):
     return np.asarray(lattice.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _stripes(rng, u, v, period):
-    angle = rng.uniform(0, np.pi)
-    wave = np.sin((u * np.cos(angle) + v * np.sin(angle)) * (2 * np.pi / period))
-    return wave * 0.5 + 0.5 if rng.random() < 0.5 else (wave > 0).astype(np.float32)
-
-
-def _checks(rng, u, v, period):
-    angle = rng.uniform(0, np.pi)
-    a, b = u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
-    return ((np.floor(a / period) + np.floor(b / period)) % 2).astype(np.float32)
-
-
-def _dots(rng, u, v, period):
-    a, b = u / period % 1.0 - 0.5, v / period % 1.0 - 0.5
-    return (a * a + b * b < rng.uniform(0.05, 0.12)).astype(np.float32)
-
-
-def _grain(rng, u, v, period):
-    """Wood-like rings: distorted distance from a far centre."""
-    warp = _smooth_noise(rng, *u.shape, cell=24) * 2
-    distance = np.hypot(u + 90 * rng.uniform(0.5, 2), (v + 60) * rng.uniform(0.2, 0.6))
-    return np.sin(distance * (2 * np.pi / period) + warp * np.pi) * 0.5 + 0.5
-
-
-def _clouds(rng, u, v, period):
-    height, width = u.shape
-    coarse = _smooth_noise(rng, height, width, cell=period * 2)
-    return 0.65 * coarse + 0.35 * _smooth_noise(rng, height, width, cell=max(2, period / 3))
-
-
-_PATTERNS = (_stripes, _checks, _dots, _grain, _clouds)
-
-
-def _texture(rng, u, v, colors):
-    """Mixes two colours by a random pattern; (h, w, 3) float32, the coordinates `u`, `v` in px."""
-    pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
-    mix = np.asarray(pattern(rng, u, v, period=rng.uniform(6, 26)), dtype=np.float32)
-    mix = mix + (_smooth_noise(rng, *u.shape, cell=3) - 0.5) * rng.uniform(0.1, 0.4)
-    return colors[0] + (colors[1] - colors[0]) * mix[..., None]
-
-
-def _color_pair(rng):
-    first = rng.uniform(0.05, 0.95, 3).astype(np.float32)
-    second = np.clip(first + rng.uniform(-0.45, 0.45, 3), 0.02, 0.98).astype(np.float32)
-    return first, second
-
-
 class ProceduralObjects:
-    """Draws textured, shaded shapes.
+    """Draws marked, shaded shapes.
 
     Attributes:
         classes (tuple[str]): names; the index is the class id.
     """
 
-    classes = tuple(SHAPES)
+    classes = tuple(CLASSES)
 
     def draw(self, rng, size, light):
         """
@@ -136,31 +127,43 @@ class ProceduralObjects:
             and the class id.
         """
         class_id = int(rng.integers(len(self.classes)))
-        alpha = self._outline(rng, self.classes[class_id], size)
-        height, width = alpha.shape
-        v, u = np.mgrid[0:height, 0:width].astype(np.float32)
-        color = _texture(rng, u, v, _color_pair(rng))
+        outline, marking = CLASSES[self.classes[class_id]]
+        if rng.random() >= _PREFERENCE:
+            marking = _MARKINGS[rng.integers(len(_MARKINGS))]
+        alpha, mix = self._cut_out(rng, outline, marking, size)
+        mix = mix + (_smooth_noise(rng, *mix.shape, cell=3) - 0.5) * rng.uniform(0.1, 0.4)
+        first = rng.uniform(0.05, 0.95, 3)
+        second = np.where(first < 0.5, 1.0, 0.0) * rng.uniform(0.4, 1.0, 3)
+        second = first + (second - first) * rng.uniform(0.35, 0.8)
+        color = first + (second - first) * mix[..., None]
         shade = self._bevel(alpha, size, light) * rng.uniform(0.5, 1.6)
         return np.dstack([color * (1 + shade)[..., None], alpha]).astype(np.float32), class_id
 
     @staticmethod
-    def _outline(rng, shape, size):
-        angle = rng.uniform(0, 2 * np.pi)
+    def _cut_out(rng, outline, marking, size):
+        """Coverage and marking of each pixel, both (h, w) float32 in [0, 1]."""
+        angle = rng.uniform(-0.6, 0.6)
         stretch = np.exp(rng.uniform(-0.22, 0.22))
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         shear = np.array([[stretch, rng.uniform(-0.2, 0.2)], [0, 1 / stretch]])
         forward = shear @ rotation * (size / 2)
         reach = np.abs(forward).sum(axis=1)  # of the square [-1, 1]^2 under the map
-        side = np.ceil(reach * 2).astype(int) + 2
+        width, height = np.ceil(reach * 2).astype(int) + 2
         samples = 2  # a side of each pixel, for anti-aliasing
-        y, x = np.mgrid[0 : side[1] * samples, 0 : side[0] * samples].astype(np.float32)
-        x, y = (x + 0.5) / samples - side[0] / 2, (y + 0.5) / samples - side[1] / 2
+        y, x = np.mgrid[0 : height * samples, 0 : width * samples].astype(np.float32)
+        x, y = (x + 0.5) / samples - width / 2, (y + 0.5) / samples - height / 2
         inverse = np.linalg.inv(forward).astype(np.float32)
         u, v = inverse[0, 0] * x + inverse[0, 1] * y, inverse[1, 0] * x + inverse[1, 1] * y
-        inside = SHAPES[shape](u, v).astype(np.float32)
-        alpha = inside.reshape(side[1], samples, side[0], samples).mean(axis=(1, 3))
+
+        def per_pixel(values):
+            values = np.asarray(values, dtype=np.float32)
+            return values.reshape(height, samples, width, samples).mean(axis=(1, 3))
+
+        alpha = per_pixel(outline(u, v))
+        mix = per_pixel(marking(u, v, rng.uniform(0.8, 1.25)))
         rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
-        return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        return alpha[window], mix[window]
 
     @staticmethod
     def _bevel(alpha, size, light):
@@ -172,6 +175,43 @@ class ProceduralObjects:
         slope_y, slope_x = np.gradient(relief)
         facing = -(slope_x * light[0] + slope_y * light[1]) * radius
         return facing[margin:-margin, margin:-margin] * 1.6
+
+
+# Textures of the background, functions of a random generator and coordinates in pixels.
+
+
+def _waves(rng, x, y):
+    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 26)
+    return np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)) * 0.5 + 0.5
+
+
+def _grain(rng, x, y):
+    """Wood-like rings: distorted distance from a far centre."""
+    warp = _smooth_noise(rng, *x.shape, cell=24) * 2
+    distance = np.hypot(x + 90 * rng.uniform(0.5, 2), (y + 60) * rng.uniform(0.2, 0.6))
+    return np.sin(distance * (2 * np.pi / rng.uniform(6, 26)) + warp * np.pi) * 0.5 + 0.5
+
+
+def _clouds(rng, x, y):
+    cell = rng.uniform(12, 50)
+    return 0.65 * _smooth_noise(rng, *x.shape, cell) + 0.35 * _smooth_noise(rng, *x.shape, cell / 6)
+
+
+def _tiles(rng, x, y):
+    side = rng.uniform(10, 30)
+    return ((x / side % 1 < 0.12) | (y / side % 1 < 0.12)) * 1.0
+
+
+_TEXTURES = (_waves, _grain, _clouds, _tiles)
+
+
+def _surface(rng, x, y):
+    """A textured surface; (h, w, 3) float32 RGB."""
+    texture = _TEXTURES[rng.integers(len(_TEXTURES))]
+    mix = texture(rng, x, y) + (_smooth_noise(rng, *x.shape, cell=3) - 0.5) * rng.uniform(0.1, 0.4)
+    first = rng.uniform(0.05, 0.95, 3)
+    second = np.clip(first + rng.uniform(-0.2, 0.2, 3), 0.02, 0.98)
+    return (first + (second - first) * mix[..., None]).astype(np.float32)
 
 
 class ProceduralBackgrounds:
@@ -197,14 +237,14 @@ class ProceduralBackgrounds:
         far, near = rng.uniform(3, 6), rng.uniform(34, 42)  # disparity in px
         below = np.clip((rows - horizon) / (height - horizon), 0, 1)
         disparity = far + (near - far) * below
-        v, u = np.mgrid[0:height, 0:width].astype(np.float32)
-        wall = _texture(rng, u, v, _color_pair(rng))
+        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+        wall = _surface(rng, x, y)
         # A floor point seen at disparity d lies at depth ~ 1/d: the texture shrinks toward the wall.
         scale = (near / disparity)[:, None] * 0.6
-        floor = _texture(rng, (u - width / 2) * scale, 200.0 * scale + 0 * u, _color_pair(rng))
+        floor = _surface(rng, (x - width / 2) * scale, 200.0 * scale + 0 * x)
         is_floor = np.broadcast_to((rows >= horizon)[:, None], (height, width))
         return Background(
-            color=np.where(is_floor[..., None], floor, wall).astype(np.float32),
+            color=np.where(is_floor[..., None], floor, wall),
             semantic=is_floor.astype(np.uint8),
             disparity=np.repeat(disparity[:, None], width, axis=1).astype(np.float32),
             floor=disparity,

@@ -90,7 +90,5 @@ def build_feature_split(cfg, backbone):
     name = cfg.MODEL.FEATCOMP.SPLIT
     if name not in FEATURE_SPLIT_REGISTRY:
         known = ", ".join(sorted(split for split, _ in FEATURE_SPLIT_REGISTRY))
-        raise ValueError(
-            f"unknown feature split {name!r} (MODEL.FEATCOMP.SPLIT): choose one of {known}"
-        )
+        raise ValueError(f"unknown feature split {name!r} (MODEL.FEATCOMP.SPLIT): choose one of {known}")
     return FEATURE_SPLIT_REGISTRY.get(name)(cfg, backbone)

@@ -276,9 +276,7 @@ class MSFC(FeatureSplit):
                 kernel_size=kernel_size,
                 norm=featcomp.SSFC.NORM,
             ),
-            "decoder": SSFCDecoder(
-                in_channels=channels, out_channels=width, kernel_size=kernel_size
-            ),
+            "decoder": SSFCDecoder(in_channels=channels, out_channels=width, kernel_size=kernel_size),
             "msfr": MSFR(
                 names=names,
                 strides=strides,

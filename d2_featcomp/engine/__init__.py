@@ -1,0 +1,6 @@
+"""Training in steps, evaluation, and what command lines share."""
+
+from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights
+from .command_line import report_errors, setup_config
+from .steps import config_of_step, evaluate, steps_to_run, train_steps
+from .trainer import Trainer

@@ -1,0 +1,126 @@
+"""Checkpoints that are written whole or not at all, and refused when they do not fit."""
+
+import os
+import pickle
+from urllib.parse import urlparse
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+__all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights"]
+
+_SPLIT_PREFIX = "feature_split."
+
+
+class CheckpointError(ValueError):
+    """The file is no checkpoint, or one of another model."""
+
+
+class FeatCompCheckpointer(DetectionCheckpointer):
+    """A :class:`DetectionCheckpointer` that reports what the last checkpoint did not hold.
+
+    Attributes:
+        missing (list[str]): keys of the model that were absent, or had another shape, in the
+            checkpoint loaded last; all keys before the first.
+    """
+
+    def __init__(self, model, save_dir="", **checkpointables):
+        super().__init__(model, save_dir, **checkpointables)
+        self.missing = list(self.model.state_dict())
+
+    def save(self, name, **kwargs):
+        """As in the base class, but a file of that name is always a complete checkpoint.
+
+        Raises:
+            OSError: the file could not be written, e.g. because the disk is full.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        partial = f"{name}.partial"
+        path = os.path.join(self.save_dir, f"{partial}.pth")
+        tag = self.get_checkpoint_file() if self.has_checkpoint() else None
+        try:
+            super().save(partial, **kwargs)
+            os.replace(path, os.path.join(self.save_dir, f"{name}.pth"))
+            self.tag_last_checkpoint(f"{name}.pth")
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            if os.path.exists(path):
+                os.remove(path)
+            if tag is not None:
+                self.tag_last_checkpoint(os.path.basename(tag))
+            raise OSError(
+                f"cannot write checkpoint {name}.pth to {self.save_dir!r} ({error}): free disk space "
+                "or set OUTPUT_DIR to another disk, then go on with --resume"
+            ) from error
+
+    def load(self, path, *args, **kwargs):
+        """As in the base class.
+
+        Raises:
+            FileNotFoundError: no such file. CheckpointError: it is no checkpoint.
+        """
+        local = urlparse(path)
+        if path and not local.scheme and not os.path.isfile(local.path):
+            raise FileNotFoundError(f"no checkpoint {path!r}: set MODEL.WEIGHTS to an existing file")
+        try:
+            return super().load(path, *args, **kwargs)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+            self._parsed_url_during_load = None
+            raise CheckpointError(f"{path!r} is no checkpoint that can be read: {error}") from error
+
+    def _load_file(self, filename):
+        if filename.endswith((".pkl", ".pyth")):
+            return super()._load_file(filename)
+        loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        return loaded if "model" in loaded else {"model": loaded}
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        wrong_shape = [key for key, _, _ in incompatible.incorrect_shapes]
+        self.missing = sorted({*incompatible.missing_keys, *wrong_shape})
+        return incompatible
+
+    @property
+    def missing_task_network(self):
+        """list[str]: those of `missing` that belong to the task network, not to the split."""
+        return [key for key in self.missing if not key.startswith(_SPLIT_PREFIX)]
+
+    def require_complete(self, path, *, split=True):
+        """Raises CheckpointError unless the checkpoint loaded last held the whole model.
+
+        Args:
+            path (str): of the checkpoint, for the message.
+            split (bool): whether the feature split must have been in it too.
+        """
+        absent = self.missing if split else self.missing_task_network
+        if not absent:
+            return
+        some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        if all(key.startswith(_SPLIT_PREFIX) for key in absent):
+            advice = (
+                "it holds the task network alone, or a split with other settings; train the split, "
+                "use the settings it was trained with, or set MODEL.FEATCOMP.ENABLED False to run "
+                "the task network uncut"
+            )
+        else:
+            advice = "it belongs to another model; use the config that it was trained with"
+        raise CheckpointError(
+            f"checkpoint {path!r} does not fit this model, {len(absent)} of its parameters are absent "
+            f"or have another shape ({some}): {advice}"
+        )
+
+
+def load_weights(model, path):
+    """Loads a complete set of weights for evaluation or deployment.
+
+    Args:
+        model (nn.Module): changed in place.
+        path (str): checkpoint; "" keeps the random initialization.
+
+    Raises:
+        FileNotFoundError: no such file. CheckpointError: it does not hold the whole model.
+    """
+    checkpointer = FeatCompCheckpointer(model)
+    checkpointer.load(path)
+    if path:
+        checkpointer.require_complete(path)

@@ -1,0 +1,60 @@
+"""What the command lines in tools/ share."""
+
+import contextlib
+import os
+import sys
+
+from detectron2.config import get_cfg
+
+from ..config import add_featcomp_config
+
+__all__ = ["report_errors", "setup_config"]
+
+
+def setup_config(config_file, overrides=()):
+    """Reads a config file, with the keys of d2_featcomp and, where it is installed, of PointRend.
+
+    Args:
+        config_file (str): YAML; "" gives Detectron2's defaults.
+        overrides (sequence[str]): KEY VALUE pairs.
+
+    Returns:
+        CfgNode: frozen. Without a GPU, MODEL.DEVICE "cuda" becomes "cpu".
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: an unknown key or a value of the wrong type.
+    """
+    import torch
+
+    cfg = get_cfg()
+    add_featcomp_config(cfg)
+    with contextlib.suppress(ImportError):
+        from detectron2.projects.point_rend import add_pointrend_config
+
+        add_pointrend_config(cfg)
+    if config_file and not os.path.isfile(config_file):
+        raise FileNotFoundError(f"no config file {config_file!r}")
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"{config_file or 'config'}: {error}") from error
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+@contextlib.contextmanager
+def report_errors():
+    """Turns an error of the user's making into one line and exit status 2.
+
+    With the environment variable D2_FEATCOMP_TRACEBACK set, the traceback is kept.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if os.getenv("D2_FEATCOMP_TRACEBACK"):
+            raise
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")

@@ -1,0 +1,151 @@
+"""The three training steps of MSFC (sec. 4), one Detectron2 training each."""
+
+import logging
+import os
+from collections import OrderedDict
+
+import torch
+from detectron2.evaluation import verify_results
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from .checkpoint import FeatCompCheckpointer, load_weights
+from .trainer import Trainer
+
+__all__ = ["config_of_step", "evaluate", "steps_to_run", "train_steps"]
+
+TASK_NETWORK, SPLIT, END_TO_END = 1, 2, 3
+
+
+def config_of_step(cfg, step, weights):
+    """The config under which one step runs as a Detectron2 training of its own.
+
+    Args:
+        cfg (CfgNode): of the whole training; not changed.
+        step (int): 1 trains the task network, 2 the split, 3 both.
+        weights (str): what the step starts from.
+
+    Returns:
+        CfgNode: frozen; its OUTPUT_DIR is `<OUTPUT_DIR>/step<step>`.
+    """
+    settings = cfg.MODEL.FEATCOMP.TRAIN[f"STEP{step}"]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, f"step{step}")
+    cfg.MODEL.WEIGHTS = weights
+    cfg.MODEL.FEATCOMP.ENABLED = step != TASK_NETWORK
+    cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK = step == SPLIT
+    cfg.MODEL.FEATCOMP.LOSS = settings.get("LOSS", "task")
+    cfg.SOLVER.MAX_ITER = settings.MAX_ITER
+    cfg.SOLVER.BASE_LR = settings.BASE_LR
+    cfg.SOLVER.STEPS = settings.LR_STEPS
+    cfg.freeze()
+    return cfg
+
+
+def steps_to_run(cfg):
+    """Returns the steps that `MODEL.FEATCOMP.TRAIN.STEPS` asks for, in order.
+
+    Raises:
+        ValueError: anything but distinct, rising numbers from 1 to 3.
+        FileNotFoundError, CheckpointError: MODEL.WEIGHTS cannot be read.
+    """
+    steps = tuple(cfg.MODEL.FEATCOMP.TRAIN.STEPS)
+    if not steps:
+        return (SPLIT, END_TO_END) if _holds_task_network(cfg) else (TASK_NETWORK, SPLIT, END_TO_END)
+    if list(steps) != sorted(set(steps)) or not set(steps) <= {TASK_NETWORK, SPLIT, END_TO_END}:
+        raise ValueError(
+            f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising step numbers, e.g. (1, 2, 3) or (3,)"
+        )
+    return steps
+
+
+def _holds_task_network(cfg):
+    """Whether MODEL.WEIGHTS is a finished task network, not an ImageNet backbone or nothing."""
+    if not cfg.MODEL.WEIGHTS:
+        return False
+    checkpointer = FeatCompCheckpointer(build_model(config_of_step(cfg, TASK_NETWORK, "")))
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+    return not checkpointer.missing_task_network
+
+
+def train_steps(cfg, resume=False):
+    """Trains step by step; every step starts from the one before it, the first from MODEL.WEIGHTS.
+
+    Step k writes to `<OUTPUT_DIR>/step<k>`, the weights of the last one go to
+    `<OUTPUT_DIR>/model_final.pth` too.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+        resume (bool): go on in the step, and at the iteration, where an earlier call stopped.
+
+    Returns:
+        dict: results of the last step's evaluation; empty if `TEST.EVAL_PERIOD` is below 0.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: see :func:`steps_to_run`; or the weights to
+        start from lack the task network that steps 2 and 3 need.
+    """
+    logger = logging.getLogger("d2_featcomp")
+    steps, weights = steps_to_run(cfg), cfg.MODEL.WEIGHTS
+    configs = [config_of_step(cfg, step, weights) for step in steps]
+    if not resume and comm.is_main_process():
+        _forget(configs)
+    comm.synchronize()
+    results = OrderedDict()
+    for step, step_cfg in zip(steps, configs, strict=True):
+        step_cfg = config_of_step(cfg, step, weights)
+        os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
+        if cfg.SEED >= 0:
+            seed_all_rng(cfg.SEED + comm.get_rank())
+        trainer = Trainer(step_cfg)
+        trainer.resume_or_load(resume=resume)
+        if step != TASK_NETWORK and trainer.start_iter == 0:
+            trainer.checkpointer.require_complete(weights or "(none)", split=False)
+        if trainer.start_iter < trainer.max_iter:
+            logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
+            trainer.train()
+            results = getattr(trainer, "_last_eval_results", OrderedDict())
+        else:
+            logger.info("Step %d is complete", step)
+        weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
+    if comm.is_main_process():
+        _publish(weights, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+    comm.synchronize()
+    return results
+
+
+def _forget(configs):
+    """Removes the marks by which a later --resume would take an older run's steps for this run's."""
+    for cfg in configs:
+        mark = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+        if os.path.exists(mark):
+            os.remove(mark)
+
+
+def _publish(source, target):
+    """Writes the weights of a finished step, without its optimizer state, in one piece."""
+    weights = torch.load(source, map_location="cpu", weights_only=True)["model"]
+    torch.save({"model": weights}, f"{target}.partial")
+    os.replace(f"{target}.partial", target)
+
+
+def evaluate(cfg):
+    """Evaluates MODEL.WEIGHTS on DATASETS.TEST, through real bitstreams.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+
+    Returns:
+        dict: {group: {metric: value}} on the main process.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_weights`.
+    """
+    model = Trainer.build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results

@@ -1,0 +1,72 @@
+"""Detectron2's trainer, for networks that are cut in two."""
+
+import logging
+import weakref
+
+import torch
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..evaluation import build_evaluator
+from .checkpoint import FeatCompCheckpointer
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """A :class:`DefaultTrainer` that also trains on CPUs with several processes, checks checkpoints,
+    measures rates, and offers AdamW (`MODEL.FEATCOMP.TRAIN.OPTIMIZER`).
+
+    With `TEST.EVAL_PERIOD` below 0 it does not evaluate, not even at the end.
+    """
+
+    def __init__(self, cfg):
+        TrainerBase.__init__(self)  # what follows stands for DefaultTrainer.__init__
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        placement = {} if on_gpu else {"device_ids": None}  # DDP on CPUs takes no device ids
+        model = create_ddp_model(model, broadcast_buffers=False, **placement)
+        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = FeatCompCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self):
+        built = super().build_hooks()
+        if self.cfg.TEST.EVAL_PERIOD < 0:
+            built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
+        return built
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        kind = cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER
+        if kind == "SGD":
+            return super().build_optimizer(cfg, model)
+        if kind != "AdamW":
+            raise ValueError(f"MODEL.FEATCOMP.TRAIN.OPTIMIZER is {kind!r}: choose SGD or AdamW")
+        groups = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(cfg, dataset_name)

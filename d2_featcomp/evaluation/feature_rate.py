@@ -1,0 +1,110 @@
+"""Rates of feature bitstreams, counted in whole bytes of what was really sent."""
+
+import csv
+import os
+from collections import OrderedDict
+
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+__all__ = ["FeatureRateEvaluator"]
+
+_FIELDS = (
+    "image",
+    "bytes",
+    "header_bits",
+    "side_info_bits",
+    "payload_bits",
+    "feature_elements",
+    "pixels",
+)
+
+
+class FeatureRateEvaluator(DatasetEvaluator):
+    """Averages the rates of the bitstreams that outputs were computed from.
+
+    Its group is "feature_rate":
+
+        BPFE: bits per element of the features at the cut, before any reduction (the whole bitstream),
+            and BPFE_header, BPFE_side_info, BPFE_payload, its parts. All images' bits over all
+            images' elements.
+        bpp: bits per pixel of the original image.
+        kB: kilobytes (1000 bytes) per image.
+        times_smaller: 32 / BPFE, against the features as 32-bit floats.
+
+    Args:
+        output_dir (str or None): where to write `feature_rates.csv`, a line an image.
+        distributed (bool): gather the images of all processes.
+    """
+
+    def __init__(self, output_dir=None, distributed=True):
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._rows = []
+
+    def reset(self):
+        self._rows = []
+
+    def process(self, inputs, outputs):
+        """
+        Args:
+            inputs (list[dict]): with "file_name" or "image_id".
+            outputs (list[dict]): with "bitstream", as :meth:`SplitInference.cloud_inference` gives.
+
+        Raises:
+            ValueError: an output was not computed from a bitstream.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            stream = output.get("bitstream")
+            if stream is None:
+                raise ValueError(
+                    "FeatureRateEvaluator needs outputs with a 'bitstream': the model must be a "
+                    "SplitNetwork with MODEL.FEATCOMP.ENABLED"
+                )
+            height, width = stream.sizes.original
+            self._rows.append(
+                (
+                    str(record.get("file_name", record.get("image_id", len(self._rows)))),
+                    stream.total_bits // 8,
+                    stream.header_bits,
+                    stream.side_info_bits,
+                    stream.payload_bits,
+                    stream.feature_elements,
+                    height * width,
+                )
+            )
+
+    def evaluate(self):
+        """Returns {"feature_rate": {metric: value}} on the main process, None on the others."""
+        rows = self._rows
+        if self._distributed:
+            comm.synchronize()
+            rows = [row for part in comm.gather(rows, dst=0) for row in part]
+            if not comm.is_main_process():
+                return None
+        if not rows:
+            return OrderedDict(feature_rate=OrderedDict())
+        rows.sort()
+        if self._output_dir:
+            self._write(rows)
+        images, size, header, side_info, payload, elements, pixels = zip(*rows, strict=True)
+        bits, elements = 8 * sum(size), sum(elements)
+        return OrderedDict(
+            feature_rate=OrderedDict(
+                BPFE=bits / elements,
+                BPFE_header=sum(header) / elements,
+                BPFE_side_info=sum(side_info) / elements,
+                BPFE_payload=sum(payload) / elements,
+                bpp=bits / sum(pixels),
+                kB=sum(size) / len(images) / 1000,
+                times_smaller=32 * elements / bits,
+            )
+        )
+
+    def _write(self, rows):
+        os.makedirs(self._output_dir, exist_ok=True)
+        path = os.path.join(self._output_dir, "feature_rates.csv")
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_FIELDS)
+            writer.writerows(rows)

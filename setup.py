@@ -1,0 +1,39 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "d2_featcomp/__init__.py").read_text(encoding="utf-8"), re.M
+).group(1)
+
+setup(
+    name="d2_featcomp",
+    version=VERSION,
+    description="Collaborative intelligence for Detectron2: compressed features between edge and cloud",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["d2_featcomp", "d2_featcomp.*"]),
+    python_requires=">=3.10",
+    # Detectron2 itself is on no package index under its own name: README.md tells how to get it.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.26",
+        "imagecodecs>=2024.9.22",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "pycocotools>=2.0.7",
+        "pillow>=10",
+        "matplotlib>=3.8",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "hevc": ["av>=14"],
+        "demo": ["opencv-python-headless>=4.9"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+    },
+)

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Usage: tools/install.sh PYTHON VENV
+# Makes the virtual environment VENV with everything that d2_featcomp needs, at the versions pinned in
+# tools/requirements.txt. The file VENV/.complete is written last; without it nothing counts as installed.
+set -eu
+
+python=$1
+venv=$2
+root=$(cd "$(dirname "$0")/.." && pwd)
+pins=$root/tools/requirements.txt
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+    echo "error: $("$python" --version 2>&1) is too old: d2_featcomp needs Python 3.10 or newer; set PYTHON=" >&2
+    exit 2
+}
+wanted="$(cat "$pins" "$root/setup.py" "$0" | cksum) $("$python" --version 2>&1) $root"
+if [ -f "$venv/.complete" ] && [ "$(cat "$venv/.complete")" = "$wanted" ]; then
+    touch "$venv/.complete"
+    exit 0
+fi
+rm -f "$venv/.complete"
+echo "Installing into $venv (about 5 GB, some minutes) ..."
+"$python" -m venv "$venv" || {
+    echo "error: cannot create a virtual environment: on Debian and Ubuntu, install python3-venv" >&2
+    exit 2
+}
+pip="$venv/bin/python -m pip --disable-pip-version-check"
+$pip install --quiet --requirement "$pins"
+if ! "$venv/bin/python" -c 'import detectron2' 2>/dev/null; then
+    # The wheel is tagged for one Python version, but its Python code runs on all of them.
+    site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    detectron2=$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' "$pins")
+    $pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \
+        --target "$site" "$detectron2"
+fi
+$pip install --quiet --no-deps --no-build-isolation --editable "$root"
+"$venv/bin/python" -c 'import d2_featcomp'
+echo "$wanted" > "$venv/.complete"
