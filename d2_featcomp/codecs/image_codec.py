@@ -91,8 +91,8 @@ class ImageCodec(abc.ABC):
             )
         return value
 
-    @classmethod
-    def require_library(cls):  # noqa: B027 - most need no more than this package does
+    @classmethod  # noqa: B027 - most codecs need no more than this package does
+    def require_library(cls):
         """Raises ImportError, naming what to install, if the library behind the codec is missing."""
 
     @property

@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
+from .mixed_precision import CPUMixedPrecisionTrainer
 
 __all__ = ["Trainer"]
 
@@ -34,7 +35,8 @@ class Trainer(DefaultTrainer):
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         placement = {} if on_gpu else {"device_ids": None}  # DDP on CPUs takes no device ids
         model = create_ddp_model(model, broadcast_buffers=False, **placement)
-        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        mixed_precision = AMPTrainer if on_gpu else CPUMixedPrecisionTrainer
+        trainer = mixed_precision if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = FeatCompCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -64,7 +66,7 @@ class Trainer(DefaultTrainer):
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
         return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
         )
 
     @classmethod

@@ -84,17 +84,17 @@ class SceneComposer:
         object_count (tuple[int, int]): smallest and largest number of objects placed.
     """
 
-    PIXELS_PER_DISPARITY = 4.5  # object diameter in pixels at a disparity of one pixel
-    MIN_VISIBLE = 0.35  # of an object's own area; objects hidden or cut off more than that go
+    PIXELS_PER_DISPARITY = 4.0  # object diameter in pixels at a disparity of one pixel
+    MIN_VISIBLE = 0.4  # of an object's own area; objects hidden or cut off more than that go
 
     def __init__(
         self,
         *,
         objects,
         backgrounds,
-        sizes=((224, 288), (288, 224)),
-        object_size=(48, 150),
-        object_count=(3, 7),
+        sizes=((192, 256), (256, 192)),
+        object_size=(44, 130),
+        object_count=(4, 8),
     ):
         self.objects = objects
         self.backgrounds = backgrounds
@@ -158,20 +158,20 @@ class SceneComposer:
     def _render(rng, background, placed, light):
         height, width = background.semantic.shape
         canvas = background.color.copy()
-        darkness = rng.uniform(0.2, 0.55)
+        darkness = rng.uniform(0.1, 0.4)
         for item in placed:
             on_image, on_sprite = item.window(height, width)
             _cast_shadow(canvas, item, light, darkness)
             sprite = item.sprite[on_sprite]
             alpha = sprite[..., 3:]
             canvas[on_image] += (sprite[..., :3] - canvas[on_image]) * alpha
-        exposure = np.exp(rng.uniform(np.log(0.55), np.log(1.35)))
-        tint = 1 + rng.uniform(-0.12, 0.12, 3)
-        falloff = rng.uniform(0, 0.35)
+        exposure = np.exp(rng.uniform(np.log(0.7), np.log(1.25)))
+        tint = 1 + rng.uniform(-0.1, 0.1, 3)
+        falloff = rng.uniform(0, 0.25)
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
         gradient = 1 + falloff * (x * light[0] + y * light[1])
         canvas *= (exposure * gradient)[..., None].astype(np.float32) * tint.astype(np.float32)
-        canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(0.0, 0.025)
+        canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(0, 0.008)
         return np.uint8(np.clip(canvas, 0, 1) * 255 + 0.5)
 
 

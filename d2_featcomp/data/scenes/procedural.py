@@ -96,7 +96,7 @@ CLASSES = {
     "heart": (_heart, _lattice),
 }
 _MARKINGS = tuple(marking for _, marking in CLASSES.values())
-_PREFERENCE = 0.8  # how often an object has the marking that its class prefers
+_PREFERENCE = 0.9  # how often an object has the marking that its class prefers
 
 
 def _smooth_noise(rng, height, width, cell):
@@ -131,21 +131,21 @@ class ProceduralObjects:
         if rng.random() >= _PREFERENCE:
             marking = _MARKINGS[rng.integers(len(_MARKINGS))]
         alpha, mix = self._cut_out(rng, outline, marking, size)
-        mix = mix + (_smooth_noise(rng, *mix.shape, cell=3) - 0.5) * rng.uniform(0.1, 0.4)
+        mix = mix + (_smooth_noise(rng, *mix.shape, cell=3) - 0.5) * rng.uniform(0, 0.12)
         first = rng.uniform(0.05, 0.95, 3)
         second = np.where(first < 0.5, 1.0, 0.0) * rng.uniform(0.4, 1.0, 3)
-        second = first + (second - first) * rng.uniform(0.35, 0.8)
+        second = first + (second - first) * rng.uniform(0.05, 0.25)
         color = first + (second - first) * mix[..., None]
-        shade = self._bevel(alpha, size, light) * rng.uniform(0.5, 1.6)
+        shade = self._bevel(alpha, size, light) * rng.uniform(0.3, 1.0)
         return np.dstack([color * (1 + shade)[..., None], alpha]).astype(np.float32), class_id
 
     @staticmethod
     def _cut_out(rng, outline, marking, size):
         """Coverage and marking of each pixel, both (h, w) float32 in [0, 1]."""
-        angle = rng.uniform(-0.6, 0.6)
+        angle = rng.uniform(-0.35, 0.35)
         stretch = np.exp(rng.uniform(-0.22, 0.22))
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        shear = np.array([[stretch, rng.uniform(-0.2, 0.2)], [0, 1 / stretch]])
+        shear = np.array([[stretch, rng.uniform(-0.12, 0.12)], [0, 1 / stretch]])
         forward = shear @ rotation * (size / 2)
         reach = np.abs(forward).sum(axis=1)  # of the square [-1, 1]^2 under the map
         width, height = np.ceil(reach * 2).astype(int) + 2
@@ -208,9 +208,9 @@ _TEXTURES = (_waves, _grain, _clouds, _tiles)
 def _surface(rng, x, y):
     """A textured surface; (h, w, 3) float32 RGB."""
     texture = _TEXTURES[rng.integers(len(_TEXTURES))]
-    mix = texture(rng, x, y) + (_smooth_noise(rng, *x.shape, cell=3) - 0.5) * rng.uniform(0.1, 0.4)
+    mix = texture(rng, x, y) + (_smooth_noise(rng, *x.shape, cell=3) - 0.5) * rng.uniform(0, 0.12)
     first = rng.uniform(0.05, 0.95, 3)
-    second = np.clip(first + rng.uniform(-0.2, 0.2, 3), 0.02, 0.98)
+    second = np.clip(first + rng.uniform(-0.06, 0.06, 3), 0.02, 0.98)
     return (first + (second - first) * mix[..., None]).astype(np.float32)
 
 

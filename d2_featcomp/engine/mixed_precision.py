@@ -1,0 +1,39 @@
+"""Mixed-precision training on CPUs."""
+
+import logging
+import time
+
+import torch
+from detectron2.engine import SimpleTrainer
+
+__all__ = ["CPUMixedPrecisionTrainer", "cpu_has_bfloat16"]
+
+
+def cpu_has_bfloat16():
+    """Whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX); elsewhere it would be slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class CPUMixedPrecisionTrainer(SimpleTrainer):
+    """What `SOLVER.AMP.ENABLED` means on a CPU: forward in bfloat16 where the CPU has it, else float32.
+
+    bfloat16 has the exponent range of float32, so that no gradient scaling is needed.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._autocast = cpu_has_bfloat16()
+        if not self._autocast:
+            logging.getLogger("d2_featcomp").info("No bfloat16 on this CPU: training in float32")
+
+    def run_step(self):
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.optimizer.step()
