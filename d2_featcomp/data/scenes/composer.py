@@ -85,7 +85,7 @@ class SceneComposer:
     """
 
     PIXELS_PER_DISPARITY = 4.0  # object diameter in pixels at a disparity of one pixel
-    MIN_VISIBLE = 0.4  # of an object's own area; objects hidden or cut off more than that go
+    MIN_VISIBLE = 0.6  # of an object's own area; objects hidden or cut off more than that go
 
     def __init__(
         self,

@@ -38,15 +38,6 @@ def _star(u, v):
     return np.hypot(u, v) <= 0.42 + 0.58 * ripple
 
 
-def _cross(u, v):
-    short = np.minimum(np.abs(u), np.abs(v))
-    return (short <= 0.3) & (np.maximum(np.abs(u), np.abs(v)) <= 0.95)
-
-
-def _crescent(u, v):
-    return (np.hypot(u, v) <= 1.0) & (np.hypot(u - 0.55, v) >= 0.8)
-
-
 def _heart(u, v):
     u, v = u * 1.15, 0.15 - v * 1.15
     return (u * u + v * v - 0.6) ** 3 - u * u * v**3 * 1.6 <= 0
@@ -72,14 +63,6 @@ def _core(u, v, f):
     return np.exp(-(u * u + v * v) * 5 * f)
 
 
-def _dots(u, v, f):
-    return (np.hypot(u * 2 * f % 1 - 0.5, v * 2 * f % 1 - 0.5) < 0.28) * 1.0
-
-
-def _shades(u, v, f):
-    return np.clip(v * 0.6 * f + 0.5, 0, 1)
-
-
 def _lattice(u, v, f):
     return (np.minimum((u + v) * 1.7 * f % 1, (u - v) * 1.7 * f % 1) < 0.25) * 1.0
 
@@ -91,8 +74,6 @@ CLASSES = {
     "square": (_square, _checks),
     "triangle": (_triangle, _bars),
     "star": (_star, _core),
-    "cross": (_cross, _dots),
-    "crescent": (_crescent, _shades),
     "heart": (_heart, _lattice),
 }
 _MARKINGS = tuple(marking for _, marking in CLASSES.values())

@@ -1,0 +1,47 @@
+# Targets: see `make help`. VENV= is where to install, PYTHON= what to install with.
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= output
+
+run = $(VENV)/bin/python
+reproduce = $(run) tools/reproduce.py --output
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint msfc photo-scenes msfc-photo
+
+help:
+	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 minutes on 2 cores)'
+	@echo 'make test          install, then run the tests'
+	@echo 'make test-slow     the tests and the slow proofs'
+	@echo 'make lint          check the style'
+	@echo 'make msfc          the long run: rates and accuracy for many settings (resumable)'
+	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
+	@echo 'make msfc-photo    the long run on that data set (resumable)'
+	@echo
+	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
+	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
+
+install:
+	@sh tools/install.sh '$(PYTHON)' '$(VENV)'
+
+quickstart: install
+	$(reproduce) '$(OUTPUT)/quickstart' projects/MSFC/quickstart.yaml
+
+test: install
+	$(run) -m pytest -c tests/pytest.ini --rootdir . -m 'not slow' tests
+
+test-slow: install
+	$(run) -m pytest -c tests/pytest.ini --rootdir . tests
+
+lint: install
+	$(run) -m ruff check .
+	$(run) -m ruff format --check .
+
+msfc: install
+	$(reproduce) '$(OUTPUT)/msfc' projects/MSFC/scenes.yaml
+
+photo-scenes: install
+	sh tools/make_photo_scenes.sh '$(run)'
+
+msfc-photo: photo-scenes
+	$(reproduce) '$(OUTPUT)/msfc-photo' projects/MSFC/photo_scenes.yaml

@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Builds a data set of scenes from your own cut-outs and photographs, with exact masks.
+
+    tools/make_scenes.py --name my_scenes --cutouts stamps/ --backgrounds photos/
+
+registers `my_scenes_train` and `my_scenes_val`, as soon as d2_featcomp is imported with the same
+DETECTRON2_DATASETS (default: datasets). The two parts share neither cut-outs nor photographs.
+"""
+
+import argparse
+import os
+import sys
+
+from d2_featcomp.data.datasets.scenes import data_root, photo_recipe
+from d2_featcomp.data.scenes import is_complete, write_scenes
+from d2_featcomp.engine import report_errors
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", required=True, help="of the data set, and of its folder")
+    parser.add_argument(
+        "--cutouts", help="folder with a sub-folder a class, of images with transparent background"
+    )
+    parser.add_argument("--backgrounds", help="folder of photographs")
+    parser.add_argument("--classes", nargs="+", help="sub-folders to use (default: all large enough)")
+    parser.add_argument(
+        "--exclude", nargs="+", default=(), help="leave out cut-outs whose path contains one of these"
+    )
+    parser.add_argument("--train", type=int, default=2000, help="training images (default 2000)")
+    parser.add_argument("--val", type=int, default=200, help="validation images (default 200)")
+    parser.add_argument("--seed", type=int, default=2021, help="of every random choice (default 2021)")
+    parser.add_argument(
+        "--check", action="store_true", help="only tell, by the exit status, whether it is complete"
+    )
+    args = parser.parse_args()
+    if not args.check and not (args.cutouts and args.backgrounds):
+        parser.error("--cutouts and --backgrounds are needed")
+    if min(args.train, args.val) < 1:
+        parser.error("--train and --val must be at least 1")
+    return args
+
+
+def main(args):
+    root = os.path.join(data_root(), args.name)
+    if args.check:
+        sys.exit(0 if is_complete(root) else 1)
+    composers, description = photo_recipe(
+        args.cutouts,
+        args.backgrounds,
+        classes=args.classes,
+        exclude=args.exclude,
+        counts={"train": args.train, "val": args.val},
+        seed=args.seed,
+    )()
+    write_scenes(root, composers, description)
+    classes = ", ".join(composers["train"].objects.classes)
+    print(f"{root}: {args.train} training and {args.val} validation scenes of {classes}")
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main(parse_args())
