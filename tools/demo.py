@@ -11,16 +11,7 @@ For every input image it writes, below --output:
 import argparse
 import os
 
-import numpy as np
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, transforms
-from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
-from PIL import Image
-from tqdm import tqdm
-
-from d2_featcomp.engine import load_weights, report_errors, setup_config
-from d2_featcomp.engine.pictures import draw_features, draw_outputs, side_by_side
+from d2_featcomp.engine import build_for_inference, draw_images, report_errors, setup_config
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -60,47 +51,14 @@ def list_images(paths):
     return images
 
 
-def build(cfg, weights, enabled=True):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.FEATCOMP.ENABLED = enabled
-    model = build_model(cfg).eval()
-    load_weights(model, weights)
-    return model
-
-
 def main(args):
     cfg = setup_config(args.config_file, args.opts)
     images = list_images(args.input)[: args.limit]
-    model = build(cfg, cfg.MODEL.WEIGHTS)
-    reference = build(cfg, args.reference, enabled=False) if args.reference else None
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    if metadata.get("thing_classes") is None:
-        DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
-    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    os.makedirs(args.output, exist_ok=True)
-    for path in tqdm(images, desc="images", mininterval=1):
-        picture = read_image(path, format="RGB")
-        height, width = picture.shape[:2]
-        pixels = resize.get_transform(picture).apply_image(picture)
-        if cfg.INPUT.FORMAT == "BGR":
-            pixels = pixels[:, :, ::-1]
-        tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
-        inputs = [{"image": tensor, "height": height, "width": width}]
-        output = model(inputs)[0]
-        stream = output["bitstream"]
-        drawn = {}
-        if reference is not None:
-            with torch.no_grad():
-                before = reference(inputs)[0]
-            drawn["uncompressed"] = draw_outputs(picture, before, metadata, args.confidence_threshold)
-        caption = f"{stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
-        drawn[caption] = draw_outputs(picture, output, metadata, args.confidence_threshold)
-        stem = os.path.join(args.output, os.path.splitext(os.path.basename(path))[0])
-        Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
-        Image.fromarray(draw_features(stream)).save(f"{stem}_features.png")
-        with open(f"{stem}.d2fc", "wb") as file:
-            file.write(stream.to_bytes())
+    model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
+    reference = build_for_inference(cfg, args.reference, enabled=False) if args.reference else None
+    draw_images(
+        cfg, model, images, args.output, reference=reference, threshold=args.confidence_threshold
+    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import numpy as np
 
 from ..ops import BIT_DEPTHS, FLOAT_BITS
 from .image_codec import BitstreamError
+from .raw import packed_size
 
 __all__ = ["CodedTensor", "DecodeLimits", "FeatureBitstream", "ImageSizes"]
 
@@ -144,6 +145,11 @@ class FeatureBitstream:
     def payload_bits(self):
         """int: bits of the coded symbols."""
         return 8 * sum(len(tensor.payload) for tensor in self.tensors)
+
+    @property
+    def packed_bits(self):
+        """int: what `payload_bits` would be with every symbol packed into `bits` bits."""
+        return 8 * sum(packed_size(tensor.elements, self.bits) for tensor in self.tensors)
 
     @property
     def total_bits(self):

@@ -10,7 +10,7 @@ __all__ = ["CPUMixedPrecisionTrainer", "cpu_has_bfloat16"]
 
 
 def cpu_has_bfloat16():
-    """Whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX); elsewhere it would be slower."""
+    """Whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX), which alone makes it faster."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -15,6 +15,7 @@ _FIELDS = (
     "header_bits",
     "side_info_bits",
     "payload_bits",
+    "packed_bits",
     "feature_elements",
     "pixels",
 )
@@ -28,6 +29,8 @@ class FeatureRateEvaluator(DatasetEvaluator):
         BPFE: bits per element of the features at the cut, before any reduction (the whole bitstream),
             and BPFE_header, BPFE_side_info, BPFE_payload, its parts. All images' bits over all
             images' elements.
+        BPFE_packed: what BPFE_payload would be with every symbol packed into its n bits, without entropy
+            coding: the fixed-length rate that the MSFC paper reports.
         bpp: bits per pixel of the original image.
         kB: kilobytes (1000 bytes) per image.
         times_smaller: 32 / BPFE, against the features as 32-bit floats.
@@ -69,6 +72,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
                     stream.header_bits,
                     stream.side_info_bits,
                     stream.payload_bits,
+                    stream.packed_bits,
                     stream.feature_elements,
                     height * width,
                 )
@@ -87,7 +91,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
         rows.sort()
         if self._output_dir:
             self._write(rows)
-        images, size, header, side_info, payload, elements, pixels = zip(*rows, strict=True)
+        images, size, header, side_info, payload, packed, elements, pixels = zip(*rows, strict=True)
         bits, elements = 8 * sum(size), sum(elements)
         return OrderedDict(
             feature_rate=OrderedDict(
@@ -95,6 +99,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
                 BPFE_header=sum(header) / elements,
                 BPFE_side_info=sum(side_info) / elements,
                 BPFE_payload=sum(payload) / elements,
+                BPFE_packed=sum(packed) / elements,
                 bpp=bits / sum(pixels),
                 kB=sum(size) / len(images) / 1000,
                 times_smaller=32 * elements / bits,

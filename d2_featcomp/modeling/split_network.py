@@ -87,7 +87,8 @@ def split_network(network, *, feature_split, feature_codec, loss="task", freeze_
     """Cuts a network that was already built after its backbone.
 
     The network keeps its class's behaviour and the names of its parameters; the split's parameters
-    are added as `feature_split.*`. It must call `self.backbone(images)` once in its `forward`.
+    are added as `feature_split.*`. It must call `self.backbone(images)` once in its `forward`, and hold
+    the buffers `pixel_mean` and `pixel_std`, as Detectron2's own do.
 
     Args:
         network (nn.Module): a Detectron2 meta-architecture with an attribute `backbone`. Changed in
@@ -232,11 +233,12 @@ class SplitInference:
 
     def _decode_image(self, stream):
         self._require_own(stream)
-        reduced = self.feature_codec.decompress(stream, device=self.device)
+        device = self.pixel_mean.device
+        reduced = self.feature_codec.decompress(stream, device=device)
         features = self.feature_split.restore([z[None] for z in reduced], stream.sizes.padded)
         height, width = stream.sizes.original
         # The network's own code wants an image, for its size only.
-        blank = torch.zeros((), device=self.device).expand(len(self.pixel_mean), *stream.sizes.resized)
+        blank = torch.zeros((), device=device).expand(len(self.pixel_mean), *stream.sizes.resized)
         cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
         return super(SplitInference, cloud).forward(
             [{"image": blank, "height": height, "width": width}]

@@ -1,0 +1,82 @@
+"""Runs a network with compressed features on image files and draws the results."""
+
+import os
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, transforms
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from PIL import Image
+from tqdm import tqdm
+
+from .checkpoint import load_weights
+from .pictures import draw_features, draw_outputs, side_by_side
+
+__all__ = ["build_for_inference", "draw_images"]
+
+
+def build_for_inference(cfg, weights, enabled=True):
+    """Builds a network in evaluation mode with trained weights.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`; not changed.
+        weights (str): checkpoint.
+        enabled (bool): False builds the task network alone, uncut.
+
+    Returns:
+        nn.Module
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_weights`.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FEATCOMP.ENABLED = enabled
+    model = build_model(cfg).eval()
+    load_weights(model, weights)
+    return model
+
+
+def draw_images(cfg, model, paths, folder, *, reference=None, threshold=0.5):
+    """Writes, for each image, what is found in it, what was sent, and the bitstream itself.
+
+    Args:
+        cfg (CfgNode): that `model` was built from; `DATASETS.TEST` gives the class names.
+        model (nn.Module): a split network in evaluation mode.
+        paths (sequence[str]): image files.
+        folder (str): where `NAME_detections.png`, `NAME_features.png` and `NAME.d2fc` go.
+        reference (nn.Module or None): the uncut network, to draw beside.
+        threshold (float): instances of a lower score are not drawn.
+    """
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    if metadata.get("thing_classes") is None:
+        DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
+    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    os.makedirs(folder, exist_ok=True)
+    for path in tqdm(paths, desc="images", mininterval=1):
+        picture = read_image(path, format="RGB")
+        inputs = [_as_input(picture, resize, cfg.INPUT.FORMAT)]
+        output = model(inputs)[0]
+        stream = output["bitstream"]
+        drawn = {}
+        if reference is not None:
+            with torch.no_grad():
+                before = reference(inputs)[0]
+            drawn["uncompressed"] = draw_outputs(picture, before, metadata, threshold)
+        caption = f"{stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
+        drawn[caption] = draw_outputs(picture, output, metadata, threshold)
+        stem = os.path.join(folder, os.path.splitext(os.path.basename(path))[0])
+        Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
+        Image.fromarray(draw_features(stream)).save(f"{stem}_features.png")
+        with open(f"{stem}.d2fc", "wb") as file:
+            file.write(stream.to_bytes())
+
+
+def _as_input(picture, resize, channel_order):
+    height, width = picture.shape[:2]
+    pixels = resize.get_transform(picture).apply_image(picture)
+    if channel_order == "BGR":
+        pixels = pixels[:, :, ::-1]
+    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
+    return {"image": tensor, "height": height, "width": width}

@@ -1,0 +1,124 @@
+"""Another Detectron2 project, with a network, a backbone and a split of its own."""
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+)
+from torch import nn
+
+from d2_featcomp import add_featcomp_config
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, FeatureSplit
+
+
+@BACKBONE_REGISTRY.register()
+class ForeignBackbone(Backbone):
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.fine = nn.Conv2d(3, 6, 4, stride=4)
+        self.coarse = nn.Conv2d(6, 6, 2, stride=2)
+
+    @property
+    def size_divisibility(self):
+        return 8
+
+    def output_shape(self):
+        return {"fine": ShapeSpec(channels=6, stride=4), "coarse": ShapeSpec(channels=6, stride=8)}
+
+    def forward(self, x):
+        fine = self.fine(x)
+        return {"fine": fine, "coarse": self.coarse(fine)}
+
+
+@META_ARCH_REGISTRY.register()
+class ForeignClassifier(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+        self.head = nn.Linear(12, 5)
+        self.register_buffer("pixel_mean", torch.full((3, 1, 1), 128.0))
+        self.register_buffer("pixel_std", torch.full((3, 1, 1), 64.0))
+
+    def forward(self, batched_inputs):
+        images = [(x["image"] - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        sides = [max(i.shape[k] for i in images) for k in (-2, -1)]
+        sides = [-(-side // 8) * 8 for side in sides]
+        padded = [
+            nn.functional.pad(i, (0, sides[1] - i.shape[-1], 0, sides[0] - i.shape[-2])) for i in images
+        ]
+        features = self.backbone(torch.stack(padded))
+        pooled = torch.cat([features[k].mean((2, 3)) for k in ("fine", "coarse")], dim=1)
+        scores = self.head(pooled)
+        if self.training:
+            labels = torch.tensor([x["label"] for x in batched_inputs])
+            return {"loss_label": nn.functional.cross_entropy(scores, labels)}
+        return [{"scores": s} for s in scores.softmax(dim=1)]
+
+
+@FEATURE_SPLIT_REGISTRY.register()
+class ForeignSplit(FeatureSplit):
+    """Sends the coarse map alone."""
+
+    def __init__(self, cfg, backbone):
+        super().__init__()
+        self.guess = nn.Conv2d(6, 6, 1)
+
+    def reduce(self, features):
+        return [features["coarse"]]
+
+    def restore(self, tensors, image_size):
+        fine = nn.functional.interpolate(self.guess(tensors[0]), scale_factor=2)
+        return {"fine": fine, "coarse": tensors[0]}
+
+    def reduced_shapes(self, image_size):
+        return [(6, image_size[0] // 8, image_size[1] // 8)]
+
+
+def foreign_config(split):
+    cfg = get_cfg()
+    add_featcomp_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "SplitNetwork"
+    cfg.MODEL.BACKBONE.NAME = "ForeignBackbone"
+    cfg.MODEL.FEATCOMP.TASK_NETWORK = "ForeignClassifier"
+    cfg.MODEL.FEATCOMP.SPLIT = split
+    cfg.MODEL.FEATCOMP.SSFC.CHANNELS = 4
+    return cfg
+
+
+def check(split, sent_channels):
+    torch.manual_seed(0)
+    model = build_model(foreign_config(split))
+    assert isinstance(model, ForeignClassifier)
+    records = [
+        {"image": torch.rand(3, 24, 40) * 255, "label": 3, "height": 24, "width": 40},
+        {"image": torch.rand(3, 30, 17) * 255, "label": 1, "height": 30, "width": 17},
+    ]
+    losses = model.train()(records)
+    assert set(losses) == {"loss_label"}
+    losses["loss_label"].backward()
+    assert model.backbone.coarse.weight.grad.abs().sum() > 0
+    outputs = model.eval()(records)
+    assert [output["bitstream"].tensors[0].shape for output in outputs] == [
+        (sent_channels, 3, 5),
+        (sent_channels, 4, 3),
+    ]
+    for record, output in zip(records, outputs, strict=True):
+        data = model.edge_inference([record])[0].to_bytes()
+        (again,) = model.cloud_inference([FeatureBitstream.from_bytes(data)])
+        assert torch.equal(again["scores"], output["scores"])
+        assert output["scores"].sum().item() == torch.tensor(1.0)
+
+
+def test_own_network_with_msfc():
+    check("MSFC", sent_channels=4)
+
+
+def test_own_network_with_own_split():
+    check("ForeignSplit", sent_channels=6)

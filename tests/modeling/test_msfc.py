@@ -1,0 +1,225 @@
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from d2_featcomp.codecs import FeatureCodec, build_image_codec
+from d2_featcomp.codecs.bitstream import ImageSizes
+from d2_featcomp.engine import setup_config
+from d2_featcomp.modeling import MSFC, MSFR, build_feature_split
+from d2_featcomp.modeling.splits import MSFF, SqueezeExcitation, SSFCDecoder, SSFCEncoder
+from d2_featcomp.modeling.splits.resampling import level_size, size_align
+
+HEIGHT, WIDTH = 128, 192
+
+
+class PyramidOnly(nn.Module):
+    """The interface of Detectron2's FPN, without the network."""
+
+    def __init__(self, channels=256, levels=(2, 3, 4, 5, 6)):
+        super().__init__()
+        self.top_block = LastLevelMaxPool()
+        self._shapes = {f"p{k}": ShapeSpec(channels=channels, stride=2**k) for k in levels}
+
+    def output_shape(self):
+        return self._shapes
+
+
+def make_pyramid(height=HEIGHT, width=WIDTH, channels=256, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"p{k}": torch.randn(
+            batch, channels, -(-height // 2**k), -(-width // 2**k), generator=generator
+        )
+        for k in (2, 3, 4, 5, 6)
+    }
+
+
+def build(*overrides, channels=256):
+    torch.manual_seed(0)
+    cfg = setup_config("configs/msfc_R50.yaml", ["MODEL.DEVICE", "cpu", *overrides])
+    return build_feature_split(cfg, PyramidOnly(channels)).eval()
+
+
+def conv(module, x):
+    return nn.functional.conv2d(x, module.weight, module.bias, padding=1)
+
+
+def test_shapes_of_table_1_and_of_every_stage():
+    split = build()
+    pyramid = make_pyramid()
+    fused = split.msff([pyramid[f"p{k}"] for k in (2, 3, 4, 5)])
+    assert fused.shape == (1, 256, HEIGHT // 32, WIDTH // 32)
+    (z,) = split.reduce(pyramid)
+    assert z.shape == (1, 64, HEIGHT // 32, WIDTH // 32)
+    assert split.reduced_shapes((HEIGHT, WIDTH)) == [(64, 4, 6)]
+    assert z.abs().max() <= 1
+    restored = split.restore([z], (HEIGHT, WIDTH))
+    assert {name: x.shape for name, x in restored.items()} == {
+        "p2": (1, 256, HEIGHT // 4, WIDTH // 4),
+        "p3": (1, 256, HEIGHT // 8, WIDTH // 8),
+        "p4": (1, 256, HEIGHT // 16, WIDTH // 16),
+        "p5": (1, 256, HEIGHT // 32, WIDTH // 32),
+        "p6": (1, 256, HEIGHT // 64, WIDTH // 64),
+    }
+
+
+def test_the_paper_s_0_0117_bits_per_feature_element_from_real_bytes():
+    split = build()
+    pyramid = make_pyramid()
+    codec = FeatureCodec(image_codec=build_image_codec("raw", bits=4))
+    stream = codec.compress(
+        [z[0] for z in split.reduce(pyramid)],
+        split="MSFC",
+        fingerprint=b"1234",
+        sizes=ImageSizes((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH)),
+        feature_elements=sum(x[0].numel() for x in pyramid.values()),
+    )
+    payload = len(stream.tensors[0].payload)
+    assert payload == 64 * 4 * 6 * 4 // 8
+    assert 8 * payload / stream.feature_elements == pytest.approx(
+        64 * 4 / (256 * (64 + 16 + 4 + 1 + 0.25)), rel=1e-12
+    )
+    assert round(8 * payload / stream.feature_elements, 4) == 0.0117
+    assert stream.header_bits < 64 * 8
+
+
+@pytest.mark.parametrize("channels", [8, 16, 32, 64, 1, 7, 48])
+def test_any_number_of_sent_channels(channels):
+    split = build("MODEL.FEATCOMP.SSFC.CHANNELS", channels, channels=32)
+    pyramid = make_pyramid(channels=32)
+    (z,) = split.reduce(pyramid)
+    assert z.shape[1] == channels
+    restored = split.restore([z], (HEIGHT, WIDTH))
+    assert {n: x.shape for n, x in restored.items()} == {n: x.shape for n, x in pyramid.items()}
+
+
+def test_squeeze_and_excitation_scales_channels():
+    torch.manual_seed(0)
+    attention = SqueezeExcitation(6, 3)
+    x = torch.rand(2, 6, 3, 5)
+    hidden = torch.relu(x.mean((2, 3)) @ attention.squeeze.weight.T + attention.squeeze.bias)
+    weight = torch.sigmoid(hidden @ attention.excite.weight.T + attention.excite.bias)
+    assert attention.squeeze.out_features == 2
+    torch.testing.assert_close(attention(x), x * weight[:, :, None, None])
+
+
+def test_msff_is_a_convolution_of_the_reweighted_concatenation():
+    torch.manual_seed(0)
+    msff = MSFF(levels=2, channels=4, reduction=2)
+    fine, coarse = torch.rand(1, 4, 6, 10), torch.rand(1, 4, 3, 5)
+    together = torch.cat([fine[:, :, ::2, ::2], coarse], dim=1)
+    expected = conv(msff.fuse, msff.attention(together))
+    torch.testing.assert_close(msff([fine, coarse]), expected)
+
+
+def test_ssfc_is_conv_bn_tanh_and_one_conv_with_prelu():
+    torch.manual_seed(0)
+    encoder = SSFCEncoder(in_channels=8, out_channels=3).eval()
+    decoder = SSFCDecoder(in_channels=3, out_channels=8)
+    encoder.conv.norm.running_mean.fill_(0.3)
+    encoder.conv.norm.running_var.fill_(2.0)
+    x = torch.rand(1, 8, 4, 5)
+    before_norm = nn.functional.conv2d(x, encoder.conv.weight, padding=1)
+    z = encoder(x)
+    torch.testing.assert_close(z, torch.tanh((before_norm - 0.3) / (2.0 + 1e-5) ** 0.5))
+    y = conv(decoder.conv, z)
+    torch.testing.assert_close(decoder(z), torch.where(y > 0, y, 0.25 * y))
+    assert sum(isinstance(m, nn.Conv2d) for m in decoder.modules()) == 1
+
+
+def test_msfr_follows_equations_2_to_6():
+    torch.manual_seed(0)
+    msfr = MSFR(
+        names=["p2", "p3", "p4", "p5", "p6"], strides=[4, 8, 16, 32, 64], fused=4, channels=4
+    )
+    fused = torch.randn(1, 4, 4, 6)
+
+    def up(x, times):
+        return x.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
+
+    p2 = up(fused, 8)
+    p3 = conv(msfr.p3, p2[..., ::2, ::2]) + up(fused, 4)
+    p4 = conv(msfr.p4, p3[..., ::2, ::2]) + up(fused, 2)
+    p5 = conv(msfr.p5, p4[..., ::2, ::2]) + fused
+    p6 = p5[..., ::2, ::2]
+    got = msfr(fused, (HEIGHT, WIDTH))
+    assert list(got) == ["p2", "p3", "p4", "p5", "p6"]
+    for name, expected in zip(got, (p2, p3, p4, p5, p6), strict=True):
+        torch.testing.assert_close(got[name], expected)
+
+
+def test_msfr_top_down_starts_at_the_coarsest_level():
+    torch.manual_seed(0)
+    msfr = MSFR(
+        names=["p4", "p5", "p6"], strides=[16, 32, 64], fused=2, channels=4, direction="top_down"
+    )
+    fused = torch.randn(1, 4, 4, 6)
+    enlarged = fused.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    got = msfr(fused, (HEIGHT, WIDTH))
+    torch.testing.assert_close(got["p5"], fused)
+    torch.testing.assert_close(got["p4"], conv(msfr.p4, enlarged) + enlarged)
+    torch.testing.assert_close(got["p6"], fused[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("direction", ["bottom_up", "top_down"])
+@pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 31), (160, 224)])
+def test_sizes_that_do_not_divide(direction, size):
+    split = build("MODEL.FEATCOMP.MSFR.DIRECTION", direction, channels=8)
+    pyramid = make_pyramid(*size, channels=8)
+    restored = split(pyramid, size)
+    assert {n: x.shape for n, x in restored.items()} == {n: x.shape for n, x in pyramid.items()}
+
+
+@pytest.mark.parametrize(("down", "expected"), [("nearest", 0.0), ("average", 2.5)])
+def test_size_align_down(down, expected):
+    x = torch.tensor([[0.0, 1.0], [4.0, 5.0]])[None, None]
+    assert size_align(x, (1, 1), down=down).item() == expected
+
+
+def test_size_align_up_and_same():
+    x = torch.tensor([[0.0, 4.0]])[None, None]
+    assert size_align(x, (1, 4)).flatten().tolist() == [0, 0, 4, 4]
+    assert size_align(x, (1, 4), up="bilinear").flatten().tolist() == [0, 1, 3, 4]
+    assert size_align(x, (1, 2)) is x
+    assert level_size((33, 64), 32) == (2, 2)
+
+
+@pytest.mark.parametrize("kind", ["none", "noise", "ste"])
+def test_training_quantization(kind):
+    split = build("MODEL.FEATCOMP.TRAIN_QUANTIZATION", kind, "MODEL.FEATCOMP.CODEC.BITS", 2, channels=8)
+    pyramid = make_pyramid(channels=8)
+    (z,) = split.reduce(pyramid)
+    clean = split.restore([z], (HEIGHT, WIDTH))["p5"]
+    torch.manual_seed(3)
+    trained = split(pyramid, (HEIGHT, WIDTH))["p5"]
+    if kind == "none":
+        assert torch.equal(trained, clean)
+    else:
+        assert not torch.allclose(trained, clean)
+    if kind == "ste":
+        levels = torch.round((z + 1) / 2 * 3) / 3 * 2 - 1
+        torch.testing.assert_close(trained, split.restore([levels], (HEIGHT, WIDTH))["p5"])
+    trained.sum().backward()
+    assert split.encoder.conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MSFR.DIRECTION", "sideways"),
+        ("MSFR.UPSAMPLE", "cubic"),
+        ("MSFF.DOWNSAMPLE", "max"),
+        ("TRAIN_QUANTIZATION", "rounding"),
+    ],
+)
+def test_unknown_choices_are_named(key, value):
+    with pytest.raises(ValueError, match=f"{key} is '{value}': choose one of"):
+        build(f"MODEL.FEATCOMP.{key}", value)
+
+
+def test_a_backbone_without_pyramid_is_refused():
+    cfg = setup_config("configs/msfc_R50.yaml", ["MODEL.DEVICE", "cpu"])
+    with pytest.raises(ValueError, match="needs a feature pyramid"):
+        MSFC(cfg, PyramidOnly(levels=(5, 6)))

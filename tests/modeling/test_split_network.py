@@ -1,0 +1,160 @@
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import nn
+
+from d2_featcomp.codecs import BitstreamError, FeatureBitstream
+from d2_featcomp.modeling import split_network
+from d2_featcomp.modeling.split_network import distillation_loss
+
+
+def same(first, second):
+    for field in ("pred_boxes", "scores", "pred_classes", "pred_masks"):
+        a, b = first["instances"].get(field), second["instances"].get(field)
+        a, b = getattr(a, "tensor", a), getattr(b, "tensor", b)
+        assert torch.equal(a, b), field
+
+
+def test_outputs_do_not_depend_on_the_batch(small_model, make_record):
+    model = small_model()
+    records = [make_record(64, 96, 0), make_record(128, 64, 1), make_record(90, 131, 2)]
+    together = model(records)
+    for record, expected in zip(records, together, strict=True):
+        (alone,) = model([record])
+        assert len(alone["instances"]) > 0
+        assert alone["bitstream"].to_bytes() == expected["bitstream"].to_bytes()
+        same(alone, expected)
+    backwards = model(records[::-1])[::-1]
+    for first, second in zip(together, backwards, strict=True):
+        same(first, second)
+
+
+def test_the_cloud_needs_nothing_but_the_bytes(small_model, small_config, make_record):
+    edge = small_model()
+    cloud = build_model(small_config()).eval()
+    cloud.load_state_dict(edge.state_dict())
+    cloud.backbone.forward = None  # the cloud half must not run it
+    record = make_record(64, 96)
+    sent = [stream.to_bytes() for stream in edge.edge_inference([record])]
+    (found,) = cloud.cloud_inference([FeatureBitstream.from_bytes(data) for data in sent])
+    (expected,) = edge([record])
+    assert len(expected["instances"]) > 0
+    same(found, expected)
+
+
+def test_the_cloud_leaves_the_network_as_it_was(small_model, make_record):
+    model = small_model()
+    before = copy.deepcopy(model.state_dict())
+    streams = model.edge_inference([make_record()])
+    backbone = model.backbone
+    model.cloud_inference(streams)
+    assert model.backbone is backbone and not model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_fingerprint_follows_the_edge_weights_alone(small_model, small_config):
+    model = small_model()
+    first = model.fingerprint()
+    twin = build_model(small_config()).eval()
+    twin.load_state_dict(model.state_dict())
+    assert twin.fingerprint() == first
+    with torch.no_grad():
+        model.feature_split.decoder.conv.weight.add_(1)
+    assert model.fingerprint() == first
+    with torch.no_grad():
+        model.feature_split.encoder.conv.weight.view(-1)[0] += 1
+    assert model.fingerprint() != first
+
+
+def test_foreign_and_ill_fitting_streams_are_refused(small_model, make_record):
+    model = small_model()
+    (stream,) = model.edge_inference([make_record()])
+    fields = dict(vars(stream))
+    for change, words in [
+        ({"fingerprint": b"\0\0\0\0"}, "another model"),
+        ({"split": "Other"}, "feature split 'Other'"),
+        ({"tensors": stream.tensors * 2}, "this model expects"),
+        ({"sizes": stream.sizes.__class__((512, 512), (64, 96), (64, 96))}, "this model expects"),
+        ({"sizes": stream.sizes.__class__((64, 96), (65, 96), (64, 96))}, "this model expects"),
+    ]:
+        with pytest.raises(BitstreamError, match=words):
+            model.cloud_inference([FeatureBitstream(**{**fields, **change})])
+
+
+def test_inference_methods_need_evaluation_mode(small_model, make_record):
+    model = small_model()
+    streams = model.edge_inference([make_record()])
+    model.train()
+    with pytest.raises(RuntimeError, match=r"call model\.eval\(\) first"):
+        model.edge_inference([make_record()])
+    with pytest.raises(RuntimeError, match=r"call model\.eval\(\) first"):
+        model.cloud_inference(streams)
+
+
+def test_frozen_task_network_stays_as_it_is(small_config, make_record):
+    torch.manual_seed(0)
+    cfg = small_config(MODEL__FEATCOMP__FREEZE_TASK_NETWORK=True)
+    model = build_model(cfg).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for seed in range(2):
+        optimizer.zero_grad()
+        sum(model([make_record(seed=seed)]).values()).backward()
+        optimizer.step()
+    changed = {k for k, value in model.state_dict().items() if not torch.equal(value, before[k])}
+    assert changed and all(key.startswith("feature_split.") for key in changed)
+    assert "feature_split.encoder.conv.norm.running_mean" in changed
+
+
+@pytest.mark.parametrize(("loss", "names"), [("distill", {"loss_distill"}), ("both", None)])
+def test_distillation(small_config, make_record, loss, names):
+    torch.manual_seed(0)
+    model = build_model(small_config(MODEL__FEATCOMP__LOSS=loss)).train()
+    losses = model([make_record()])
+    assert set(losses) == names if names else {"loss_distill", "loss_mask"} <= set(losses)
+    assert torch.isfinite(losses["loss_distill"])
+
+
+def test_distillation_loss_by_hand():
+    features = {"p2": torch.tensor([0.0, 2.0]), "p3": torch.tensor([0.0, 4.0])}
+    restored = {"p2": torch.tensor([1.0, 1.0]), "p3": torch.tensor([0.0, 0.0])}
+    # p2: error 1, variance 1; p3: error 8, variance 4.
+    assert distillation_loss(restored, features).item() == pytest.approx((1 / 1 + 8 / 4) / 2)
+    assert distillation_loss(features, features).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("TASK_NETWORK", "Nothing", "name a registered Detectron2"),
+        ("SPLIT", "Nothing", "unknown feature split 'Nothing'"),
+        ("LOSS", "nothing", "unknown training loss 'nothing'"),
+        ("CODEC__NAME", "flif", "unknown image codec 'flif'"),
+        ("CODEC__BITS", 17, "cannot carry 17 bits"),
+        ("CODEC__QUALITY", 26, "QUALITY 26 is out of range"),
+        ("CODEC__QUANTIZER", "vector", "unknown quantizer 'vector'"),
+    ],
+)
+def test_bad_settings_are_refused_when_the_model_is_built(small_config, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        build_model(small_config(**{f"MODEL__FEATCOMP__{key}": value}))
+
+
+def test_a_network_without_backbone_cannot_be_cut(small_model):
+    model = small_model()
+    with pytest.raises(ValueError, match="no attribute `backbone`"):
+        split_network(nn.Identity(), feature_split=model.feature_split, feature_codec=None)
+
+
+def test_checkpoints_are_those_of_the_plain_network(small_model, small_config):
+    cut = small_model()
+    plain = build_model(small_config(MODEL__FEATCOMP__ENABLED=False))
+    assert type(plain) is META_ARCH_REGISTRY.get("GeneralizedRCNN")
+    into_plain = plain.load_state_dict(cut.state_dict(), strict=False)
+    assert not into_plain.missing_keys
+    assert all(key.startswith("feature_split.") for key in into_plain.unexpected_keys)
+    into_cut = cut.load_state_dict(plain.state_dict(), strict=False)
+    assert not into_cut.unexpected_keys
+    assert all(key.startswith("feature_split.") for key in into_cut.missing_keys)

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Runs a whole experiment: trainings, measurements, table, plot and pictures.
+
+    tools/reproduce.py projects/MSFC/quickstart.yaml --output output/quickstart
+
+What was finished before an interruption is not done again: run the same command to go on. The exit
+status is 1 if a goal that the experiment states was missed.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from detectron2.utils.logger import setup_logger
+
+from d2_featcomp.engine import read_experiment, report_errors, run_experiment
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", help="YAML file, e.g. projects/MSFC/quickstart.yaml")
+    parser.add_argument("--output", required=True, help="folder to write to, or to go on in")
+    return parser.parse_args()
+
+
+def main(args):
+    start = time.monotonic()
+    experiment = read_experiment(args.experiment)
+    for name in (None, "fvcore", "d2_featcomp"):
+        logger = setup_logger(args.output, **({"name": name} if name else {}))
+    missed = run_experiment(experiment, args.output)
+    logger.info("This run took %.1f minutes", (time.monotonic() - start) / 60)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_MININTERVAL", "5")
+    with report_errors():
+        sys.exit(main(parse_args()))
