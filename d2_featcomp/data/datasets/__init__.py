@@ -1,0 +1,1 @@
+from . import scenes as _  # only registration
