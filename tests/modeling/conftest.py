@@ -2,6 +2,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+from detectron2.utils.events import EventStorage
 
 from d2_featcomp.engine import setup_config
 
@@ -18,6 +19,8 @@ SMALL = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.ROI_HEADS.NUM_CLASSES": 3,
     "MODEL.RETINANET.NUM_CLASSES": 3,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 20,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 4,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
@@ -25,6 +28,13 @@ SMALL = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.FEATCOMP.SSFC.CHANNELS": 8,
 }
+
+
+@pytest.fixture(autouse=True)
+def event_storage():
+    """Detectron2's losses write to one."""
+    with EventStorage():
+        yield
 
 
 @pytest.fixture

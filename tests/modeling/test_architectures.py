@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, PolygonMasks
 
 from d2_featcomp.codecs import FeatureBitstream
 
@@ -26,8 +27,10 @@ def options(name):
 @pytest.mark.parametrize("name", CASES)
 def test_losses_reach_the_whole_network(name, small_config, make_record):
     torch.manual_seed(0)
-    model = build_model(small_config(f"configs/{name}.yaml", **options(name))).train()
-    losses = model([make_record(seed=0), make_record(seed=1)])
+    cfg = small_config(f"configs/{name}.yaml", **options(name))
+    masks = {"polygon": PolygonMasks, "bitmask": BitMasks}[cfg.INPUT.MASK_FORMAT]
+    model = build_model(cfg).train()
+    losses = model([make_record(seed=seed, masks=masks) for seed in (0, 1)])
     assert CASES[name][0] in losses
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()

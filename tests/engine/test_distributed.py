@@ -1,0 +1,78 @@
+"""Several processes, over gloo, from the command line."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+
+SETTINGS = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    "MODEL.FEATCOMP.TRAIN.STEPS": (1, 2),
+    "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER": 3,
+    "MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER": 2,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "INPUT.MIN_SIZE_TRAIN": (96,),
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TRAIN": ("dist_train",),
+    "DATASETS.TEST": ("dist_val",),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("dist")
+    register_scenes("dist", str(root / "dist"), procedural_recipe({"train": 8, "val": 7}))
+    DatasetCatalog.get("dist_train")
+
+    def command_line(*arguments, **settings):
+        overrides = [str(part) for item in {**SETTINGS, **settings}.items() for part in item]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "tools/train_net.py",
+                "--config-file",
+                "configs/quick/msfc_R18.yaml",
+                *arguments,
+                *overrides,
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return command_line
+
+
+def copied(log):
+    """Detectron2's own result lines."""
+    return re.findall(r"copypaste: (.*)", log)
+
+
+def test_two_processes_train_and_measure_as_one_does(run, tmp_path):
+    trained = run("--num-gpus", "2", OUTPUT_DIR=tmp_path / "out")
+    assert "Step 2: iterations 0 to 2" in trained
+    weights = {"MODEL.WEIGHTS": tmp_path / "out" / "model_final.pth"}
+    alone = run("--eval-only", OUTPUT_DIR=tmp_path / "one", **weights)
+    together = run("--eval-only", "--num-gpus", "2", OUTPUT_DIR=tmp_path / "two", **weights)
+    assert len(copied(alone)) == 9  # three lines for each of bbox, segm, feature_rate
+    assert copied(alone) == copied(together)
+    tables = [
+        (tmp_path / name / "inference" / "feature_rates.csv").read_text() for name in ("one", "two")
+    ]
+    assert tables[0] == tables[1]
+    assert tables[0].count("\n") == 1 + 7

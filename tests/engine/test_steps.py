@@ -1,0 +1,194 @@
+"""Training in steps: real trainings of a few iterations, as subprocesses where they are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+from d2_featcomp.engine import CheckpointError, evaluate, setup_config, steps_to_run, train_steps
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    "INPUT.MIN_SIZE_TRAIN": (96,),
+    "INPUT.MIN_SIZE_TEST": 96,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.AMP.ENABLED": False,
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.FEATCOMP.TRAIN.STEPS": (1, 2, 3),
+    "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER": 2,
+    "MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER": 2,
+    "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 2,
+}
+COUNTS = {"train": 8, "val": 5}
+
+
+def overrides(output, **more):
+    keyed = {key.replace("__", "."): value for key, value in more.items()}
+    settings = {**TINY, "OUTPUT_DIR": str(output), **keyed}
+    return [part for item in settings.items() for part in item]
+
+
+def config(output, **more):
+    return setup_config("configs/quick/msfc_R18.yaml", overrides(output, **more))
+
+
+@pytest.fixture(scope="session")
+def few_scenes(tmp_path_factory):
+    """Name of a small data set, and the folder that holds it."""
+    root = tmp_path_factory.mktemp("few")
+    register_scenes("few_scenes", str(root / "scenes"), procedural_recipe(COUNTS))
+    DatasetCatalog.get("few_scenes_train")
+    return root
+
+
+@pytest.fixture
+def train(few_scenes, tmp_path):
+    def run(resume=False, **more):
+        more = {"DATASETS__TRAIN": ("few_scenes_train",), "DATASETS__TEST": ("few_scenes_val",), **more}
+        cfg = config(tmp_path / "out", **more)
+        train_steps(cfg, resume=resume)
+        return cfg
+
+    return run
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def changed(before, after):
+    return {key for key in after if key not in before or not torch.equal(before[key], after[key])}
+
+
+def test_three_steps_train_what_the_paper_says(train):
+    cfg = train()
+    first, second, third = (
+        weights(os.path.join(cfg.OUTPUT_DIR, f"step{step}", "model_final.pth")) for step in (1, 2, 3)
+    )
+    assert not any(key.startswith("feature_split.") for key in first)
+    # Step 2 leaves the detector alone, batch norm statistics included.
+    assert all(key.startswith("feature_split.") for key in changed(first, second))
+    assert "feature_split.encoder.conv.weight" in second
+    # Step 3 trains everything.
+    moved = changed(second, third)
+    for part in ("backbone.", "proposal_generator.", "roi_heads.", "feature_split."):
+        assert any(key.startswith(part) for key in moved), part
+    final = weights(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+    assert not changed(third, final) and set(final) == set(third)
+
+
+def test_distillation_is_chosen_by_the_config(train):
+    cfg = train(
+        MODEL__FEATCOMP__TRAIN__STEP2__LOSS="distill", MODEL__FEATCOMP__TRAIN__STEP3__LOSS="both"
+    )
+
+    def losses(step):
+        with open(os.path.join(cfg.OUTPUT_DIR, f"step{step}", "metrics.json"), encoding="utf-8") as file:
+            return {key for line in file for key in json.loads(line) if key.startswith("loss_")}
+
+    assert losses(2) == set()  # Detectron2 logs a single loss as the total alone
+    assert {"loss_mask", "loss_distill"} <= losses(3)
+    assert "loss_mask" in losses(1) and "loss_distill" not in losses(1)
+
+
+def test_a_training_can_be_repeated(train, tmp_path):
+    first = weights(os.path.join(train().OUTPUT_DIR, "model_final.pth"))
+    second = weights(os.path.join(train(OUTPUT_DIR=str(tmp_path / "again")).OUTPUT_DIR, "model_final.pth"))
+    assert not changed(first, second)
+
+
+def test_finished_detector_skips_step_1(train, tmp_path):
+    start = os.path.join(train(MODEL__FEATCOMP__TRAIN__STEPS=(1,)).OUTPUT_DIR, "model_final.pth")
+    cfg = train(
+        OUTPUT_DIR=str(tmp_path / "second"), MODEL__FEATCOMP__TRAIN__STEPS=(), MODEL__WEIGHTS=start
+    )
+    assert steps_to_run(cfg) == (2, 3)
+    assert sorted(n for n in os.listdir(cfg.OUTPUT_DIR) if n.startswith("step")) == ["step2", "step3"]
+
+
+@pytest.mark.parametrize("steps", [(2, 1), (1, 1), (4,), (0,)])
+def test_bad_steps(tmp_path, steps):
+    with pytest.raises(ValueError, match="give rising step numbers"):
+        steps_to_run(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=steps))
+
+
+def test_steps_2_and_3_need_a_detector(train):
+    with pytest.raises(CheckpointError, match="parameters are absent"):
+        train(MODEL__FEATCOMP__TRAIN__STEPS=(2,))
+
+
+def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_path):
+    """A training killed in step 2 goes on there, and repeats nothing that was finished."""
+    more = {
+        "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 40,
+        "SOLVER__CHECKPOINT_PERIOD": 2,
+        "DATASETS__TRAIN": ("killed_train",),
+        "DATASETS__TEST": ("killed_val",),
+    }
+    os.symlink(few_scenes / "scenes", tmp_path / "killed")
+    output = tmp_path / "out"
+    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quick/msfc_R18.yaml"]
+    command += ["--resume", *map(str, overrides(output, **more))]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        mark = output / "step2" / "last_checkpoint"
+        while process.poll() is None and not mark.exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+    step1 = os.stat(output / "step1" / "model_final.pth").st_mtime_ns
+    assert not (output / "model_final.pth").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert os.stat(output / "step1" / "model_final.pth").st_mtime_ns == step1
+    assert "Step 1 is complete" in done.stdout
+    with open(output / "step2" / "metrics.json", encoding="utf-8") as file:
+        iterations = [json.loads(line)["iteration"] for line in file]
+    assert iterations[-1] == 39
+    assert (output / "model_final.pth").exists()
+
+
+def test_without_resume_a_training_starts_again(train):
+    cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    first = weights(path)
+    train(MODEL__FEATCOMP__TRAIN__STEPS=(1,), SEED=7)
+    assert changed(first, weights(path))
+
+
+def test_evaluation_prints_rates_beside_ap(train):
+    cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    data = {"DATASETS__TEST": ("few_scenes_val",), "MODEL__WEIGHTS": path}
+    with pytest.raises(CheckpointError, match="holds the task network alone"):
+        evaluate(config(cfg.OUTPUT_DIR, **data))
+    for codec, bits in (("raw", 4), ("jpegxl", 8), ("jpeg", 8)):
+        results = evaluate(
+            config(
+                cfg.OUTPUT_DIR,
+                MODEL__FEATCOMP__SPLIT="Pyramid",
+                MODEL__FEATCOMP__CODEC__NAME=codec,
+                MODEL__FEATCOMP__CODEC__BITS=bits,
+                **data,
+            )
+        )
+        assert {"bbox", "segm", "feature_rate"} <= set(results)
+        rate = results["feature_rate"]
+        parts = [rate[f"BPFE_{part}"] for part in ("header", "side_info", "payload")]
+        assert rate["BPFE"] == pytest.approx(sum(parts))
+        assert rate["BPFE_payload"] <= rate["BPFE_packed"] == pytest.approx(bits, rel=0.01)

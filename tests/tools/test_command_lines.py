@@ -1,0 +1,111 @@
+"""The command lines, as a user calls them."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.engine import setup_config
+
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4"]
+CONFIG = "configs/quick/msfc_R18.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds random weights, cut and uncut, and two images."""
+    root = tmp_path_factory.mktemp("demo")
+    torch.manual_seed(0)
+    model = build_model(setup_config(CONFIG, SMALL))
+    state = model.state_dict()
+    torch.save({"model": state}, root / "cut.pth")
+    plain = {key: value for key, value in state.items() if not key.startswith("feature_split.")}
+    torch.save({"model": plain}, root / "plain.pth")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 90, 3)), ("b.jpg", (80, 50, 3))):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(root / "images" / name)
+    return root
+
+
+def call(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DETECTRON2_DATASETS": str(folder / "data"), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def register_tiny(folder):
+    """The embedded data set, small, where the command line looks for it."""
+    root = folder / "data" / "few"
+    if not root.exists():
+        from d2_featcomp.data.datasets.scenes import procedural_recipe
+        from d2_featcomp.data.scenes import write_scenes
+
+        composers, description = procedural_recipe({"train": 1, "val": 1})()
+        os.makedirs(root.parent, exist_ok=True)
+        write_scenes(str(root), composers, description)
+    return ["DATASETS.TEST", "('few_val',)"]
+
+
+def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
+    done = call(
+        folder,
+        "tools/demo.py",
+        "--config-file",
+        CONFIG,
+        "--input",
+        folder / "images",
+        "--output",
+        tmp_path,
+        "--reference",
+        folder / "plain.pth",
+        "MODEL.WEIGHTS",
+        folder / "cut.pth",
+        *SMALL,
+        *register_tiny(folder),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(os.listdir(tmp_path)) == [
+        f"{stem}{end}" for stem in "ab" for end in (".d2fc", "_detections.png", "_features.png")
+    ]
+    stream = FeatureBitstream.from_bytes((tmp_path / "a.d2fc").read_bytes())
+    assert stream.sizes.original == (60, 90) and stream.split == "MSFC"
+    with Image.open(tmp_path / "a_detections.png") as picture:
+        assert picture.width == 2 * 90 + 4 and picture.height > 60  # two pictures, side by side
+    with Image.open(tmp_path / "a_features.png") as picture:
+        channels, height, width = stream.tensors[0].shape
+        assert channels == 4  # tiled 2 x 2
+        assert picture.width * height == picture.height * width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "nowhere.png"], "no image or folder 'nowhere.png'"),
+        (["--input", "configs"], "no images in configs"),
+    ],
+)
+def test_demo_says_what_is_wrong(folder, tmp_path, arguments, words):
+    done = call(
+        folder, "tools/demo.py", "--config-file", CONFIG, "--output", tmp_path / "out", *arguments
+    )
+    assert done.returncode == 1 or done.returncode == 2
+    assert done.stderr.strip().endswith(words)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["train_net", "demo", "reproduce", "make_scenes"])
+def test_help(folder, tool):
+    done = call(folder, f"tools/{tool}.py", "--help")
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
