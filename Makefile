@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output
 
-run = $(VENV)/bin/python
+run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
@@ -41,7 +41,7 @@ msfc: install
 	$(reproduce) '$(OUTPUT)/msfc' projects/MSFC/scenes.yaml
 
 photo-scenes: install
-	sh tools/make_photo_scenes.sh '$(run)'
+	sh tools/make_photo_scenes.sh $(run)
 
 msfc-photo: photo-scenes
 	$(reproduce) '$(OUTPUT)/msfc-photo' projects/MSFC/photo_scenes.yaml

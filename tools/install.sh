@@ -9,6 +9,10 @@ venv=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 pins=$root/tools/requirements.txt
 
+command -v "$python" > /dev/null || {
+    echo "error: there is no $python: install Python 3.10 or newer, or set PYTHON=" >&2
+    exit 2
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $("$python" --version 2>&1) is too old: d2_featcomp needs Python 3.10 or newer; set PYTHON=" >&2
     exit 2
@@ -24,15 +28,17 @@ echo "Installing into $venv (about 5 GB, some minutes) ..."
     echo "error: cannot create a virtual environment: on Debian and Ubuntu, install python3-venv" >&2
     exit 2
 }
-pip="$venv/bin/python -m pip --disable-pip-version-check"
-$pip install --quiet --requirement "$pins"
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check "$@"
+}
+pip install --quiet --requirement "$pins"
 if ! "$venv/bin/python" -c 'import detectron2' 2>/dev/null; then
     # The wheel is tagged for one Python version, but its Python code runs on all of them.
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     detectron2=$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' "$pins")
-    $pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \
+    pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \
         --target "$site" "$detectron2"
 fi
-$pip install --quiet --no-deps --no-build-isolation --editable "$root"
+pip install --quiet --no-deps --no-build-isolation --editable "$root"
 "$venv/bin/python" -c 'import d2_featcomp'
 echo "$wanted" > "$venv/.complete"

@@ -38,6 +38,8 @@ def parse_args():
     args = parser.parse_args()
     if not args.check and not (args.cutouts and args.backgrounds):
         parser.error("--cutouts and --backgrounds are needed")
+    if args.name == "scenes" or os.path.basename(args.name) != args.name:
+        parser.error(f"--name {args.name}: choose a plain name other than that of the embedded 'scenes'")
     if min(args.train, args.val) < 1:
         parser.error("--train and --val must be at least 1")
     return args

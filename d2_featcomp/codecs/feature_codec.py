@@ -41,7 +41,9 @@ class FeatureCodec:
                 f"unknown quantizer {quantizer!r}: choose fixed, tensor or channel (CODEC.QUANTIZER)"
             )
         low, high = value_range
-        if not low < high or any(float(np.float16(value)) != value for value in value_range):
+        with np.errstate(over="ignore"):
+            rounded = np.array(value_range, dtype=np.float64).astype(np.float16)
+        if not low < high or not np.isfinite(rounded).all() or (rounded != np.array(value_range)).any():
             raise ValueError(
                 f"quantizer range {tuple(value_range)} must be two float16 values, the first smaller"
             )
@@ -84,7 +86,7 @@ class FeatureCodec:
 
     @staticmethod
     def _code_floats(x):
-        payload = x.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
+        payload = x.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
         return CodedTensor(tuple(x.shape), np.empty((0, 2), np.float16), payload, packed=False)
 
     def _code(self, x):

@@ -26,6 +26,7 @@ _PRESETS = (
 )
 _FORMATS = {8: "gray", 10: "gray10le", 12: "gray12le"}
 _MIN_SIDE = 16  # px; x265 refuses smaller frames
+_DECODER_MARGIN = 128  # px
 
 
 def _frame_depth(depth):
@@ -77,8 +78,10 @@ class HevcCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        HevcCodec.require_library()
+        height, width = shape
         decoder = av.CodecContext.create("hevc", "r")
+        # The decoder pads its buffers; what is far larger than `shape` is not even allocated.
+        decoder.options = {"max_pixels": str((height + _DECODER_MARGIN) * (width + _DECODER_MARGIN))}
         decoder.thread_count = 1
         packets = decoder.parse(data) + decoder.parse(None)
         frames = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
@@ -88,5 +91,7 @@ class HevcCodec(ImageCodec):
                 f"({', '.join(frame.format.name for frame in frames)}), not one "
                 f"{_FORMATS[_frame_depth(depth)]} frame"
             )
-        height, width = shape
-        return np.ascontiguousarray(frames[0].to_ndarray()[:height, :width])
+        samples = frames[0].to_ndarray()
+        if samples.shape != (max(height, _MIN_SIDE), max(width, _MIN_SIDE)):
+            raise BitstreamError(f"hevc payload holds a frame of {samples.shape}, not of {tuple(shape)}")
+        return np.ascontiguousarray(samples[:height, :width])

@@ -113,6 +113,7 @@ class ImageCodec(abc.ABC):
         Returns:
             bytes
         """
+        symbols = np.ascontiguousarray(symbols)  # some libraries take nothing else
         if self.lossless:
             return self._encode(symbols)
         return self._encode(_stretch(symbols, self.bits, self.sample_depth(self.bits)))
@@ -132,7 +133,9 @@ class ImageCodec(abc.ABC):
 
         Raises:
             BitstreamError: the data are damaged or hold something else.
+            ImportError: the library behind the codec is not installed.
         """
+        cls.require_library()
         depth = bits if lossless else cls.sample_depth(bits)
         dtype = np.uint8 if depth <= 8 else np.uint16
         try:

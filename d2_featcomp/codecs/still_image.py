@@ -3,9 +3,16 @@
 import imagecodecs
 import numpy as np
 
-from .image_codec import IMAGE_CODEC_REGISTRY, ImageCodec
+from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 __all__ = ["AvifCodec", "JpegCodec", "JpegLsCodec", "JpegXlCodec", "PngCodec"]
+
+_END_OF_IMAGE = b"\xff\xd9"  # the last marker of a JPEG-LS image
+
+
+def _frame(shape, depth):
+    """What to decode into, so that a payload of another size is refused before it is given memory."""
+    return np.zeros(shape, np.uint8 if depth <= 8 else np.uint16)
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -21,7 +28,7 @@ class PngCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        return imagecodecs.png_decode(data)
+        return imagecodecs.png_decode(data, out=_frame(shape, depth))
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -39,7 +46,7 @@ class JpegCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        return imagecodecs.jpeg_decode(data)
+        return imagecodecs.jpeg_decode(data, out=_frame(shape, depth))
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -74,7 +81,7 @@ class JpegXlCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        return imagecodecs.jpegxl_decode(data, numthreads=1)
+        return imagecodecs.jpegxl_decode(data, numthreads=1, out=_frame(shape, depth))
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -88,7 +95,9 @@ class JpegLsCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        return imagecodecs.jpegls_decode(data)
+        if not data.endswith(_END_OF_IMAGE):  # without it the decoder reads on for seconds
+            raise BitstreamError("jpegls payload is cut short")
+        return imagecodecs.jpegls_decode(data, out=_frame(shape, depth))
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -108,8 +117,10 @@ class AvifCodec(ImageCodec):
         return next(depth for depth in (8, 10, 12) if bits <= depth)
 
     def _encode(self, samples):
+        # A gray image is always coded losslessly, whatever the level; three equal channels are not,
+        # and come back as one.
         return imagecodecs.avif_encode(
-            samples,
+            np.repeat(samples[..., None], 3, axis=2),
             level=int(self.quality),
             speed=10 - int(self.effort),
             bitspersample=self.sample_depth(self.bits),
@@ -119,5 +130,4 @@ class AvifCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        samples = imagecodecs.avif_decode(data, numthreads=1)
-        return samples if depth <= 8 else samples.astype(np.uint16, copy=False)
+        return imagecodecs.avif_decode(data, numthreads=1, out=_frame(shape, depth))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 
+import yaml
 from detectron2.config import get_cfg
 
 from ..config import add_featcomp_config
@@ -22,7 +23,8 @@ def setup_config(config_file, overrides=()):
         CfgNode: frozen. Without a GPU, MODEL.DEVICE "cuda" becomes "cpu".
 
     Raises:
-        FileNotFoundError: no such file. ValueError: an unknown key or a value of the wrong type.
+        FileNotFoundError: no such file. ValueError: no YAML, an unknown key or a value of the wrong
+            type.
     """
     import torch
 
@@ -38,7 +40,7 @@ def setup_config(config_file, overrides=()):
         if config_file:
             cfg.merge_from_file(config_file)
         cfg.merge_from_list(list(overrides))
-    except (KeyError, AssertionError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -48,13 +50,18 @@ def setup_config(config_file, overrides=()):
 
 @contextlib.contextmanager
 def report_errors():
-    """Turns an error of the user's making into one line and exit status 2.
+    """Turns an error of the user's making into one line and exit status 2, an interruption into 130.
 
     With the environment variable D2_FEATCOMP_TRACEBACK set, the traceback is kept.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         if os.getenv("D2_FEATCOMP_TRACEBACK"):
             raise
-        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+        message = " ".join(str(error).split())  # YAML's and the operating system's may have many lines
+        print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+        sys.exit(2)

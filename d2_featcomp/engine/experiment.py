@@ -35,7 +35,7 @@ import re
 import yaml
 from detectron2.data import DatasetCatalog
 
-from ..codecs import build_image_codec
+from ..codecs import FeatureCodec, build_image_codec
 from ..evaluation.tradeoff import (
     COLUMNS,
     format_table,
@@ -44,6 +44,7 @@ from ..evaluation.tradeoff import (
     rows_of,
     write_csv,
 )
+from ..modeling import FEATURE_SPLIT_REGISTRY
 from .command_line import setup_config
 from .demo import build_for_inference, draw_images
 from .steps import evaluate, train_steps
@@ -115,7 +116,7 @@ def read_experiment(path):
     with open(path, encoding="utf-8") as file:
         try:
             data = yaml.safe_load(file)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from error
     try:
         experiment = _parse(data, os.path.dirname(path))
@@ -156,23 +157,39 @@ def _check(experiment):
         _known("training", training.start, {"", *seen})
         seen.add(training.name)
         _config(training)
+    for names in (experiment.trainings, experiment.settings):
+        if len({_file_name(name) for name in names}) != len(names):
+            raise ValueError("two names differ in nothing but punctuation: they would share a folder")
     curves = {setting.curve for setting in experiment.settings.values()}
     for setting in experiment.settings.values():
         _known("training", setting.training, seen)
         cfg = _config(experiment.trainings[setting.training], setting.overrides)
         if len(cfg.DATASETS.TEST) != 1:
             raise ValueError(f"setting {setting.name!r}: DATASETS.TEST must name one data set")
+        _known("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
         codec = cfg.MODEL.FEATCOMP.CODEC
-        build_image_codec(codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT)
+        FeatureCodec(
+            image_codec=build_image_codec(
+                codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
+            ),
+            quantizer=codec.QUANTIZER or "fixed",
+        )
     for goal in experiment.goals:
         _known("setting", goal.setting, experiment.settings)
         _known("setting", goal.minus, {"", *experiment.settings})
         _known("curve", goal.times_fewer_bits_than, curves)
         if bool(goal.column) == bool(goal.times_fewer_bits_than):
             raise ValueError(f"a goal needs either column or times_fewer_bits_than: {goal}")
+        bounds = goal.at_least, goal.at_most
+        if not all(isinstance(bound, (int, float)) for bound in bounds):
+            raise ValueError(f"at_least and at_most must be numbers: {goal}")
+        if bounds == (float("-inf"), float("inf")):
+            raise ValueError(f"a goal needs at_least or at_most: {goal}")
     for column in (experiment.x, experiment.y, *(goal.column for goal in experiment.goals)):
         _known("column", column, {"", *COLUMNS})
     if experiment.pictures:
+        for key in experiment.pictures:
+            _known("key of pictures", key, {"setting", "reference", "count"})
         _known("setting", experiment.pictures["setting"], experiment.settings)
         _known("training", experiment.pictures["reference"], experiment.trainings)
 
@@ -232,7 +249,7 @@ class _Run:
         self.results = {k: v for k, v in self.results.items() if k in experiment.settings}
 
     def _folder(self, kind, name):
-        return os.path.join(self.output, kind, re.sub(r"[^\w.=-]+", "_", name))
+        return os.path.join(self.output, kind, _file_name(name))
 
     def _weights(self, training):
         return os.path.join(self._folder("trainings", training), "model_final.pth")
@@ -290,9 +307,9 @@ class _Run:
         curves, levels = {}, {}
         for name, row in rows.items():
             curve = self.experiment.settings[name].curve
-            if curve:
+            if curve and {self.experiment.x, self.experiment.y} <= row.keys():
                 curves.setdefault(curve, []).append(row)
-            else:
+            elif not curve and self.experiment.y in row:
                 levels[name] = row[self.experiment.y]
         return curves, levels
 
@@ -325,6 +342,10 @@ class _Run:
         bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
         words = f"{goal.setting}: {what} {value:.5g} ({' and '.join(bounds)})"
         return goal.at_least <= value <= goal.at_most, words
+
+
+def _file_name(name):
+    return re.sub(r"[^\w.=-]+", "_", name)
 
 
 def _plain(cfg):

@@ -9,7 +9,7 @@ from ..ops import tile_channels
 __all__ = ["draw_features", "draw_outputs", "side_by_side"]
 
 _CAPTION_HEIGHT = 24  # px
-_MIN_TILE_SIDE = 384  # px; smaller tile images are enlarged, pixel by pixel
+_MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
 
 
 def draw_features(bitstream):
@@ -19,15 +19,19 @@ def draw_features(bitstream):
         bitstream (FeatureBitstream): any.
 
     Returns:
-        ndarray: (H, W) uint8, tensors one below the other; black is each tensor's smallest value,
-        white its largest.
+        ndarray: (k * H, k * W) uint8, tensors one below the other; black is each tensor's smallest
+        value, white its largest; k enlarges small images.
     """
     pictures = [_scaled(tile_channels(x).numpy()) for x in FeatureCodec.decompress(bitstream)]
     width = max(picture.shape[1] for picture in pictures)
     rows = [np.pad(p, ((0, 2), (0, width - p.shape[1]))) for p in pictures]
     picture = np.concatenate(rows)[:-2]
-    zoom = max(1, -(-_MIN_TILE_SIDE // min(picture.shape)))
+    zoom = _zoom(picture)
     return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _zoom(picture):
+    return max(1, -(-_MIN_SIDE // min(picture.shape[:2])))
 
 
 def _scaled(x):
@@ -45,11 +49,11 @@ def draw_outputs(image, outputs, metadata, threshold):
         threshold (float): instances of a lower score are left out.
 
     Returns:
-        ndarray: (H, W, 3) uint8 RGB.
+        ndarray: (k * H, k * W, 3) uint8 RGB; k enlarges small images, to leave room for the labels.
     """
     from detectron2.utils.visualizer import ColorMode, Visualizer
 
-    visualizer = Visualizer(image, metadata, instance_mode=ColorMode.IMAGE)
+    visualizer = Visualizer(image, metadata, scale=_zoom(image), instance_mode=ColorMode.IMAGE)
     if "panoptic_seg" in outputs:
         segments, info = outputs["panoptic_seg"]
         return visualizer.draw_panoptic_seg_predictions(segments.cpu(), info).get_image()

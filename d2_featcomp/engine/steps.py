@@ -1,5 +1,6 @@
 """The three training steps of MSFC (sec. 4), one Detectron2 training each."""
 
+import contextlib
 import logging
 import os
 from collections import OrderedDict
@@ -127,8 +128,15 @@ def _forget(configs):
 def _publish(source, target):
     """Writes the weights of a finished step, without its optimizer state, in one piece."""
     weights = torch.load(source, map_location="cpu", weights_only=True)["model"]
-    torch.save({"model": weights}, f"{target}.partial")
-    os.replace(f"{target}.partial", target)
+    try:
+        torch.save({"model": weights}, f"{target}.partial")
+        os.replace(f"{target}.partial", target)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{target}.partial")
+        raise OSError(
+            f"cannot write {target!r} ({error}): free disk space, then use --resume"
+        ) from error
 
 
 def evaluate(cfg):

@@ -60,9 +60,7 @@ def format_table(rows):
         for name, row in rows.items()
     ]
     align = ("left", *("right" for _ in columns))
-    return tabulate(
-        cells, ["setting", *columns], tablefmt="github", colalign=align, disable_numparse=True
-    )
+    return tabulate(cells, ["setting", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def write_csv(rows, path):

@@ -158,7 +158,8 @@ def quantize_ste(x, bits, low, high):
     bits = check_bits(bits)
     if bits == FLOAT_BITS:
         return x
-    clipped = x.clamp(low, high)
     with torch.no_grad():
-        restored = dequantize_uniform(quantize_uniform(x, bits, low, high), bits, low, high)
-    return clipped + (restored.to(x.dtype) - clipped).detach()
+        restored = dequantize_uniform(quantize_uniform(x, bits, low, high), bits, low, high).to(x.dtype)
+        inside = (x >= low) & (x <= high)
+    passed = torch.where(inside, x, restored)
+    return passed + (restored - passed).detach()

@@ -13,7 +13,7 @@ class Network(nn.Module):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="set MODEL.WEIGHTS to an existing file"):
+    with pytest.raises(FileNotFoundError, match=r"set MODEL\.WEIGHTS to an existing file"):
         load_weights(Network(), str(tmp_path / "none.pth"))
 
 

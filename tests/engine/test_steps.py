@@ -106,7 +106,9 @@ def test_distillation_is_chosen_by_the_config(train):
 
 def test_a_training_can_be_repeated(train, tmp_path):
     first = weights(os.path.join(train().OUTPUT_DIR, "model_final.pth"))
-    second = weights(os.path.join(train(OUTPUT_DIR=str(tmp_path / "again")).OUTPUT_DIR, "model_final.pth"))
+    second = weights(
+        os.path.join(train(OUTPUT_DIR=str(tmp_path / "again")).OUTPUT_DIR, "model_final.pth")
+    )
     assert not changed(first, second)
 
 

@@ -29,9 +29,7 @@ class PyramidOnly(nn.Module):
 def make_pyramid(height=HEIGHT, width=WIDTH, channels=256, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        f"p{k}": torch.randn(
-            batch, channels, -(-height // 2**k), -(-width // 2**k), generator=generator
-        )
+        f"p{k}": torch.randn(batch, channels, -(-height // 2**k), -(-width // 2**k), generator=generator)
         for k in (2, 3, 4, 5, 6)
     }
 
@@ -131,9 +129,7 @@ def test_ssfc_is_conv_bn_tanh_and_one_conv_with_prelu():
 
 def test_msfr_follows_equations_2_to_6():
     torch.manual_seed(0)
-    msfr = MSFR(
-        names=["p2", "p3", "p4", "p5", "p6"], strides=[4, 8, 16, 32, 64], fused=4, channels=4
-    )
+    msfr = MSFR(names=["p2", "p3", "p4", "p5", "p6"], strides=[4, 8, 16, 32, 64], fused=4, channels=4)
     fused = torch.randn(1, 4, 4, 6)
 
     def up(x, times):

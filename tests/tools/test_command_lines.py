@@ -81,7 +81,8 @@ def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
     stream = FeatureBitstream.from_bytes((tmp_path / "a.d2fc").read_bytes())
     assert stream.sizes.original == (60, 90) and stream.split == "MSFC"
     with Image.open(tmp_path / "a_detections.png") as picture:
-        assert picture.width == 2 * 90 + 4 and picture.height > 60  # two pictures, side by side
+        assert picture.width == 2 * 7 * 90 + 4  # two pictures side by side, 7 times enlarged
+        assert picture.height > 7 * 60
     with Image.open(tmp_path / "a_features.png") as picture:
         channels, height, width = stream.tensors[0].shape
         assert channels == 4  # tiled 2 x 2

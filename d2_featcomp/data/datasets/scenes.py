@@ -109,9 +109,7 @@ def _load(dataset, root, part, recipe):
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         record["sem_seg_file_name"] = os.path.join(folder, "semantic", f"{stem}.png")
         record["disparity_file_name"] = os.path.join(folder, "disparity", f"{stem}.png")
-    MetadataCatalog.get(dataset).set(
-        stuff_classes=manifest["stuff_classes"] + manifest["thing_classes"]
-    )
+    MetadataCatalog.get(dataset).set(stuff_classes=manifest["stuff_classes"] + manifest["thing_classes"])
     return dicts
 
 

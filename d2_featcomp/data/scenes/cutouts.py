@@ -28,8 +28,8 @@ def _walk_images(folder):
 
 
 def _split(groups, part, val_fraction):
-    """Every n-th group is for validation; the other groups are for training."""
-    every = max(2, round(1 / val_fraction))
+    """Every n-th group is for validation, one at least; the other groups are for training."""
+    every = max(2, min(round(1 / val_fraction), len(groups)))
     chosen = (
         [g for i, g in enumerate(groups) if i % every == every - 1]
         if part == "val"
@@ -45,7 +45,7 @@ def list_cutouts(folder, part, *, classes=None, exclude=(), val_fraction=0.25, m
         folder (str): its sub-folders are the classes; images at any depth below belong to them.
         part (str): "train" or "val"; the two never share a cut-out.
         classes (sequence[str] or None): sub-folders to use; None uses all that hold at least
-            `min_per_class` usable cut-outs.
+            `min_per_class` usable cut-outs, mirrored twins counted once.
         exclude (sequence[str]): cut-outs whose path below `folder` contains one of these are left out.
         val_fraction (float): share of each class that goes to "val".
         min_per_class (int): see `classes`.
@@ -70,7 +70,7 @@ def list_cutouts(folder, part, *, classes=None, exclude=(), val_fraction=0.25, m
     wanted = sorted(classes) if classes is not None else sorted(groups)
     counts = {name: sum(map(len, groups[name].values())) for name in wanted}
     if classes is None:
-        wanted = [name for name in wanted if counts[name] >= min_per_class]
+        wanted = [name for name in wanted if len(groups[name]) >= min_per_class]
     short = [name for name in wanted if len(groups[name]) < 2]
     if short or not wanted:
         raise ValueError(

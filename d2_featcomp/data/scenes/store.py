@@ -28,7 +28,13 @@ def read_manifest(root):
             manifest = json.load(file)
     except (OSError, ValueError):
         return None
-    return manifest if manifest.get("format") == FORMAT else None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    return manifest if manifest.pop("checksum", None) == _checksum(manifest) else None
+
+
+def _checksum(manifest):
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
 def is_complete(root):
@@ -38,13 +44,13 @@ def is_complete(root):
         return False
 
     def matches(entry):
-        name, (size, checksum) = entry
+        name, size_and_checksum = entry
         try:
             with open(os.path.join(root, name), "rb") as file:
                 data = file.read()
         except OSError:
             return False
-        return len(data) == size and zlib.crc32(data) == checksum
+        return size_and_checksum == [len(data), zlib.crc32(data)]
 
     with ThreadPoolExecutor() as pool:
         return all(pool.map(matches, manifest["files"].items()))
@@ -66,12 +72,12 @@ def ensure_scenes(root, recipe):
             return
         if os.path.isdir(root):
             logging.getLogger(__name__).warning("%s is damaged or outdated: rebuilding it", root)
-        composers, description = recipe()
-        write_scenes(root, composers, description)
+        _write_scenes(root, *recipe())
 
 
 def write_scenes(root, composers, description):
-    """Draws and writes a whole data set, then moves it to `root` in one step.
+    """Draws and writes a whole data set, then moves it to `root` in one step. Other processes that call
+    this or :func:`ensure_scenes` wait meanwhile.
 
     Args:
         root (str): replaced if it exists.
@@ -82,8 +88,14 @@ def write_scenes(root, composers, description):
     Raises:
         OSError: the disk is full or not writable; nothing is left that could be taken for complete.
     """
-    partial = f"{os.path.abspath(root)}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
+    with file_lock(root):
+        _write_scenes(root, composers, description)
+
+
+def _write_scenes(root, composers, description):
+    partial = f"{os.path.abspath(root)}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         files = {}
         for part, composer in composers.items():
@@ -97,6 +109,8 @@ def write_scenes(root, composers, description):
             "stuff_classes": list(any_composer.backgrounds.stuff_classes),
             "files": files,
         }
+        # Through JSON and back: as it will be read.
+        manifest["checksum"] = _checksum(json.loads(json.dumps(manifest)))
         _write(partial, MANIFEST, json.dumps(manifest, indent=1).encode())
         shutil.rmtree(root, ignore_errors=True)
         os.replace(partial, root)

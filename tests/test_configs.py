@@ -1,0 +1,118 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from d2_featcomp.codecs import build_image_codec
+from d2_featcomp.engine import setup_config
+from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
+QUICK = "configs/quick/msfc_R18.yaml"
+
+
+def test_there_are_configs():
+    assert QUICK in CONFIGS and "configs/msfc_R50.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_config_loads(path):
+    cfg = setup_config(str(ROOT / path))
+    assert cfg.is_frozen()
+    assert cfg.MODEL.META_ARCHITECTURE == "SplitNetwork"
+    featcomp = cfg.MODEL.FEATCOMP
+    assert featcomp.TASK_NETWORK in META_ARCH_REGISTRY
+    assert featcomp.SPLIT in FEATURE_SPLIT_REGISTRY
+    codec = featcomp.CODEC
+    built = build_image_codec(codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT)
+    assert built.bits == codec.BITS
+    assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+
+
+def test_msfc_of_the_paper():
+    featcomp = setup_config(str(ROOT / "configs/msfc_R50.yaml")).MODEL.FEATCOMP
+    assert (featcomp.SPLIT, featcomp.SSFC.CHANNELS, featcomp.CODEC.BITS) == ("MSFC", 64, 4)
+    assert featcomp.MSFR.DIRECTION == "bottom_up"
+    assert featcomp.TRAIN_QUANTIZATION == "none"
+    assert featcomp.TRAIN.STEP2.LOSS == featcomp.TRAIN.STEP3.LOSS == "task"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MODEL:\n  FEATCOMP:\n    SPLITS: MSFC\n", "SPLITS"),
+        ("MODEL:\n  FEATCOMP:\n    SSFC:\n      CHANNELS: many\n", "CHANNELS"),
+        ("MODEL: [1,\n", "line 2"),
+        ("MODEL: 3\n", "int"),
+        ("- MODEL\n", "list"),
+        ("", "NoneType"),
+    ],
+)
+def test_mistakes_in_a_config_file_are_told_with_its_name(tmp_path, text, expected):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as raised:
+        setup_config(str(path))
+    assert str(path) in str(raised.value) and expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["MODEL.FEATCOMP.CODEC.BITS"], ["MODEL.FEATCOMP.BITS", "4"], ["BITS", "4"]]
+)
+def test_mistakes_in_overrides_are_told(overrides):
+    with pytest.raises(ValueError, match="config"):
+        setup_config("", overrides)
+
+
+def run(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("D2_FEATCOMP_TRACEBACK", None)
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def write_foreign_checkpoint(folder):
+    torch.save({"model": {"backbone.weight": torch.zeros(3)}}, folder / "foreign.pth")
+
+
+CODEC = "MODEL.FEATCOMP.CODEC."
+MISTAKES = {
+    "missing config file": ("configs/missing.yaml", [], "no config file 'configs/missing.yaml'"),
+    "unknown key": (QUICK, ["MODEL.FEATCOMP.BITS", 4], "MODEL.FEATCOMP.BITS"),
+    "unknown codec": (QUICK, [f"{CODEC}NAME", "webp"], "unknown image codec 'webp': choose one of"),
+    "17 bits": (QUICK, [f"{CODEC}BITS", 17], "cannot carry 17 bits"),
+    "quality": (
+        QUICK,
+        [f"{CODEC}NAME", "jpeg", f"{CODEC}BITS", 8, f"{CODEC}QUALITY", 101],
+        "CODEC.QUALITY 101 is out of range for codec 'jpeg': it goes from 1 to 100",
+    ),
+    "foreign checkpoint": (QUICK, ["MODEL.WEIGHTS", "{folder}/foreign.pth"], "does not fit this model"),
+    "missing checkpoint": (QUICK, ["MODEL.WEIGHTS", "{folder}/missing.pth"], "no checkpoint '"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_train_net_tells_a_mistake_in_one_line(tmp_path, case):
+    config, overrides, expected = MISTAKES[case]
+    write_foreign_checkpoint(tmp_path)
+    overrides = [str(word).format(folder=tmp_path) for word in overrides]
+    common = ["--eval-only", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", tmp_path / "output"]
+    done = run("tools/train_net.py", "--config-file", config, *common, *overrides)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr + done.stdout
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and errors[0] == done.stderr.splitlines()[-1]
+    assert errors[0].startswith("train_net.py: error: ") and expected in errors[0]
+
+
+def test_reproduce_tells_a_missing_experiment_in_one_line(tmp_path):
+    done = run("tools/reproduce.py", tmp_path / "none.yaml", "--output", tmp_path / "output")
+    assert done.returncode == 2
+    assert done.stderr == f"reproduce.py: error: no experiment file {str(tmp_path / 'none.yaml')!r}\n"
+    assert not (tmp_path / "output").exists()
