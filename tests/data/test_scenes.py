@@ -463,7 +463,7 @@ write_scenes(root, {"train": composers["train"], "val": Killed()}, description)
     process = python(script, root)
     output, errors = process.communicate()
     assert output.splitlines()[0] == "OSError 27 ['scenes.lock']", errors  # 27: EFBIG
-    assert output.splitlines()[1] == "killed", errors
+    assert output.splitlines()[1].startswith("killed"), errors  # by two threads, at times
     assert process.returncode == -signal.SIGKILL
     assert not root.exists() and not is_complete(str(root))
     left = list(tmp_path.iterdir())
