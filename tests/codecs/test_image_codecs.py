@@ -171,6 +171,32 @@ def test_jpegxl_at_distance_0_is_lossless():
     assert not build_image_codec("jpegxl", bits=4, quality=0.5).lossless
 
 
+@pytest.mark.parametrize(
+    "name, bits, samples",
+    [
+        case("jpeg", 2, [0, 85, 170, 255]),
+        case("jpeg", 3, [0, 36, 73, 109, 146, 182, 219, 255]),
+        case("jpeg", 8, list(range(256))),
+        case("jpegxl", 9, [0, 128, 256, 385]),  # steps of 65535 / 511 = 128.2485
+        case("jpegxl", 16, [0, 1, 2, 3]),
+        case("avif", 9, [0, 2, 4, 6]),  # steps of 1023 / 511 = 2.002
+        case("avif", 11, [0, 2, 4, 6]),  # steps of 4095 / 2047 = 2.0005
+        case("hevc", 4, list(range(0, 256, 17))),
+    ],
+)
+def test_lossy_codecs_see_symbols_stretched_to_the_full_range(monkeypatch, name, bits, samples):
+    """Hand-worked samples; those of the largest symbols are the largest that a sample can be."""
+    codec = build_image_codec(name, bits=bits, quality=20)
+    seen = []
+    monkeypatch.setattr(codec, "_encode", lambda image: seen.append(image) or b"")
+    monkeypatch.setattr(CLASSES[name], "_decode", lambda data, shape, depth: seen[0])
+    symbols = np.arange(2**bits, dtype=dtype_of(bits)).reshape(2, -1)
+    codec.encode(symbols)
+    assert seen[0].reshape(-1)[: len(samples)].tolist() == samples
+    assert seen[0].max() == 2 ** CLASSES[name].sample_depth(bits) - 1
+    assert np.array_equal(decoded(codec, b"", symbols.shape), symbols)
+
+
 # ---- settings out of range -----------------------------------------------------------------------
 
 
@@ -309,14 +335,31 @@ def test_a_payload_of_more_bits_is_refused(name):
         CLASSES[name].decode(data, shape=(17, 40), bits=8, lossless=True)
 
 
+def test_a_cut_jpegls_payload_is_refused_before_it_is_decoded():
+    """Its decoder would take seconds to notice."""
+    data = build_image_codec("jpegls", bits=4).encode(noise((17, 40), 4))
+    for length in (0, 60, len(data) // 2, len(data) - 1):
+        with pytest.raises(BitstreamError, match="jpegls payload is cut short"):
+            CLASSES["jpegls"].decode(data[:length], shape=(17, 40), bits=4, lossless=True)
+
+
+@pytest.mark.parametrize("name", [case("hevc")])
+def test_a_video_of_two_frames_is_refused(name):
+    codec = build_image_codec(name, bits=4)
+    data = codec.encode(noise((17, 40), 4))
+    with pytest.raises(BitstreamError, match="holds 2 frames"):
+        decoded(codec, data + data, (17, 40))
+
+
 @pytest.mark.parametrize("name", [case(name) for name in CLASSES])
 def test_a_small_payload_of_a_huge_image_gets_no_memory(name):
+    """The library refuses it for its size: the samples themselves are not looked at."""
     effort = CLASSES[name].effort_range and CLASSES[name].effort_range[0]
     codec = build_image_codec(name, bits=4, effort=effort)
     data = codec.encode(np.zeros((2048, 2048), np.uint8))
     tracemalloc.start()
     try:
-        with pytest.raises(BitstreamError):
+        with pytest.raises(BitstreamError, match=r"cannot be decoded|packed symbols"):
             decoded(codec, data, (8, 8))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
