@@ -90,12 +90,11 @@ def train_steps(cfg, resume=False):
     """
     logger = logging.getLogger("d2_featcomp")
     steps, weights = steps_to_run(cfg), cfg.MODEL.WEIGHTS
-    configs = [config_of_step(cfg, step, weights) for step in steps]
     if not resume and comm.is_main_process():
-        _forget(configs)
+        _forget(cfg, steps)
     comm.synchronize()
     results = OrderedDict()
-    for step, step_cfg in zip(steps, configs, strict=True):
+    for step in steps:
         step_cfg = config_of_step(cfg, step, weights)
         os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
         if cfg.SEED >= 0:
@@ -117,10 +116,10 @@ def train_steps(cfg, resume=False):
     return results
 
 
-def _forget(configs):
+def _forget(cfg, steps):
     """Removes the marks by which a later --resume would take an older run's steps for this run's."""
-    for cfg in configs:
-        mark = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    for step in steps:
+        mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, "last_checkpoint")
         if os.path.exists(mark):
             os.remove(mark)
 

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -77,3 +79,15 @@ def test_no_code_runs_when_a_checkpoint_is_read(tmp_path):
     with pytest.raises(CheckpointError):
         load_weights(Network(), path)
     assert not (tmp_path / "written").exists()
+
+
+def test_model_zoo_weights_are_pickled_arrays(tmp_path):
+    source, target = Network(), Network()
+    plain = {k: v.numpy() for k, v in source.state_dict().items() if k.startswith("head.")}
+    path = str(tmp_path / "model_final_f10217.pkl")
+    with open(path, "wb") as file:
+        pickle.dump({"model": plain, "__author__": "Detectron2 Model Zoo"}, file)
+    checkpointer = FeatCompCheckpointer(target)
+    checkpointer.load(path)
+    assert not checkpointer.missing_task_network
+    assert torch.equal(target.head.weight, source.head.weight)
