@@ -146,7 +146,7 @@ WRONG = {
     ),
     "unknown split": (
         changed("settings", 2, "overrides", "MODEL.FEATCOMP.SPLIT", value="pyramid"),
-        "unknown split 'pyramid': known are MSFC, Pyramid",
+        "unknown split 'pyramid': known are",
     ),
     "unknown config key": (
         changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.BIT", value=4),
