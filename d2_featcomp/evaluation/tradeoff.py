@@ -84,7 +84,8 @@ def rate_for_accuracy(rates, accuracies, accuracy):
         accuracy (float): to reach.
 
     Returns:
-        float: infinity where no point reaches it; the lowest rate measured where all do.
+        float: infinity where no point reaches it; NaN where every point exceeds it, as the curve was
+        then not measured at rates low enough.
     """
     order = np.argsort(rates)
     log_rates, accuracies = np.log(np.asarray(rates)[order]), np.asarray(accuracies)[order]
@@ -93,7 +94,7 @@ def rate_for_accuracy(rates, accuracies, accuracy):
         return float("inf")
     first = reached[0]
     if first == 0:
-        return float(np.exp(log_rates[0]))
+        return float(np.exp(log_rates[0])) if accuracies[0] == accuracy else float("nan")
     share = (accuracy - accuracies[first - 1]) / (accuracies[first] - accuracies[first - 1])
     return float(np.exp(log_rates[first - 1] + share * (log_rates[first] - log_rates[first - 1])))
 
