@@ -61,6 +61,8 @@ def add_featcomp_config(cfg):
     featcomp.MSFR.DOWNSAMPLE = "nearest"
     # "nearest" or "bilinear".
     featcomp.MSFR.UPSAMPLE = "nearest"
+    # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
+    featcomp.MSFR.NORM = ""
 
     # What stands in for quantization in training: "none" (the paper), "noise" (uniform, one step
     # wide) or "ste" (rounding with a straight-through gradient), at CODEC.BITS.

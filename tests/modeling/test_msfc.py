@@ -159,6 +159,18 @@ def test_msfr_top_down_starts_at_the_coarsest_level():
     torch.testing.assert_close(got["p6"], fused[..., ::2, ::2])
 
 
+def test_msfr_with_norm():
+    torch.manual_seed(0)
+    msfr = MSFR(
+        names=["p4", "p5"], strides=[16, 32], fused=2, channels=4, direction="top_down", norm="BN"
+    ).eval()
+    msfr.p4.norm.running_mean.fill_(0.5)
+    fused = torch.randn(1, 4, 4, 6)
+    enlarged = fused.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = (conv(msfr.p4, enlarged) - 0.5) / (1 + 1e-5) ** 0.5 + enlarged
+    torch.testing.assert_close(msfr(fused, (HEIGHT, WIDTH))["p4"], expected)
+
+
 @pytest.mark.parametrize("direction", ["bottom_up", "top_down"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 31), (160, 224)])
 def test_sizes_that_do_not_divide(direction, size):

@@ -136,6 +136,7 @@ class MSFR(nn.Module):
         pool_top (bool): whether the levels above the fused ones are pooled.
         direction (str): "bottom_up" or "top_down".
         downsample, upsample (str): see :func:`size_align`.
+        norm (str): a Detectron2 norm after each convolution; "" (the paper): none.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class MSFR(nn.Module):
         direction="bottom_up",
         downsample="nearest",
         upsample="nearest",
+        norm="",
     ):
         super().__init__()
         self.names, self.strides = list(names), list(strides)
@@ -162,7 +164,7 @@ class MSFR(nn.Module):
         if not pool_top:
             self.steps += [(level, level - 1) for level in top]
         for level, _ in self.steps:
-            conv = Conv2d(channels, channels, 3, padding=1)
+            conv = Conv2d(channels, channels, 3, padding=1, bias=not norm, norm=get_norm(norm, channels))
             weight_init.c2_xavier_fill(conv)
             self.add_module(self.names[level], conv)
 
@@ -286,6 +288,7 @@ class MSFC(FeatureSplit):
                 direction=featcomp.MSFR.DIRECTION,
                 downsample=featcomp.MSFR.DOWNSAMPLE,
                 upsample=featcomp.MSFR.UPSAMPLE,
+                norm=featcomp.MSFR.NORM,
             ),
             "fused": names[:fused],
             "stride": strides[fused - 1],
