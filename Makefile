@@ -14,7 +14,7 @@ help:
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
 	@echo 'make lint          check the style'
-	@echo 'make msfc          the long run: rates and accuracy for many settings (resumable)'
+	@echo 'make msfc          the long run: rates and accuracy for many settings (about an hour; resumable)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the long run on that data set (resumable)'
 	@echo
