@@ -29,6 +29,7 @@ setup(
         "pillow>=10",
         "matplotlib>=3.8",
         "pyyaml>=6",
+        "tabulate>=0.9",
         "tqdm>=4.66",
     ],
     extras_require={

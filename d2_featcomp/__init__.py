@@ -8,7 +8,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "d2_featcomp needs Detectron2, which cannot be imported: install it with "
-        "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+        "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
     ) from error
 
 from . import codecs, data, modeling  # registration

@@ -19,7 +19,6 @@ command -v "$python" > /dev/null || {
 }
 wanted="$(cat "$pins" "$root/setup.py" "$0" | cksum) $("$python" --version 2>&1) $root"
 if [ -f "$venv/.complete" ] && [ "$(cat "$venv/.complete")" = "$wanted" ]; then
-    touch "$venv/.complete"
     exit 0
 fi
 rm -f "$venv/.complete"
@@ -36,6 +35,9 @@ if ! "$venv/bin/python" -c 'import detectron2' 2>/dev/null; then
     # The wheel is tagged for one Python version, but its Python code runs on all of them.
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     detectron2=$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' "$pins")
+    # From a folder of the same disk pip moves it into place in one step.
+    TMPDIR=$(cd "$venv" && pwd)
+    export TMPDIR
     pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \
         --target "$site" "$detectron2"
 fi

@@ -9,7 +9,10 @@ DETECTRON2_DATASETS (default: datasets). The two parts share neither cut-outs no
 
 import argparse
 import os
+import re
 import sys
+
+from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import data_root, photo_recipe
 from d2_featcomp.data.scenes import is_complete, write_scenes
@@ -38,8 +41,15 @@ def parse_args():
     args = parser.parse_args()
     if not args.check and not (args.cutouts and args.backgrounds):
         parser.error("--cutouts and --backgrounds are needed")
-    if args.name == "scenes" or os.path.basename(args.name) != args.name:
-        parser.error(f"--name {args.name}: choose a plain name other than that of the embedded 'scenes'")
+    registered = f"{args.name}_train" in DatasetCatalog
+    if not re.fullmatch(r"[A-Za-z]\w*", args.name) or (
+        registered
+        and args.name != "photo_scenes"
+        and not is_complete(os.path.join(data_root(), args.name))
+    ):
+        parser.error(f"--name {args.name!r}: choose a word that no data set has yet")
+    if args.name == "scenes":
+        parser.error("--name scenes is that of the embedded data set: choose another")
     if min(args.train, args.val) < 1:
         parser.error("--train and --val must be at least 1")
     return args

@@ -9,8 +9,12 @@ interrupted training stopped. --eval-only measures MODEL.WEIGHTS; codec settings
         MODEL.FEATCOMP.CODEC.NAME jpegxl MODEL.FEATCOMP.CODEC.BITS 4
 """
 
+import sys
+
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
 
 from d2_featcomp.engine import evaluate, report_errors, setup_config, train_steps
 
@@ -19,7 +23,7 @@ def main(args):
     with report_errors():
         cfg = setup_config(args.config_file, args.opts)
         default_setup(cfg, args)
-        setup_logger(name="d2_featcomp", output=cfg.OUTPUT_DIR)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2_featcomp")
         if args.eval_only:
             return evaluate(cfg)
         return train_steps(cfg, resume=args.resume)
@@ -28,11 +32,14 @@ def main(args):
 if __name__ == "__main__":
     parser = default_argument_parser(epilog=__doc__)
     args = parser.parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:  # one of several processes has said what is wrong
+        sys.exit(error.exit_code)

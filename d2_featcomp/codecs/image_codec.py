@@ -80,7 +80,9 @@ class ImageCodec(abc.ABC):
         if value is None:
             return default
         if allowed is None:
-            raise ValueError(f"codec {self.name!r} takes no CODEC.{key}: leave it out")
+            raise ValueError(
+                f"codec {self.name!r} takes no CODEC.{key}: leave it out, or set it to None"
+            )
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"CODEC.{key} must be a number, not {value!r}")
         if not allowed[0] <= value <= allowed[1]:

@@ -38,7 +38,6 @@ class FeatCompCheckpointer(DetectionCheckpointer):
             return
         partial = f"{name}.partial"
         path = os.path.join(self.save_dir, f"{partial}.pth")
-        tag = self.get_checkpoint_file() if self.has_checkpoint() else None
         try:
             super().save(partial, **kwargs)
             os.replace(path, os.path.join(self.save_dir, f"{name}.pth"))
@@ -46,12 +45,19 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             if os.path.exists(path):
                 os.remove(path)
-            if tag is not None:
-                self.tag_last_checkpoint(os.path.basename(tag))
             raise OSError(
                 f"cannot write checkpoint {name}.pth to {self.save_dir!r} ({error}): free disk space "
                 "or set OUTPUT_DIR to another disk, then go on with --resume"
             ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename):
+        """As in the base class, in one step, and never for a file that is not complete."""
+        if last_filename_basename.endswith(".partial.pth"):
+            return
+        mark = os.path.join(self.save_dir, "last_checkpoint")
+        with open(f"{mark}.partial", "w", encoding="utf-8") as file:
+            file.write(last_filename_basename)
+        os.replace(f"{mark}.partial", mark)
 
     def load(self, path, *args, **kwargs):
         """As in the base class.

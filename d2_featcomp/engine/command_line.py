@@ -59,9 +59,12 @@ def report_errors():
     except KeyboardInterrupt:
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, KeyError, AssertionError) as error:
+        # Detectron2 reports many mistakes in a config by the last two.
         if os.getenv("D2_FEATCOMP_TRACEBACK"):
             raise
         message = " ".join(str(error).split())  # YAML's and the operating system's may have many lines
+        if isinstance(error, (KeyError, AssertionError)):
+            message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
         print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
         sys.exit(2)

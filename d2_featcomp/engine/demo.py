@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .checkpoint import load_weights
 from .pictures import draw_features, draw_outputs, side_by_side
+from .steps import require_split
 
 __all__ = ["build_for_inference", "draw_images"]
 
@@ -34,6 +35,7 @@ def build_for_inference(cfg, weights, enabled=True):
     cfg.defrost()
     cfg.MODEL.FEATCOMP.ENABLED = enabled
     model = build_model(cfg).eval()
+    require_split(model, enabled)
     load_weights(model, weights)
     return model
 

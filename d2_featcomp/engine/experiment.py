@@ -31,6 +31,7 @@ import json
 import logging
 import os
 import re
+import shutil
 
 import yaml
 from detectron2.data import DatasetCatalog
@@ -263,13 +264,15 @@ class _Run:
         state = _read_json(mark)
         if state == {"key": key, "complete": True} and os.path.exists(self._weights(training.name)):
             return
-        resume = state.get("key") == key
+        resume = state == {"key": key, "complete": False}
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
         _write_json({"key": key, "complete": False}, mark)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
         train_steps(_config(training, OUTPUT_DIR=folder, **start), resume=resume)
         _write_json({"key": key, "complete": True}, mark)
-        for checkpoint in glob.glob(os.path.join(glob.escape(folder), "step*", "*.pth")):
-            os.remove(checkpoint)  # with optimizer states: large, and of no more use
+        for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
+            shutil.rmtree(step)  # with optimizer states: large, and of no more use
 
     def measure(self, setting):
         training = self.experiment.trainings[setting.training]
@@ -327,6 +330,9 @@ class _Run:
         """(whether it was reached, what was measured, in words)."""
         rows = self.rows()
         row = rows[goal.setting]
+        unmeasured = {goal.column, ""} - {""} - row.keys()
+        if unmeasured:
+            return False, f"{goal.setting}: {goal.column} was not measured"
         if goal.times_fewer_bits_than:
             x, y = self.experiment.x, self.experiment.y
             points = self._curves(rows)[0][goal.times_fewer_bits_than]

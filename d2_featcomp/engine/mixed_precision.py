@@ -11,7 +11,8 @@ __all__ = ["CPUMixedPrecisionTrainer", "cpu_has_bfloat16"]
 
 def cpu_has_bfloat16():
     """Whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX), which alone makes it faster."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in all releases of torch
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 class CPUMixedPrecisionTrainer(SimpleTrainer):

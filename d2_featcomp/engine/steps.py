@@ -6,11 +6,13 @@ import os
 from collections import OrderedDict
 
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ..modeling import SplitInference
 from .checkpoint import FeatCompCheckpointer, load_weights
 from .trainer import Trainer
 
@@ -93,6 +95,9 @@ def train_steps(cfg, resume=False):
     if not resume and comm.is_main_process():
         _forget(cfg, steps)
     comm.synchronize()
+    _require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    for step in steps:  # so that a mistake in a later step's settings is found now
+        require_split(build_model(config_of_step(cfg, step, "")), step != TASK_NETWORK)
     results = OrderedDict()
     for step in steps:
         step_cfg = config_of_step(cfg, step, weights)
@@ -101,7 +106,9 @@ def train_steps(cfg, resume=False):
             seed_all_rng(cfg.SEED + comm.get_rank())
         trainer = Trainer(step_cfg)
         trainer.resume_or_load(resume=resume)
-        if step != TASK_NETWORK and trainer.start_iter == 0:
+        if trainer.start_iter > 0:
+            trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
+        elif step != TASK_NETWORK:
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
         if trainer.start_iter < trainer.max_iter:
             logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
@@ -122,6 +129,24 @@ def _forget(cfg, steps):
         mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, "last_checkpoint")
         if os.path.exists(mark):
             os.remove(mark)
+
+
+def require_split(model, wanted):
+    """Raises ValueError if a network that ought to be cut is not."""
+    if wanted and not isinstance(model, SplitInference):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
+            "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
+            "False"
+        )
+
+
+def _require_data(*names):
+    unknown = {name for group in names for name in group} - set(DatasetCatalog)
+    if unknown:
+        raise ValueError(
+            f"unknown data sets {sorted(unknown)} in DATASETS: none of that name is registered"
+        )
 
 
 def _publish(source, target):
@@ -150,7 +175,9 @@ def evaluate(cfg):
     Raises:
         FileNotFoundError, CheckpointError: see :func:`load_weights`.
     """
+    _require_data(cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
+    require_split(model, cfg.MODEL.FEATCOMP.ENABLED)
     load_weights(model, cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():

@@ -33,8 +33,10 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        placement = {} if on_gpu else {"device_ids": None}  # DDP on CPUs takes no device ids
-        model = create_ddp_model(model, broadcast_buffers=False, **placement)
+        ddp = {} if on_gpu else {"device_ids": None}  # DDP on CPUs takes no device ids
+        # A split may make modules of the backbone useless, e.g. those of levels that it rebuilds.
+        ddp["find_unused_parameters"] = cfg.MODEL.FEATCOMP.ENABLED
+        model = create_ddp_model(model, broadcast_buffers=False, **ddp)
         mixed_precision = AMPTrainer if on_gpu else CPUMixedPrecisionTrainer
         trainer = mixed_precision if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer(model, data_loader, optimizer)
@@ -65,8 +67,10 @@ class Trainer(DefaultTrainer):
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
+        # With GPU mixed precision the fused kernel would unscale gradients after they were clipped.
+        fused = not (cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cuda")
         return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
         )
 
     @classmethod

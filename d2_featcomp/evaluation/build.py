@@ -57,7 +57,7 @@ def build_evaluator(cfg, dataset_name):
         ValueError: unknown `evaluator_type`.
     """
     folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    kind = MetadataCatalog.get(dataset_name).evaluator_type
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}: no evaluator is known for it "

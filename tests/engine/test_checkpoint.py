@@ -69,6 +69,17 @@ def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert checkpointer.get_checkpoint_file().endswith("model_0000001.pth")
 
 
+def test_an_incomplete_checkpoint_is_never_the_last(tmp_path):
+    checkpointer = FeatCompCheckpointer(Network(), str(tmp_path))
+    marks = []
+    tag, checkpointer.tag_last_checkpoint = checkpointer.tag_last_checkpoint, marks.append
+    checkpointer.save("model_0000001")
+    assert marks == ["model_0000001.partial.pth", "model_0000001.pth"]
+    for mark in marks:
+        tag(mark)
+        assert checkpointer.has_checkpoint() == (mark == "model_0000001.pth")
+
+
 def test_no_code_runs_when_a_checkpoint_is_read(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -127,6 +127,23 @@ def test_bad_steps(tmp_path, steps):
         steps_to_run(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=steps))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("MODEL__FEATCOMP__CODEC__BITS", 17, "cannot carry 17 bits"),
+        ("MODEL__FEATCOMP__TRAIN__STEP2__LOSS", "nothing", "unknown training loss"),
+        ("MODEL__FEATCOMP__SSFC__KERNEL_SIZE", 2, "it must be odd"),
+        ("MODEL__FEATCOMP__SSFC__CHANNELS", 0, "must be at least 1"),
+        ("DATASETS__TEST", ("nowhere",), r"unknown data sets \['nowhere'\]"),
+        ("MODEL__META_ARCHITECTURE", "GeneralizedRCNN", "set it to SplitNetwork"),
+    ],
+)
+def test_mistakes_are_found_before_step_1(train, tmp_path, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        train(**{key: value})
+    assert not (tmp_path / "out" / "step1").exists()
+
+
 def test_steps_2_and_3_need_a_detector(train):
     with pytest.raises(CheckpointError, match="parameters are absent"):
         train(MODEL__FEATCOMP__TRAIN__STEPS=(2,))

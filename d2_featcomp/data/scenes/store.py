@@ -86,8 +86,13 @@ def write_scenes(root, composers, description):
             manifest should tell.
 
     Raises:
+        FileExistsError: `root` holds something else than a data set of scenes.
         OSError: the disk is full or not writable; nothing is left that could be taken for complete.
     """
+    if os.path.isdir(root) and os.listdir(root) and not os.path.exists(os.path.join(root, MANIFEST)):
+        raise FileExistsError(
+            f"{root!r} holds something else than scenes: choose another name or folder"
+        )
     os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
     with file_lock(root):
         _write_scenes(root, composers, description)

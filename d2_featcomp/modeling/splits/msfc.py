@@ -252,6 +252,18 @@ class MSFC(FeatureSplit):
         _check_choice("MSFR.DOWNSAMPLE", featcomp.MSFR.DOWNSAMPLE, DOWNSAMPLE_MODES)
         _check_choice("MSFR.UPSAMPLE", featcomp.MSFR.UPSAMPLE, UPSAMPLE_MODES)
         _check_choice("MSFR.DIRECTION", featcomp.MSFR.DIRECTION, ("bottom_up", "top_down"))
+        for key, value in (
+            ("SSFC.CHANNELS", featcomp.SSFC.CHANNELS),
+            ("MSFF.SE_REDUCTION", featcomp.MSFF.SE_REDUCTION),
+        ):
+            if value < 1:
+                raise ValueError(f"MODEL.FEATCOMP.{key} is {value}: it must be at least 1")
+        for key, value in (
+            ("SSFC.KERNEL_SIZE", featcomp.SSFC.KERNEL_SIZE),
+            ("MSFF.KERNEL_SIZE", featcomp.MSFF.KERNEL_SIZE),
+        ):
+            if value < 1 or value % 2 == 0:
+                raise ValueError(f"MODEL.FEATCOMP.{key} is {value}: it must be odd")
         shapes = sorted(backbone.output_shape().items(), key=lambda item: item[1].stride)
         names, strides = [name for name, _ in shapes], [shape.stride for _, shape in shapes]
         widths = {shape.channels for _, shape in shapes}
