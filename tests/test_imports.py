@@ -133,7 +133,7 @@ def test_without_detectron2_the_import_tells_how_to_install_it():
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: d2_featcomp needs Detectron2")
-    assert "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'" in last
+    assert "python -m pip install --no-build-isolation 'git+https://github.com" in last
 
 
 def test_package_metadata_need_no_torch():
