@@ -15,7 +15,7 @@ import sys
 from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import data_root, photo_recipe
-from d2_featcomp.data.scenes import is_complete, write_scenes
+from d2_featcomp.data.scenes import MANIFEST, is_complete, write_scenes
 from d2_featcomp.engine import report_errors
 
 
@@ -41,15 +41,15 @@ def parse_args():
     args = parser.parse_args()
     if not args.check and not (args.cutouts and args.backgrounds):
         parser.error("--cutouts and --backgrounds are needed")
-    registered = f"{args.name}_train" in DatasetCatalog
+    foreign = f"{args.name}_train" in DatasetCatalog and not os.path.exists(
+        os.path.join(data_root(), args.name, MANIFEST)
+    )
     if not re.fullmatch(r"[A-Za-z]\w*", args.name) or (
-        registered
-        and args.name != "photo_scenes"
-        and not is_complete(os.path.join(data_root(), args.name))
+        foreign and not args.check and args.name != "photo_scenes"
     ):
         parser.error(f"--name {args.name!r}: choose a word that no data set has yet")
     if args.name == "scenes":
-        parser.error("--name scenes is that of the embedded data set: choose another")
+        parser.error("--name scenes is that of the embedded data set: choose another word")
     if min(args.train, args.val) < 1:
         parser.error("--train and --val must be at least 1")
     return args

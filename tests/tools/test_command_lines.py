@@ -110,3 +110,20 @@ def test_help(folder, tool):
     done = call(folder, f"tools/{tool}.py", "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["..", "", "a/b", "coco_2017", "scenes"])
+def test_make_scenes_takes_no_foreign_name(folder, name):
+    done = call(folder, "tools/make_scenes.py", "--name", name, "--cutouts", "c", "--backgrounds", "b")
+    assert done.returncode == 2
+    assert "choose a" in done.stderr.splitlines()[-1]
+
+
+def test_scenes_replace_nothing_but_scenes(tmp_path):
+    from d2_featcomp.data.scenes import write_scenes
+
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "precious.jpg").write_bytes(b"photo")
+    with pytest.raises(FileExistsError, match="something else than scenes"):
+        write_scenes(str(tmp_path / "coco"), {}, {})
+    assert (tmp_path / "coco" / "precious.jpg").read_bytes() == b"photo"

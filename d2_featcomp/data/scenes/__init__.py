@@ -3,4 +3,4 @@
 from .composer import Background, Scene, SceneComposer, SceneObject
 from .cutouts import CutoutObjects, PhotoBackgrounds, list_cutouts, list_photos
 from .procedural import ProceduralBackgrounds, ProceduralObjects
-from .store import ensure_scenes, is_complete, read_manifest, write_scenes
+from .store import MANIFEST, ensure_scenes, is_complete, read_manifest, write_scenes
