@@ -16,7 +16,7 @@ help:
 	@echo 'make lint          check the style'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (about an hour; resumable)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
-	@echo 'make msfc-photo    the long run on that data set (resumable)'
+	@echo 'make msfc-photo    the long run on that data set (about an hour; resumable)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
