@@ -36,14 +36,14 @@ def run(tmp_path_factory):
     register_scenes("dist", str(root / "dist"), procedural_recipe({"train": 8, "val": 7}))
     DatasetCatalog.get("dist_train")
 
-    def command_line(*arguments, **settings):
+    def command_line(*arguments, config="configs/quick/msfc_R18.yaml", **settings):
         overrides = [str(part) for item in {**SETTINGS, **settings}.items() for part in item]
         done = subprocess.run(
             [
                 sys.executable,
                 "tools/train_net.py",
                 "--config-file",
-                "configs/quick/msfc_R18.yaml",
+                config,
                 *arguments,
                 *overrides,
             ],
@@ -76,3 +76,26 @@ def test_two_processes_train_and_measure_as_one_does(run, tmp_path):
     ]
     assert tables[0] == tables[1]
     assert tables[0].count("\n") == 1 + 7
+
+
+def test_two_processes_train_where_the_split_makes_modules_useless(run, tmp_path):
+    """RetinaNet's own p6 and p7 get no gradient in step 3: MSFR rebuilds these levels."""
+    trained = run(
+        "--num-gpus",
+        "2",
+        config="configs/msfc_retinanet_R50.yaml",
+        OUTPUT_DIR=tmp_path,
+        **{
+            "MODEL.WEIGHTS": "",
+            "MODEL.RESNETS.DEPTH": 18,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+            "MODEL.RETINANET.NUM_CLASSES": 6,
+            "MODEL.RETINANET.NUM_CONVS": 1,
+            "MODEL.FEATCOMP.TRAIN.STEPS": (1, 3),
+            "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 3,
+            "INPUT.MASK_FORMAT": "bitmask",
+            "TEST.EVAL_PERIOD": -1,
+        },
+    )
+    assert "Step 3: iterations 0 to 3" in trained
+    assert (tmp_path / "model_final.pth").exists()
