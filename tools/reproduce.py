@@ -8,7 +8,6 @@ status is 1 if a goal that the experiment states was missed.
 """
 
 import argparse
-import os
 import sys
 import time
 
@@ -29,14 +28,13 @@ def parse_args():
 def main(args):
     start = time.monotonic()
     experiment = read_experiment(args.experiment)
-    for name in (None, "fvcore", "d2_featcomp"):
-        logger = setup_logger(args.output, **({"name": name} if name else {}))
+    for name in ("detectron2", "fvcore", "d2_featcomp"):
+        logger = setup_logger(args.output, name=name)
     missed = run_experiment(experiment, args.output)
     logger.info("This run took %.1f minutes", (time.monotonic() - start) / 60)
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TQDM_MININTERVAL", "5")
     with report_errors():
         sys.exit(main(parse_args()))

@@ -36,7 +36,6 @@ import shutil
 import yaml
 from detectron2.data import DatasetCatalog
 
-from ..codecs import FeatureCodec, build_image_codec
 from ..evaluation.tradeoff import (
     COLUMNS,
     format_table,
@@ -45,7 +44,7 @@ from ..evaluation.tradeoff import (
     rows_of,
     write_csv,
 )
-from ..modeling import FEATURE_SPLIT_REGISTRY
+from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .command_line import setup_config
 from .demo import build_for_inference, draw_images
 from .steps import evaluate, train_steps
@@ -168,13 +167,7 @@ def _check(experiment):
         if len(cfg.DATASETS.TEST) != 1:
             raise ValueError(f"setting {setting.name!r}: DATASETS.TEST must name one data set")
         _known("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
-        codec = cfg.MODEL.FEATCOMP.CODEC
-        FeatureCodec(
-            image_codec=build_image_codec(
-                codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
-            ),
-            quantizer=codec.QUANTIZER or "fixed",
-        )
+        build_feature_codec(cfg, FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT))
     for goal in experiment.goals:
         _known("setting", goal.setting, experiment.settings)
         _known("setting", goal.minus, {"", *experiment.settings})
@@ -228,7 +221,7 @@ def run_experiment(experiment, output):
         for setting in experiment.settings.values():
             if setting.training == training.name:
                 run.measure(setting)
-                run.report()
+    run.report()
     if experiment.pictures:
         run.draw(**experiment.pictures)
     table = format_table(run.rows())
@@ -282,6 +275,7 @@ class _Run:
             cfg = self._config_of(setting)
             results = evaluate(cfg)
             self.results[setting.name] = {"key": key, "config": _plain(cfg), "results": results}
+            self.report()
 
     def _config_of(self, setting):
         return _config(
@@ -330,8 +324,7 @@ class _Run:
         """(whether it was reached, what was measured, in words)."""
         rows = self.rows()
         row = rows[goal.setting]
-        unmeasured = {goal.column, ""} - {""} - row.keys()
-        if unmeasured:
+        if goal.column and goal.column not in row:
             return False, f"{goal.setting}: {goal.column} was not measured"
         if goal.times_fewer_bits_than:
             x, y = self.experiment.x, self.experiment.y

@@ -23,7 +23,7 @@ def build_feature_codec(cfg, feature_split):
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-        feature_split (FeatureSplit): gives the quantizer where the config leaves it open.
+        feature_split (FeatureSplit or its class): gives the quantizer where the config leaves it open.
 
     Returns:
         FeatureCodec
