@@ -27,6 +27,7 @@ SETTINGS = {
     "DATALOADER.NUM_WORKERS": 0,
     "DATASETS.TRAIN": ("dist_train",),
     "DATASETS.TEST": ("dist_val",),
+    "SEED": 1,
 }
 
 
@@ -89,6 +90,12 @@ def test_two_processes_train_where_the_split_makes_modules_useless(run, tmp_path
             "MODEL.WEIGHTS": "",
             "MODEL.RESNETS.DEPTH": 18,
             "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+            # Frozen batch norm would leave a network of random weights without any: it diverges.
+            "MODEL.RESNETS.NORM": "BN",
+            "MODEL.FPN.NORM": "BN",
+            "MODEL.BACKBONE.FREEZE_AT": 0,
+            "MODEL.FEATCOMP.TRAIN.STEP1.BASE_LR": 0.0001,
+            "MODEL.FEATCOMP.TRAIN.STEP3.BASE_LR": 0.0001,
             "MODEL.RETINANET.NUM_CLASSES": 6,
             "MODEL.RETINANET.NUM_CONVS": 1,
             "MODEL.FEATCOMP.TRAIN.STEPS": (1, 3),
