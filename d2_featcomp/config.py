@@ -43,7 +43,10 @@ def add_featcomp_config(cfg):
     featcomp.MSFF = CN()
     featcomp.MSFF.SE_REDUCTION = 16
     featcomp.MSFF.KERNEL_SIZE = 3
-    # How finer levels reach the size of the coarsest: "nearest" or "average".
+    # The level whose size the fused map has, e.g. "p3"; "" (the paper) is the coarsest. A finer map with
+    # fewer channels keeps more of where things are, for the same number of symbols.
+    featcomp.MSFF.LEVEL = ""
+    # How finer levels reach that size: "nearest" or "average".
     featcomp.MSFF.DOWNSAMPLE = "nearest"
 
     # Single-stream feature codec (MSFC sec. 3.2).
@@ -59,7 +62,7 @@ def add_featcomp_config(cfg):
     # "bottom_up" is the paper's eq. 2-6; "top_down" rebuilds the coarsest level first.
     featcomp.MSFR.DIRECTION = "bottom_up"
     featcomp.MSFR.DOWNSAMPLE = "nearest"
-    # "nearest" or "bilinear".
+    # "nearest" or "bilinear"; with DIRECTION "top_down" also "subpixel": the convolutions enlarge.
     featcomp.MSFR.UPSAMPLE = "nearest"
     # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
     featcomp.MSFR.NORM = ""

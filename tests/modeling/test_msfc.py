@@ -8,7 +8,7 @@ from d2_featcomp.codecs import FeatureCodec, build_image_codec
 from d2_featcomp.codecs.bitstream import ImageSizes
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling import MSFC, MSFR, build_feature_split
-from d2_featcomp.modeling.splits import MSFF, SqueezeExcitation, SSFCDecoder, SSFCEncoder
+from d2_featcomp.modeling.splits import MSFF, SqueezeExcitation, SSFCDecoder, SSFCEncoder, SubpixelConv2d
 from d2_featcomp.modeling.splits.resampling import level_size, size_align
 
 HEIGHT, WIDTH = 128, 192
@@ -171,11 +171,70 @@ def test_msfr_with_norm():
     torch.testing.assert_close(msfr(fused, (HEIGHT, WIDTH))["p4"], expected)
 
 
-@pytest.mark.parametrize("direction", ["bottom_up", "top_down"])
+def test_msfr_subpixel_enlarges_by_its_convolutions():
+    torch.manual_seed(0)
+    msfr = MSFR(
+        names=["p4", "p5", "p6"],
+        strides=[16, 32, 64],
+        fused=2,
+        channels=4,
+        direction="top_down",
+        upsample="subpixel",
+    )
+    fused = torch.randn(1, 4, 4, 6)
+    sixteen = conv(msfr.p4.conv, fused).reshape(1, 4, 2, 2, 4, 6)
+    blocks = sixteen.permute(0, 1, 4, 2, 5, 3).reshape(1, 4, 8, 12)
+    enlarged = fused.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    got = msfr(fused, (HEIGHT, WIDTH))
+    torch.testing.assert_close(got["p4"], blocks + enlarged)
+    torch.testing.assert_close(got["p6"], fused[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Identity])
+def test_msfr_subpixel_norm(kind):
+    norm = "BN" if kind is nn.BatchNorm2d else ""
+    conv = SubpixelConv2d(3, 2, norm)
+    assert (conv.conv.bias is None) == bool(norm)
+    x = torch.randn(2, 3, 4, 5)
+    plain = nn.functional.pixel_shuffle(conv.conv(x), 2)
+    expected = nn.functional.batch_norm(plain, None, None, training=True) if norm else plain
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_a_finer_fused_map():
+    """Every level is brought to the size of p3, and rebuilt from there."""
+    split = build("MODEL.FEATCOMP.MSFF.LEVEL", "p3", "MODEL.FEATCOMP.SSFC.CHANNELS", 4, channels=8)
+    pyramid = make_pyramid(channels=8)
+    p2, p3, p4, p5 = (pyramid[f"p{k}"] for k in (2, 3, 4, 5))
+    up4 = p4.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    up5 = p5.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    together = torch.cat([p2[..., ::2, ::2], p3, up4, up5], dim=1)
+    torch.testing.assert_close(
+        split.msff([p2, p3, p4, p5]), conv(split.msff.fuse, split.msff.attention(together))
+    )
+    (z,) = split.reduce(pyramid)
+    assert z.shape == (1, 4, HEIGHT // 8, WIDTH // 8)
+    assert split.reduced_shapes((HEIGHT, WIDTH)) == [(4, HEIGHT // 8, WIDTH // 8)]
+    assert {n: x.shape for n, x in split.restore([z], (HEIGHT, WIDTH)).items()} == {
+        n: x.shape for n, x in pyramid.items()
+    }
+
+
+@pytest.mark.parametrize("level", ["", "p3"])
+@pytest.mark.parametrize(
+    ("direction", "upsample"),
+    [("bottom_up", "nearest"), ("top_down", "nearest"), ("top_down", "subpixel")],
+)
 @pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 31), (160, 224)])
-def test_sizes_that_do_not_divide(direction, size):
-    split = build("MODEL.FEATCOMP.MSFR.DIRECTION", direction, channels=8)
+def test_sizes_that_do_not_divide(level, direction, upsample, size):
+    split = build(
+        *("MODEL.FEATCOMP.MSFF.LEVEL", level),
+        *("MODEL.FEATCOMP.MSFR.DIRECTION", direction),
+        *("MODEL.FEATCOMP.MSFR.UPSAMPLE", upsample),
+        channels=8,
+    )
     pyramid = make_pyramid(*size, channels=8)
+    assert [tuple(z.shape[1:]) for z in split.reduce(pyramid)] == split.reduced_shapes(size)
     restored = split(pyramid, size)
     assert {n: x.shape for n, x in restored.items()} == {n: x.shape for n, x in pyramid.items()}
 
@@ -218,6 +277,8 @@ def test_training_quantization(kind):
     [
         ("MSFR.DIRECTION", "sideways"),
         ("MSFR.UPSAMPLE", "cubic"),
+        ("MSFR.UPSAMPLE", "subpixel"),  # only with DIRECTION top_down
+        ("MSFF.LEVEL", "p6"),
         ("MSFF.DOWNSAMPLE", "max"),
         ("TRAIN_QUANTIZATION", "rounding"),
     ],

@@ -5,7 +5,7 @@ Zhang, Wang, Ma, Li and Fan, "MSFC: Deep Feature Compression in Multi-Task Netwo
 Shape shorthand in this module:
     N: images of a batch; h, w: height and width of the padded images
     C: channels of every pyramid level; C': channels that are sent
-    s_k: stride of level p_k; s: stride of the coarsest level that is fused (32 for p2..p5)
+    s_k: stride of level p_k; s: stride of the fused map (32, that of p5, in the paper)
 """
 
 import fvcore.nn.weight_init as weight_init
@@ -20,7 +20,7 @@ from ...ops import add_quantization_noise, quantize_ste
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
 
-__all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation"]
+__all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
 
 
 class SqueezeExcitation(nn.Module):
@@ -43,7 +43,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class MSFF(nn.Module):
-    """Multi-scale feature fusion: the pyramid becomes one map of the coarsest level's size (sec. 3.1).
+    """Multi-scale feature fusion: the pyramid becomes one map of one level's size (sec. 3.1).
 
     Args:
         levels (int): number of pyramid levels fused.
@@ -51,11 +51,13 @@ class MSFF(nn.Module):
         reduction (int): of the squeeze-and-excitation block.
         kernel_size (int): of the convolution, odd.
         downsample (str): see :func:`size_align`.
+        level (int): index of the level whose size the result has; -1, the coarsest, is the paper's.
     """
 
-    def __init__(self, *, levels, channels, reduction=16, kernel_size=3, downsample="nearest"):
+    def __init__(self, *, levels, channels, reduction=16, kernel_size=3, downsample="nearest", level=-1):
         super().__init__()
         self.downsample = downsample
+        self.level = level
         self.attention = SqueezeExcitation(levels * channels, reduction)
         self.fuse = Conv2d(levels * channels, channels, kernel_size, padding=kernel_size // 2)
         weight_init.c2_xavier_fill(self.fuse)
@@ -68,7 +70,7 @@ class MSFF(nn.Module):
         Returns:
             Tensor: (N, C, h / s, w / s).
         """
-        size = pyramid[-1].shape[-2:]
+        size = pyramid[self.level].shape[-2:]
         aligned = [size_align(x, size, down=self.downsample) for x in pyramid]
         return self.fuse(self.attention(torch.cat(aligned, dim=1)))
 
@@ -120,6 +122,29 @@ class SSFCDecoder(nn.Module):
         return self.activation(self.conv(x))
 
 
+class SubpixelConv2d(nn.Module):
+    """A convolution that enlarges: each position gives a block of `scale` x `scale` values a channel
+    (Shi et al., CVPR 2016). So neighbours in a block differ by what was sent, not by position alone.
+
+    Args:
+        channels (int): of input and output.
+        scale (int): how many times higher and wider the output is.
+        norm (str): Detectron2 norm of the output; "" is none.
+    """
+
+    def __init__(self, channels, scale, norm=""):
+        super().__init__()
+        self.scale = scale
+        self.conv = Conv2d(channels, channels * scale**2, 3, padding=1, bias=not norm)
+        self.norm = get_norm(norm, channels)
+        weight_init.c2_xavier_fill(self.conv)
+
+    def forward(self, x):
+        """(N, C, H, W) float -> (N, C, H * scale, W * scale)."""
+        x = F.pixel_shuffle(self.conv(x), self.scale)
+        return x if self.norm is None else self.norm(x)
+
+
 class MSFR(nn.Module):
     """Multi-scale feature reconstruction: the pyramid again, from one map (sec. 3.3).
 
@@ -127,6 +152,8 @@ class MSFR(nn.Module):
     p'_k = Conv(SizeAlign(p'_{k-1}, p_k)) + SizeAlign(F', p_k). "top_down" runs the same recursion
     from the coarsest fused level to the finest. Levels above the fused ones are pooled (eq. 6) or,
     where the backbone computes them by convolution (RetinaNet's p6 and p7), continue the recursion.
+    "subpixel" up-sampling lets the convolutions of "top_down" enlarge: p'_k = SubpixelConv(p'_{k+1}) +
+    SizeAlign(F', p_k).
 
     Args:
         names (list[str]): all levels, fine to coarse.
@@ -135,7 +162,8 @@ class MSFR(nn.Module):
         channels (int): C.
         pool_top (bool): whether the levels above the fused ones are pooled.
         direction (str): "bottom_up" or "top_down".
-        downsample, upsample (str): see :func:`size_align`.
+        downsample (str): see :func:`size_align`.
+        upsample (str): likewise, or "subpixel" (SizeAlign is "nearest" then).
         norm (str): a Detectron2 norm after each convolution; "" (the paper): none.
     """
 
@@ -154,7 +182,8 @@ class MSFR(nn.Module):
     ):
         super().__init__()
         self.names, self.strides = list(names), list(strides)
-        self.downsample, self.upsample = downsample, upsample
+        self.downsample = downsample
+        self.upsample = "nearest" if upsample == "subpixel" else upsample
         below, top = list(range(fused)), list(range(fused, len(self.names)))
         order = below if direction == "bottom_up" else below[::-1]
         # Each step is (level, the level it is rebuilt from); the first comes from F' alone.
@@ -163,9 +192,15 @@ class MSFR(nn.Module):
         self.pooled = [(level, level - 1) for level in top if pool_top]
         if not pool_top:
             self.steps += [(level, level - 1) for level in top]
-        for level, _ in self.steps:
-            conv = Conv2d(channels, channels, 3, padding=1, bias=not norm, norm=get_norm(norm, channels))
-            weight_init.c2_xavier_fill(conv)
+        for level, source in self.steps:
+            scale = self.strides[source] // self.strides[level]
+            if upsample == "subpixel" and scale > 1:
+                conv = SubpixelConv2d(channels, scale, norm)
+            else:
+                conv = Conv2d(
+                    channels, channels, 3, padding=1, bias=not norm, norm=get_norm(norm, channels)
+                )
+                weight_init.c2_xavier_fill(conv)
             self.add_module(self.names[level], conv)
 
     def _align(self, x, image_size, level):
@@ -175,7 +210,7 @@ class MSFR(nn.Module):
     def forward(self, fused, image_size):
         """
         Args:
-            fused (Tensor): F', (N, C, h / s, w / s) float.
+            fused (Tensor): F', (N, C, h / s, w / s) float, s the stride of any level.
             image_size ((int, int)): h, w in pixels.
 
         Returns:
@@ -184,9 +219,13 @@ class MSFR(nn.Module):
         rebuilt = {self.first: self._align(fused, image_size, self.first)}
         for level, source in self.steps:
             conv = getattr(self, self.names[level])
-            rebuilt[level] = conv(self._align(rebuilt[source], image_size, level)) + self._align(
-                fused, image_size, level
-            )
+            aligned = self._align(fused, image_size, level)
+            if isinstance(conv, SubpixelConv2d):
+                height, width = aligned.shape[-2:]
+                step = conv(rebuilt[source])[..., :height, :width]
+            else:
+                step = conv(self._align(rebuilt[source], image_size, level))
+            rebuilt[level] = step + aligned
         for level, source in self.pooled:
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
         return {name: rebuilt[level] for level, name in enumerate(self.names)}
@@ -250,8 +289,10 @@ class MSFC(FeatureSplit):
         featcomp = cfg.MODEL.FEATCOMP
         _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, DOWNSAMPLE_MODES)
         _check_choice("MSFR.DOWNSAMPLE", featcomp.MSFR.DOWNSAMPLE, DOWNSAMPLE_MODES)
-        _check_choice("MSFR.UPSAMPLE", featcomp.MSFR.UPSAMPLE, UPSAMPLE_MODES)
         _check_choice("MSFR.DIRECTION", featcomp.MSFR.DIRECTION, ("bottom_up", "top_down"))
+        # Only the way down the pyramid has convolutions that could enlarge.
+        subpixel = ("subpixel",) if featcomp.MSFR.DIRECTION == "top_down" else ()
+        _check_choice("MSFR.UPSAMPLE", featcomp.MSFR.UPSAMPLE, UPSAMPLE_MODES + subpixel)
         for key, value in (
             ("SSFC.CHANNELS", featcomp.SSFC.CHANNELS),
             ("MSFF.SE_REDUCTION", featcomp.MSFF.SE_REDUCTION),
@@ -275,6 +316,8 @@ class MSFC(FeatureSplit):
                 f"width. This backbone gives { {n: (s.channels, s.stride) for n, s in shapes} }"
             )
         width, channels = widths.pop(), featcomp.SSFC.CHANNELS
+        _check_choice("MSFF.LEVEL", featcomp.MSFF.LEVEL, ("", *names[:fused]))
+        level = names.index(featcomp.MSFF.LEVEL or names[fused - 1])
         kernel_size = featcomp.SSFC.KERNEL_SIZE
         return {
             "msff": MSFF(
@@ -283,6 +326,7 @@ class MSFC(FeatureSplit):
                 reduction=featcomp.MSFF.SE_REDUCTION,
                 kernel_size=featcomp.MSFF.KERNEL_SIZE,
                 downsample=featcomp.MSFF.DOWNSAMPLE,
+                level=level,
             ),
             "encoder": SSFCEncoder(
                 in_channels=width,
@@ -303,7 +347,7 @@ class MSFC(FeatureSplit):
                 norm=featcomp.MSFR.NORM,
             ),
             "fused": names[:fused],
-            "stride": strides[fused - 1],
+            "stride": strides[level],
             "channels": channels,
             "train_quantization": featcomp.TRAIN_QUANTIZATION,
             "bits": featcomp.CODEC.BITS,
@@ -328,5 +372,5 @@ class MSFC(FeatureSplit):
 def _check_choice(key, value, choices):
     if value not in choices:
         raise ValueError(
-            f"MODEL.FEATCOMP.{key} is {value!r}: choose one of {', '.join(map(str, choices))}"
+            f"MODEL.FEATCOMP.{key} is {value!r}: choose one of {', '.join(map(repr, choices))}"
         )
