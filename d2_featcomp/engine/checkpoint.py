@@ -7,6 +7,8 @@ from urllib.parse import urlparse
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from ..files import write_text
+
 __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights"]
 
 _SPLIT_PREFIX = "feature_split."
@@ -54,10 +56,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         """As in the base class, in one step, and never for a file that is not complete."""
         if last_filename_basename.endswith(".partial.pth"):
             return
-        mark = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{mark}.partial", "w", encoding="utf-8") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{mark}.partial", mark)
+        write_text(last_filename_basename, os.path.join(self.save_dir, "last_checkpoint"))
 
     def load(self, path, *args, **kwargs):
         """As in the base class.

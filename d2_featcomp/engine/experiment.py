@@ -44,6 +44,7 @@ from ..evaluation.tradeoff import (
     rows_of,
     write_csv,
 )
+from ..files import write_text
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .command_line import setup_config
 from .demo import build_for_inference, draw_images
@@ -294,8 +295,7 @@ class _Run:
         path = os.path.join(self.output, "results")
         _write_json({"title": experiment.title, "settings": self.results}, f"{path}.json")
         write_csv(rows, f"{path}.csv")
-        with open(os.path.join(self.output, "table.md"), "w", encoding="utf-8") as file:
-            file.write(f"{format_table(rows)}\n")
+        write_text(f"{format_table(rows)}\n", os.path.join(self.output, "table.md"))
         curves, levels = self._curves(rows)
         plot = os.path.join(self.output, "curves")
         plot_curves(curves, levels, plot, x=experiment.x, y=experiment.y, title=experiment.title)
@@ -367,6 +367,4 @@ def _read_json(path):
 
 def _write_json(data, path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f"{path}.partial", "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-    os.replace(f"{path}.partial", path)
+    write_text(json.dumps(data, indent=1), path)

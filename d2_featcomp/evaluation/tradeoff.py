@@ -2,10 +2,11 @@
 
 import csv
 import io
-import os
 
 import numpy as np
 from tabulate import tabulate
+
+from ..files import write_text
 
 __all__ = ["COLUMNS", "format_table", "plot_curves", "rate_for_accuracy", "write_csv"]
 
@@ -71,9 +72,7 @@ def write_csv(rows, path):
     writer.writerow(["setting", *columns])
     for name, row in rows.items():
         writer.writerow([name, *(row.get(column, "") for column in columns)])
-    with open(f"{path}.partial", "w", encoding="utf-8") as file:
-        file.write(text.getvalue())
-    os.replace(f"{path}.partial", path)
+    write_text(text.getvalue(), path)
 
 
 def rate_for_accuracy(rates, accuracies, accuracy):

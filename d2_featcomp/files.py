@@ -1,0 +1,21 @@
+"""Files that are whole or not there."""
+
+import os
+
+__all__ = ["write_text"]
+
+
+def write_text(text, path):
+    """Writes a UTF-8 file in one piece: whoever reads `path` meanwhile gets the old text or the new one.
+
+    Args:
+        text (str): the whole content.
+        path (str): replaced if it exists; its folder must exist.
+
+    Raises:
+        OSError: it cannot be written; an older file is left as it was.
+    """
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)

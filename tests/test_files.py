@@ -1,0 +1,19 @@
+import pytest
+
+from d2_featcomp.files import write_text
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("one", "zwölf\n"):
+        write_text(text, path)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_older_file_stays_when_the_new_one_cannot_be_written(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text("old", path)
+    with pytest.raises(UnicodeEncodeError):
+        write_text("new \udc80", path)
+    assert path.read_text() == "old"
