@@ -14,9 +14,9 @@ help:
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
 	@echo 'make lint          check the style'
-	@echo 'make msfc          the long run: rates and accuracy for many settings (about an hour; resumable)'
+	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
-	@echo 'make msfc-photo    the long run on that data set (about an hour; resumable)'
+	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
@@ -39,6 +39,7 @@ lint: install
 
 msfc: install
 	$(reproduce) '$(OUTPUT)/msfc' projects/MSFC/scenes.yaml
+	$(reproduce) '$(OUTPUT)/msfc-long' projects/MSFC/scenes_long.yaml
 
 photo-scenes: install
 	sh tools/make_photo_scenes.sh $(run)

@@ -12,12 +12,13 @@ PACKAGE = "d2_featcomp"
 # Room -> the rooms that it may import from, beside itself.
 ALLOWED = {
     "config": set(),
+    "files": set(),
     "ops": set(),
     "codecs": {"ops"},
     "modeling": {"ops", "codecs"},
     "data": {"ops", "codecs"},
-    "evaluation": {"ops", "codecs"},
-    "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config"},
+    "evaluation": {"ops", "codecs", "files"},
+    "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files"},
 }
 
 
