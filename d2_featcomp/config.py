@@ -13,6 +13,7 @@ def add_featcomp_config(cfg):
     Args:
         cfg (CfgNode): from `detectron2.config.get_cfg()`; changed in place.
     """
+    _add_yolov3_config(cfg)
     cfg.MODEL.FEATCOMP = CN()
     featcomp = cfg.MODEL.FEATCOMP
 
@@ -99,3 +100,24 @@ def add_featcomp_config(cfg):
             # See LOSS above.
             node.LOSS = "task"
         featcomp.TRAIN[f"STEP{step}"] = node
+
+
+def _add_yolov3_config(cfg):
+    cfg.MODEL.YOLOV3 = CN()
+    yolo = cfg.MODEL.YOLOV3
+    yolo.NUM_CLASSES = 80
+    # Width and height in pixels, for each scale, coarse to fine. These are YOLO-v3's for COCO.
+    yolo.ANCHORS = [
+        [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]],
+        [[30.0, 61.0], [62.0, 45.0], [59.0, 119.0]],
+        [[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]],
+    ]
+    # Detectron2 norm of all convolutions but the last.
+    yolo.NORM = "BN"
+    # Side, in pixels, of the square in whose middle images are put, on gray; 0: images keep their sizes.
+    yolo.LETTERBOX = 0
+    # Predictions that overlap an object by more than this are not trained to be background.
+    yolo.IGNORE_THRESHOLD = 0.5
+    # Least objectness times class probability of a detection.
+    yolo.SCORE_THRESH_TEST = 0.005
+    yolo.NMS_THRESH_TEST = 0.45

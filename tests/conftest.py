@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+import numpy as np
+import pytest
 import torch
 
 _DATASETS = tempfile.mkdtemp(prefix="d2_featcomp-tests-")
@@ -13,3 +15,49 @@ torch.set_num_threads(1)
 
 def pytest_unconfigure():
     shutil.rmtree(_DATASETS, ignore_errors=True)
+
+
+@pytest.fixture
+def build_yolo():
+    """Builds a YOLO-v3, the quick one unless told otherwise, with weights of a seed."""
+    from detectron2.modeling import build_model
+
+    from d2_featcomp.engine import setup_config
+
+    def build(*overrides, config="configs/quick/yolov3_tiny.yaml", seed=0):
+        torch.manual_seed(seed)
+        network = build_model(setup_config(config, ["MODEL.DEVICE", "cpu", *map(str, overrides)]))
+        return network.eval()
+
+    return build
+
+
+@pytest.fixture
+def write_darknet():
+    """Writes a network's own parameters as Darknet does; norms get random statistics first."""
+
+    from detectron2.layers import Conv2d
+
+    def write(network, path, version=(0, 2, 0), seen=7, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        convolutions = [m for m in network.backbone.layers if isinstance(m, Conv2d)]
+        convolutions += [layer for _, layer in network.head.layers_in_file_order()]
+        with open(path, "wb") as file:
+            file.write(np.array(version, "<i4").tobytes())
+            file.write(np.array([seen], "<i8" if version[0] * 10 + version[1] >= 2 else "<i4").tobytes())
+            for layer in convolutions:
+                parts = [layer.bias]
+                if layer.norm is not None:
+                    norm = layer.norm
+                    for values, low, high in (
+                        (norm.weight, 0.5, 1.5),
+                        (norm.bias, -0.2, 0.2),
+                        (norm.running_mean, -0.2, 0.2),
+                        (norm.running_var, 0.5, 1.5),
+                    ):
+                        values.data.uniform_(low, high, generator=generator)
+                    parts = [norm.bias, norm.weight, norm.running_mean, norm.running_var]
+                for part in [*parts, layer.weight]:
+                    file.write(part.detach().numpy().astype("<f4").tobytes())
+
+    return write

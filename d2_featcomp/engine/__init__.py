@@ -1,6 +1,6 @@
 """Training in steps, evaluation, and what command lines share."""
 
-from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights
+from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
 from .command_line import report_errors, setup_config
 from .demo import build_for_inference, draw_images
 from .experiment import Experiment, read_experiment, run_experiment

@@ -1,5 +1,6 @@
 """Checkpoints that are written whole or not at all, and refused when they do not fit."""
 
+import contextlib
 import os
 import pickle
 from urllib.parse import urlparse
@@ -9,7 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import write_text
 
-__all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights"]
+__all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
 
 _SPLIT_PREFIX = "feature_split."
 
@@ -129,3 +130,23 @@ def load_weights(model, path):
     checkpointer.load(path)
     if path:
         checkpointer.require_complete(path)
+
+
+def save_weights(weights, path):
+    """Writes a checkpoint of weights alone, in one piece.
+
+    Args:
+        weights (dict[str, Tensor]): a state dict.
+        path (str): of the .pth file, replaced if it exists.
+
+    Raises:
+        OSError: it cannot be written, e.g. for want of disk space; an older file is left as it was.
+    """
+    partial = f"{path}.partial"
+    try:
+        torch.save({"model": weights}, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        raise OSError(f"cannot write {path!r} ({error}): free disk space, then run it again") from error

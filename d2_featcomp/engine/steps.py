@@ -1,6 +1,5 @@
 """The three training steps of MSFC (sec. 4), one Detectron2 training each."""
 
-import contextlib
 import logging
 import os
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..modeling import SplitInference
-from .checkpoint import FeatCompCheckpointer, load_weights
+from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
 from .trainer import Trainer
 
 __all__ = ["config_of_step", "evaluate", "steps_to_run", "train_steps"]
@@ -118,7 +117,9 @@ def train_steps(cfg, resume=False):
             logger.info("Step %d is complete", step)
         weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
     if comm.is_main_process():
-        _publish(weights, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+        # Without the optimizer's state.
+        final = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+        save_weights(final, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
     comm.synchronize()
     return results
 
@@ -147,20 +148,6 @@ def _require_data(*names):
         raise ValueError(
             f"unknown data sets {sorted(unknown)} in DATASETS: none of that name is registered"
         )
-
-
-def _publish(source, target):
-    """Writes the weights of a finished step, without its optimizer state, in one piece."""
-    weights = torch.load(source, map_location="cpu", weights_only=True)["model"]
-    try:
-        torch.save({"model": weights}, f"{target}.partial")
-        os.replace(f"{target}.partial", target)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{target}.partial")
-        raise OSError(
-            f"cannot write {target!r} ({error}): free disk space, then use --resume"
-        ) from error
 
 
 def evaluate(cfg):

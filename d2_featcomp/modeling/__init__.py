@@ -12,3 +12,4 @@ from .splits import (
     SSFCEncoder,
     build_feature_split,
 )
+from .yolo import YOLOV3, DarknetWeightsError, load_darknet_weights

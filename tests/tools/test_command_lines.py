@@ -127,3 +127,31 @@ def test_scenes_replace_nothing_but_scenes(tmp_path):
     with pytest.raises(FileExistsError, match="something else than scenes"):
         write_scenes(str(tmp_path / "coco"), {}, {})
     assert (tmp_path / "coco" / "precious.jpg").read_bytes() == b"photo"
+
+
+def test_convert_darknet(tmp_path, build_yolo, write_darknet):
+    write_darknet(build_yolo(seed=1), tmp_path / "a.weights")
+    arguments = ["tools/convert_darknet.py", "--config-file", "configs/quick/yolov3_tiny.yaml"]
+    done = call(
+        tmp_path, *arguments, "--weights", tmp_path / "a.weights", "--output", tmp_path / "a.pth"
+    )
+    assert done.returncode == 0, done.stderr
+    network = build_yolo("MODEL.WEIGHTS", tmp_path / "a.pth", seed=2)
+    missing = network.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True)["model"])
+    assert not missing.missing_keys and not missing.unexpected_keys
+    (tmp_path / "short.weights").write_bytes((tmp_path / "a.weights").read_bytes()[:5000])
+    for weights, output, words in (
+        ("short.weights", "b.pth", "ends in layer backbone.layers."),
+        ("none.weights", "b.pth", "none.weights"),
+        ("a.weights", "nowhere/b.pth", "no folder"),
+    ):
+        done = call(tmp_path, *arguments, "--weights", tmp_path / weights, "--output", tmp_path / output)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "b.pth").exists()
+    done = call(
+        tmp_path,
+        *("tools/convert_darknet.py", "--config-file", CONFIG),
+        *("--weights", tmp_path / "a.weights", "--output", tmp_path / "b.pth"),
+    )
+    assert done.returncode == 2 and "not a YOLOV3" in done.stderr

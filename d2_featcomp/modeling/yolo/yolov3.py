@@ -1,0 +1,225 @@
+"""YOLO-v3, the network that BaF is about.
+
+Redmon and Farhadi, "YOLOv3: An Incremental Improvement", arXiv 1804.02767, 2018.
+
+Shape shorthand in this module:
+    N: images of a batch; A: anchors of a scale (3); K: classes
+    Boxes are x1, y1, x2, y2, in pixels.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import batched_nms
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import nn
+
+from .decoding import corners, decode_predictions
+from .head import YOLOV3Head
+from .losses import yolo_losses
+
+__all__ = ["YOLOV3"]
+
+
+@META_ARCH_REGISTRY.register()
+class YOLOV3(nn.Module):
+    """YOLO-v3 and YOLO-v3-tiny, by backbone.
+
+    Args:
+        backbone (Backbone): whose outputs are the scales.
+        head (YOLOV3Head): built for them.
+        anchors (list[list[(float, float)]]): for each scale, coarse to fine, width and height in pixels.
+        num_classes (int): K.
+        pixel_mean, pixel_std (list[float]): of the channels, (0, 0, 0) and (255, 255, 255) for Darknet.
+        letterbox (int): side, in pixels, of the square in whose middle each image is put, on gray;
+            0: images keep their sizes, padded with gray right and at the bottom.
+        ignore_threshold (float): see :func:`yolo_losses`.
+        score_threshold (float): least objectness times class probability.
+        nms_threshold (float): intersection over union at which the less certain of two goes.
+        max_detections (int): an image.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone,
+        head,
+        anchors,
+        num_classes,
+        pixel_mean,
+        pixel_std,
+        letterbox=0,
+        ignore_threshold=0.5,
+        score_threshold=0.005,
+        nms_threshold=0.45,
+        max_detections=100,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        shapes = sorted(backbone.output_shape().items(), key=lambda item: -item[1].stride)
+        self.in_features = [name for name, _ in shapes]
+        self.strides = [shape.stride for _, shape in shapes]
+        for index, scale in enumerate(anchors):
+            self.register_buffer(f"anchors_{index}", torch.tensor(scale, dtype=torch.float32), False)
+        self.num_classes = num_classes
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.letterbox = letterbox
+        self.ignore_threshold = ignore_threshold
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        yolo = cfg.MODEL.YOLOV3
+        if yolo.LETTERBOX % backbone.size_divisibility:
+            raise ValueError(
+                f"MODEL.YOLOV3.LETTERBOX is {yolo.LETTERBOX}: it must be a multiple of "
+                f"{backbone.size_divisibility}, or 0"
+            )
+        return {
+            "backbone": backbone,
+            "head": YOLOV3Head(cfg, backbone.output_shape()),
+            "anchors": yolo.ANCHORS,
+            "num_classes": yolo.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "letterbox": yolo.LETTERBOX,
+            "ignore_threshold": yolo.IGNORE_THRESHOLD,
+            "score_threshold": yolo.SCORE_THRESH_TEST,
+            "nms_threshold": yolo.NMS_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self):
+        return self.pixel_mean.device
+
+    @property
+    def anchors(self):
+        """list[Tensor]: for each scale, coarse to fine, (A, 2): width and height in pixels."""
+        return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
+
+    def forward(self, batched_inputs):
+        """
+        Args:
+            batched_inputs (list[dict]): each with "image", (3, height, width) Tensor; in training
+                "instances" with `gt_boxes` and `gt_classes`; else optionally "height" and "width", the
+                size in pixels that boxes are given in.
+
+        Returns:
+            dict[str, Tensor]: losses, in training; else list[dict], each with "instances" that have
+            `pred_boxes`, `scores` and `pred_classes`.
+        """
+        images = self.preprocess_image(batched_inputs)
+        raw = self.predict(self.backbone(images.tensor))
+        if self.training:
+            return self.losses(raw, images, [record["instances"] for record in batched_inputs])
+        return [
+            {"instances": self._finish(instances, record, size, tuple(images.tensor.shape[-2:]))}
+            for instances, record, size in zip(
+                self.detect(raw), batched_inputs, images.image_sizes, strict=True
+            )
+        ]
+
+    def predict(self, features):
+        """dict[str, Tensor] of the backbone -> list[Tensor] of :class:`YOLOV3Head`."""
+        return self.head([features[name] for name in self.in_features])
+
+    def losses(self, raw, images, instances):
+        """Losses of raw predictions, see :func:`yolo_losses`; boxes refer to the unpadded images."""
+        padded = tuple(images.tensor.shape[-2:])
+        targets = []
+        for target, size in zip(instances, images.image_sizes, strict=True):
+            left, top = self._origin(size, padded)
+            moved = Instances(padded, gt_classes=target.gt_classes.to(self.device))
+            shift = torch.tensor([left, top, left, top], device=self.device)
+            moved.gt_boxes = Boxes(target.gt_boxes.tensor.to(self.device) + shift)
+            targets.append(moved)
+        return yolo_losses(
+            raw,
+            targets,
+            anchors=self.anchors,
+            strides=self.strides,
+            image_size=padded,
+            ignore_threshold=self.ignore_threshold,
+        )
+
+    def detect(self, raw):
+        """
+        Args:
+            raw (list[Tensor]): as :class:`YOLOV3Head` gives them.
+
+        Returns:
+            list[Instances]: of each image, in pixels of the padded image, best first.
+        """
+        decoded = [
+            decode_predictions(*scale) for scale in zip(raw, self.anchors, self.strides, strict=True)
+        ]
+        boxes, objectness, logits = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
+        size = tuple(side * self.strides[0] for side in raw[0].shape[-2:])
+        scores = objectness.sigmoid()[..., None] * logits.sigmoid()
+        return [
+            self._select(corners(image_boxes), image_scores, size)
+            for image_boxes, image_scores in zip(boxes, scores, strict=True)
+        ]
+
+    def _select(self, boxes, scores, size):
+        rows, classes = (scores > self.score_threshold).nonzero(as_tuple=True)
+        boxes, scores = boxes[rows], scores[rows, classes]
+        keep = batched_nms(boxes, scores, classes, self.nms_threshold)[: self.max_detections]
+        return Instances(
+            size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep]
+        )
+
+    def _finish(self, instances, record, size, padded):
+        """From pixels of the padded image to those of the original one."""
+        left, top = self._origin(size, padded)
+        boxes = instances.pred_boxes.tensor - instances.pred_boxes.tensor.new_tensor(
+            [left, top, left, top]
+        )
+        inner = Instances(tuple(size), **{**instances.get_fields(), "pred_boxes": Boxes(boxes)})
+        return detector_postprocess(inner, record.get("height", size[0]), record.get("width", size[1]))
+
+    def _origin(self, size, padded):
+        """Where an image of height and width `size` starts in its padded image: x, y in pixels."""
+        if not self.letterbox:
+            return 0, 0
+        return (padded[1] - size[1]) // 2, (padded[0] - size[0]) // 2
+
+    def preprocess_image(self, batched_inputs):
+        """Scaled, letterboxed or padded images.
+
+        Args:
+            batched_inputs (list[dict]): each with "image", (3, height, width) Tensor.
+
+        Returns:
+            ImageList: (N, 3, h, w) float; `image_sizes` are those of the images themselves.
+
+        Raises:
+            ValueError: an image does not fit into the letterbox.
+        """
+        images = [record["image"].to(self.device) for record in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        if self.letterbox:
+            height = width = self.letterbox
+            if any(max(size) > self.letterbox for size in sizes):
+                raise ValueError(
+                    f"an image of {sizes} pixels (height, width) is larger than the letterbox: set "
+                    f"INPUT.MAX_SIZE_TRAIN and INPUT.MAX_SIZE_TEST to MODEL.YOLOV3.LETTERBOX, "
+                    f"{self.letterbox}"
+                )
+        else:
+            multiple = self.backbone.size_divisibility
+            height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+        batch = images[0].new_full((len(images), len(images[0]), height, width), 0.5)
+        for row, image, size in zip(batch, images, sizes, strict=True):
+            left, top = self._origin(size, (height, width))
+            row[:, top : top + size[0], left : left + size[1]] = image
+        return ImageList(batch, sizes)
