@@ -26,10 +26,10 @@ def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold)
     """The losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
 
     Each object belongs to the anchor whose shape fits it best, in the cell of its centre. Centre and
-    size: half squared errors of sigmoid(tx), sigmoid(ty), tw and th, times 2 minus the share of the image
-    that the object covers (as in Darknet). Objectness and classes: binary cross-entropy. Predictions that
-    overlap an object by more than `ignore_threshold` without having been assigned to one say nothing
-    about objectness.
+    size: half squared errors of sigmoid(tx), sigmoid(ty), tw and th, times 2 minus the share of the
+    image that the object covers (as in Darknet). Objectness and classes: binary cross-entropy.
+    Predictions that overlap an object by more than `ignore_threshold` without having been assigned to
+    one say nothing about objectness.
 
     Args:
         raw (list[Tensor]): for each scale (N, A * (5 + K), H, W) float.
