@@ -238,3 +238,21 @@ def test_a_network_learns_one_image_by_heart(build_yolo):
     order = found.pred_classes.argsort(descending=True)
     assert found.pred_classes[order].tolist() == [4, 1]
     assert (found.pred_boxes.tensor[order] - target.gt_boxes.tensor).abs().max() < 6
+
+
+@pytest.mark.parametrize("letterbox", [0, 256])
+def test_cut_after_its_backbone_it_finds_the_same(letterbox, build_yolo):
+    """Every output of the backbone sent as float32, and nothing else."""
+    overrides = ("MODEL.YOLOV3.LETTERBOX", letterbox, "MODEL.YOLOV3.SCORE_THRESH_TEST", 0.2)
+    codec = ("MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32)
+    cut = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "Pyramid")
+    network, split = build_yolo(*overrides), build_yolo(*overrides, *cut, *codec)
+    batch = [{**record(192, 256), "height": 96, "width": 128}, record(160, 200, seed=1)]
+    with torch.no_grad():
+        expected = [network([image])[0]["instances"] for image in batch]
+        found = split(batch)
+    for one, other in zip(expected, found, strict=True):
+        assert len(one) > 0
+        assert torch.equal(one.pred_boxes.tensor, other["instances"].pred_boxes.tensor)
+        assert torch.equal(one.scores, other["instances"].scores)
+        assert one.image_size == other["instances"].image_size
