@@ -59,7 +59,14 @@ def report_errors():
     except KeyboardInterrupt:
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ImportError, KeyError, AssertionError) as error:
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        KeyError,
+        AssertionError,
+        FloatingPointError,
+    ) as error:
         # Detectron2 reports many mistakes in a config by the last two.
         if os.getenv("D2_FEATCOMP_TRACEBACK"):
             raise

@@ -87,7 +87,7 @@ def train_steps(cfg, resume=False):
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see :func:`steps_to_run`; or the weights to
-        start from lack the task network that steps 2 and 3 need.
+        start from lack the task network that steps 2 and 3 need. FloatingPointError: it diverged.
     """
     logger = logging.getLogger("d2_featcomp")
     steps, weights = steps_to_run(cfg), cfg.MODEL.WEIGHTS
@@ -111,7 +111,7 @@ def train_steps(cfg, resume=False):
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
         if trainer.start_iter < trainer.max_iter:
             logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
-            trainer.train()
+            _train(trainer, step)
             results = getattr(trainer, "_last_eval_results", OrderedDict())
         else:
             logger.info("Step %d is complete", step)
@@ -122,6 +122,20 @@ def train_steps(cfg, resume=False):
         save_weights(final, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
     comm.synchronize()
     return results
+
+
+def _train(trainer, step):
+    """Trains; tells what to do where losses or weights become infinite, before these are handed on."""
+    try:
+        trainer.train()
+        values = trainer.model.state_dict().values()
+        if not all(torch.isfinite(value).all() for value in values if value.is_floating_point()):
+            raise FloatingPointError("its weights became infinite or NaN")
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"step {step} diverged: lower MODEL.FEATCOMP.TRAIN.STEP{step}.BASE_LR or set "
+            f"SOLVER.CLIP_GRADIENTS.ENABLED True ({error})"
+        ) from error
 
 
 def _forget(cfg, steps):

@@ -182,6 +182,19 @@ def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_pa
     assert (output / "model_final.pth").exists()
 
 
+@pytest.mark.parametrize(("iterations", "words"), [(1, "weights became"), (3, "(Loss became|has diverged)")])
+def test_a_training_that_diverges_says_what_to_do(iterations, words, train):
+    """By its last update, after which no loss tells, or before."""
+    with pytest.raises(
+        FloatingPointError, match=f"(?s)lower MODEL.FEATCOMP.TRAIN.STEP1.BASE_LR.*{words}"
+    ):
+        train(
+            MODEL__FEATCOMP__TRAIN__STEPS=(1, 3),
+            MODEL__FEATCOMP__TRAIN__STEP1__MAX_ITER=iterations,
+            MODEL__FEATCOMP__TRAIN__STEP1__BASE_LR=1e43,
+        )
+
+
 def test_without_resume_a_training_starts_again(train):
     cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
