@@ -21,12 +21,14 @@ def add_featcomp_config(cfg):
     featcomp.ENABLED = True
     # The Detectron2 meta-architecture that is cut.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
-    # Name in FEATURE_SPLIT_REGISTRY: "MSFC", or "Pyramid" for the anchor that reduces nothing.
+    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchor "Pyramid" that reduces nothing; "BaF", and
+    # its anchors "Layer" (all channels) and "Image" (the image itself, by jpeg420 or hevc420).
     featcomp.SPLIT = "MSFC"
 
     # How the reduced features become bytes. Evaluation always runs through it.
     featcomp.CODEC = CN()
-    # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc.
+    # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc; and, for images in
+    # colour, jpeg420 and hevc420.
     featcomp.CODEC.NAME = "jpegxl"
     # Bit depth n of a symbol, 2..16; 32 sends float32 (codec "raw" only).
     featcomp.CODEC.BITS = 4
@@ -37,7 +39,7 @@ def add_featcomp_config(cfg):
     # codec's default.
     featcomp.CODEC.EFFORT = None
     # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, sent as
-    # float16). "" is the split's own: fixed for MSFC, tensor for Pyramid.
+    # float16). "" is the split's own: fixed for MSFC, tensor for Pyramid and Layer, channel for BaF.
     featcomp.CODEC.QUANTIZER = ""
 
     # Multi-scale feature fusion (MSFC sec. 3.1).
@@ -68,11 +70,33 @@ def add_featcomp_config(cfg):
     # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
     featcomp.MSFR.NORM = ""
 
-    # What stands in for quantization in training: "none" (the paper), "noise" (uniform, one step
+    # Back-and-forth prediction (BaF sec. 3), and its anchor "Layer": the backbone's layer at whose
+    # batch norm it is cut, in Darknet's numbering.
+    featcomp.LAYER = 12
+    featcomp.BAF = CN()
+    # C, the channels that are sent.
+    featcomp.BAF.CHANNELS = 64
+    # A file of tools/select_channels.py. "": step 2 of training selects them, on so many images.
+    featcomp.BAF.CHANNEL_ORDER = ""
+    featcomp.BAF.SELECTION_IMAGES = 1000
+    # Training starts from the linear prediction that is best on so many images, by least squares; 0
+    # starts from random weights, as in the paper, and takes far longer.
+    featcomp.BAF.FIT_IMAGES = 200
+    # Channels between the predictor's convolutions; at least the layer's input channels, unless
+    # FIT_IMAGES is 0.
+    featcomp.BAF.HIDDEN_CHANNELS = 128
+    # Bit depths of training; each image is quantized with one of them. () is CODEC.BITS, as in the
+    # paper; (2, 3, 4, 5, 6, 7, 8) trains one predictor for all.
+    featcomp.BAF.TRAIN_BITS = ()
+    # Whether predictions of sent channels are brought into the bins that were received (eq. 6).
+    featcomp.BAF.CONSOLIDATE = True
+
+    # MSFC: what stands in for quantization in training: "none" (the paper), "noise" (uniform, one step
     # wide) or "ste" (rounding with a straight-through gradient), at CODEC.BITS.
     featcomp.TRAIN_QUANTIZATION = "none"
     # What training minimizes: "task" (the network's losses), "distill" (distance of the restored
-    # from the original features) or "both". tools/train_net.py takes it from each step below.
+    # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". tools/train_net.py
+    # takes it from each step below.
     featcomp.LOSS = "task"
     # Trains only the split, batch norm statistics frozen too. tools/train_net.py sets it in step 2.
     featcomp.FREEZE_TASK_NETWORK = False

@@ -11,9 +11,8 @@ For every input image it writes, below --output:
 import argparse
 import os
 
+from d2_featcomp.data.datasets.image_folders import list_images as images_in
 from d2_featcomp.engine import build_for_inference, draw_images, report_errors, setup_config
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def parse_args():
@@ -40,14 +39,11 @@ def list_images(paths):
     images = []
     for path in paths:
         if os.path.isdir(path):
-            names = sorted(n for n in os.listdir(path) if n.lower().endswith(SUFFIXES))
-            images += [os.path.join(path, name) for name in names]
+            images += images_in(path)
         elif os.path.isfile(path):
             images.append(path)
         else:
             raise FileNotFoundError(f"no image or folder {path!r}")
-    if not images:
-        raise FileNotFoundError(f"no images in {', '.join(paths)}")
     return images
 
 

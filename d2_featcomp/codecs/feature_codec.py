@@ -98,7 +98,7 @@ class FeatureCodec:
             low, high = minmax_range(x, per_channel=self.quantizer == "channel")
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
         symbols = quantize_uniform(x, self.bits, low, high)
-        arrange = tile_channels if self.image_codec.tiled else _rows
+        arrange = _ARRANGE[self.image_codec.layout]
         payload = self.image_codec.encode(_to_numpy(arrange(symbols), self.bits))
         packed = len(payload) > packed_size(symbols.numel(), self.bits)
         if packed:
@@ -129,9 +129,53 @@ class FeatureCodec:
         decode = _decode_floats if bitstream.bits == FLOAT_BITS else _decode
         return [decode(tensor, bitstream, image_codec, device) for tensor in bitstream.tensors]
 
+    @staticmethod
+    def quantizer_steps(bitstream, device="cpu"):
+        """
+        Args:
+            bitstream (FeatureBitstream): any.
+            device (torch.device or str): where to put the result.
+
+        Returns:
+            list[Tensor]: for each tensor the distance of neighbouring values of its quantizer, float32,
+            (1, 1, 1) or (C, 1, 1); 0 where float32 was sent.
+        """
+        if bitstream.bits == FLOAT_BITS:
+            return [torch.zeros(1, 1, 1, device=device) for _ in bitstream.tensors]
+        ranges = [_range_of(tensor, device) for tensor in bitstream.tensors]
+        return [(high - low) / (2**bitstream.bits - 1) for low, high in ranges]
+
 
 def _rows(symbols):
     return symbols.reshape(symbols.shape[0], -1)
+
+
+def _colour(symbols):
+    if len(symbols) != 3:
+        raise ValueError(
+            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT Image"
+        )
+    return symbols.permute(1, 2, 0)
+
+
+_ARRANGE = {"tiles": tile_channels, "rows": _rows, "colour": _colour}
+
+
+def _image_shape(layout, shape):
+    """Of the image in which a tensor of `shape` (C, H, W) is coded."""
+    channels, height, width = shape
+    if layout == "colour":
+        return height, width, channels
+    if layout == "rows":
+        return channels, height * width
+    rows, columns = tile_grid(channels)
+    return rows * height, columns * width
+
+
+def _from_image(symbols, layout, channels):
+    if layout == "colour":
+        return symbols.permute(2, 0, 1)
+    return untile_channels(symbols, channels) if layout == "tiles" else symbols
 
 
 def _to_numpy(symbols, bits):
@@ -149,23 +193,23 @@ def _decode_floats(tensor, bitstream, image_codec, device):
 
 
 def _decode(tensor, bitstream, image_codec, device):
-    bits, (channels, height, width) = bitstream.bits, tensor.shape
+    bits, layout = bitstream.bits, image_codec.layout
     if tensor.packed:
         symbols = _to_torch(unpack_symbols(tensor.payload, tensor.elements, bits), device)
     else:
-        rows, columns = tile_grid(channels) if image_codec.tiled else (channels, 1)
-        across = columns * width if image_codec.tiled else height * width
         image = image_codec.decode(
             tensor.payload,
-            shape=(rows * height, across) if image_codec.tiled else (rows, across),
+            shape=_image_shape(layout, tensor.shape),
             bits=bits,
             lossless=bitstream.lossless,
         )
-        symbols = _to_torch(image, device)
-        if image_codec.tiled:
-            symbols = untile_channels(symbols, channels)
-    low, high = torch.from_numpy(tensor.ranges.astype(np.float32)).to(device)[..., None, None].unbind(1)
-    return dequantize_uniform(symbols.reshape(tensor.shape), bits, low, high)
+        symbols = _from_image(_to_torch(image, device), layout, tensor.shape[0])
+    return dequantize_uniform(symbols.reshape(tensor.shape), bits, *_range_of(tensor, device))
+
+
+def _range_of(tensor, device):
+    """(low, high), each (1, 1, 1) or (C, 1, 1) float32."""
+    return torch.from_numpy(tensor.ranges.astype(np.float32)).to(device)[..., None, None].unbind(1)
 
 
 def _to_torch(symbols, device):

@@ -11,7 +11,7 @@ try:
 except ImportError:  # reported when the codec is built
     av = None
 
-__all__ = ["HevcCodec"]
+__all__ = ["Hevc420Codec", "HevcCodec"]
 
 _PRESETS = (
     "ultrafast",
@@ -58,40 +58,87 @@ class HevcCodec(ImageCodec):
         return _frame_depth(bits)
 
     def _encode(self, samples):
-        height, width = samples.shape
-        samples = np.pad(
-            samples,
-            ((0, max(0, _MIN_SIDE - height)), (0, max(0, _MIN_SIDE - width))),
-            mode="edge",
-        )
+        pixel_format = self._pixel_format(self.bits)
+        frame = self._frame(_pad(samples, self._frame_size(samples.shape)), pixel_format)
         mode = "lossless=1" if self.lossless else f"qp={int(self.quality)}"
         encoder = av.CodecContext.create("libx265", "w")
-        encoder.height, encoder.width = samples.shape
-        encoder.pix_fmt = _FORMATS[_frame_depth(self.bits)]
+        encoder.height, encoder.width, encoder.pix_fmt = frame.height, frame.width, pixel_format
         encoder.time_base = Fraction(1, 25)
         encoder.options = {
             "preset": _PRESETS[int(self.effort)],
             "x265-params": f"{mode}:keyint=1:info=0:log-level=none:pools=none:frame-threads=1",
         }
-        frame = av.VideoFrame.from_ndarray(samples, format=encoder.pix_fmt)
         return b"".join(bytes(packet) for f in (frame, None) for packet in encoder.encode(f))
 
-    @staticmethod
-    def _decode(data, *, shape, depth):
-        height, width = shape
+    @classmethod
+    def _decode(cls, data, *, shape, depth):
+        height, width = shape[:2]
         decoder = av.CodecContext.create("hevc", "r")
         # The decoder pads its buffers; what is far larger than `shape` is not even allocated.
         decoder.options = {"max_pixels": str((height + _DECODER_MARGIN) * (width + _DECODER_MARGIN))}
         decoder.thread_count = 1
         packets = decoder.parse(data) + decoder.parse(None)
         frames = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
-        if len(frames) != 1 or frames[0].format.name != _FORMATS[_frame_depth(depth)]:
+        pixel_format = cls._pixel_format(depth)
+        if len(frames) != 1 or frames[0].format.name != pixel_format:
             raise BitstreamError(
-                f"hevc payload holds {len(frames)} frames "
-                f"({', '.join(frame.format.name for frame in frames)}), not one "
-                f"{_FORMATS[_frame_depth(depth)]} frame"
+                f"{cls.name} payload holds {len(frames)} frames "
+                f"({', '.join(frame.format.name for frame in frames)}), not one {pixel_format} frame"
             )
-        samples = frames[0].to_ndarray()
-        if samples.shape != (max(height, _MIN_SIDE), max(width, _MIN_SIDE)):
-            raise BitstreamError(f"hevc payload holds a frame of {samples.shape}, not of {tuple(shape)}")
-        return np.ascontiguousarray(samples[:height, :width])
+        size = frames[0].height, frames[0].width
+        if size != cls._frame_size(shape):
+            raise BitstreamError(f"{cls.name} payload holds a frame of {size}, not of {tuple(shape)}")
+        return np.ascontiguousarray(cls._samples(frames[0])[:height, :width])
+
+    @staticmethod
+    def _frame_size(shape):
+        """Height and width of the frame in which an image of `shape` is coded."""
+        return max(shape[0], _MIN_SIDE), max(shape[1], _MIN_SIDE)
+
+    @staticmethod
+    def _pixel_format(bits):
+        return _FORMATS[_frame_depth(bits)]
+
+    @staticmethod
+    def _frame(samples, pixel_format):
+        return av.VideoFrame.from_ndarray(samples, format=pixel_format)
+
+    @staticmethod
+    def _samples(frame):
+        return frame.to_ndarray()
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class Hevc420Codec(HevcCodec):
+    """HEVC of colour images, YCbCr 4:2:0, one intra frame, lossy. QUALITY is QP, 0 to 51, default 28.
+
+    EFFORT as of :class:`HevcCodec`.
+    """
+
+    name = "hevc420"
+    layout = "colour"
+    bit_depths = (8,)
+    quality_meaning = "HEVC quantization parameter QP; larger is worse"
+    default_quality = 28
+
+    @staticmethod
+    def _frame_size(shape):
+        return tuple(max(side + side % 2, _MIN_SIDE) for side in shape[:2])
+
+    @staticmethod
+    def _pixel_format(bits):
+        return "yuv420p"
+
+    @staticmethod
+    def _frame(samples, pixel_format):
+        return av.VideoFrame.from_ndarray(samples, format="rgb24").reformat(format=pixel_format)
+
+    @staticmethod
+    def _samples(frame):
+        return frame.to_ndarray(format="rgb24")
+
+
+def _pad(samples, size):
+    """Repeats the last row and column until height and width are `size`."""
+    missing = [(0, full - side) for full, side in zip(size, samples.shape, strict=False)]
+    return np.pad(samples, missing + [(0, 0)] * (samples.ndim - 2), mode="edge")

@@ -1,4 +1,4 @@
-"""Image codecs: one gray image of n-bit symbols <-> bytes.
+"""Image codecs: one image of n-bit symbols, gray or in colour <-> bytes.
 
 To add one, write a file beside this one with one class, register it, and import it in
 `codecs/__init__.py`. The shared checks in tests/codecs/test_image_codecs.py then cover it.
@@ -30,7 +30,7 @@ Registry of image codecs, subclasses of :class:`ImageCodec`, by their `name`.
 
 
 class ImageCodec(abc.ABC):
-    """Codes one gray image of n-bit symbols.
+    """Codes one image of n-bit symbols, gray unless its layout is "colour".
 
     A lossless codec codes the symbols as they are. A lossy one codes samples stretched to the full
     range of `sample_depth` bits, so that a quality setting means the same at every bit depth, and
@@ -44,7 +44,8 @@ class ImageCodec(abc.ABC):
         default_quality: used when QUALITY is not given; None codes losslessly.
         effort_range ((int, int) or None): smallest and largest EFFORT; None: it takes none.
         default_effort (int or None): used when EFFORT is not given.
-        tiled (bool): whether it codes an image of channel tiles; otherwise one row a channel.
+        layout (str): what its image is: "tiles" (a gray image, the channels side by side), "rows" (one
+            row a channel) or "colour" (three channels, RGB, one image).
 
     Args:
         bits (int): n.
@@ -63,7 +64,7 @@ class ImageCodec(abc.ABC):
     default_quality = None
     effort_range = None
     default_effort = None
-    tiled = True
+    layout = "tiles"
 
     def __init__(self, *, bits, quality=None, effort=None):
         self.require_library()
@@ -110,7 +111,8 @@ class ImageCodec(abc.ABC):
     def encode(self, symbols):
         """
         Args:
-            symbols (ndarray): (H, W) uint8 if n <= 8, else uint16, each below 2^n.
+            symbols (ndarray): (H, W), or (H, W, 3) in colour; uint8 if n <= 8, else uint16, each
+                below 2^n.
 
         Returns:
             bytes
@@ -126,12 +128,12 @@ class ImageCodec(abc.ABC):
 
         Args:
             data (bytes): what `encode` returned.
-            shape ((int, int)): H, W.
+            shape (tuple[int]): H, W, and 3 in colour.
             bits (int): n.
             lossless (bool): whether the encoder was lossless.
 
         Returns:
-            ndarray: (H, W) uint8 if n <= 8, else uint16.
+            ndarray: of that shape, uint8 if n <= 8, else uint16.
 
         Raises:
             BitstreamError: the data are damaged or hold something else.

@@ -85,7 +85,7 @@ class RawCodec(ImageCodec):
 
     name = "raw"
     bit_depths = (*BIT_DEPTHS, FLOAT_BITS)
-    tiled = False
+    layout = "rows"
 
     def _encode(self, samples):
         return pack_symbols(samples, self.bits)

@@ -5,7 +5,7 @@ import numpy as np
 
 from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
-__all__ = ["AvifCodec", "JpegCodec", "JpegLsCodec", "JpegXlCodec", "PngCodec"]
+__all__ = ["AvifCodec", "Jpeg420Codec", "JpegCodec", "JpegLsCodec", "JpegXlCodec", "PngCodec"]
 
 _END_OF_IMAGE = b"\xff\xd9"  # the last marker of a JPEG-LS image
 
@@ -43,6 +43,32 @@ class JpegCodec(ImageCodec):
 
     def _encode(self, samples):
         return imagecodecs.jpeg_encode(samples, level=int(self.quality), optimize=True)
+
+    @staticmethod
+    def _decode(data, *, shape, depth):
+        return imagecodecs.jpeg_decode(data, out=_frame(shape, depth))
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class Jpeg420Codec(ImageCodec):
+    """Baseline JPEG of colour images, YCbCr 4:2:0, lossy. QUALITY 1 to 100, default 90."""
+
+    name = "jpeg420"
+    layout = "colour"
+    bit_depths = (8,)
+    quality_range = (1, 100)
+    quality_meaning = "the usual JPEG quality; larger is better"
+    default_quality = 90
+
+    def _encode(self, samples):
+        return imagecodecs.jpeg_encode(
+            samples,
+            level=int(self.quality),
+            colorspace="RGB",
+            outcolorspace="YCBCR",
+            subsampling="420",
+            optimize=True,
+        )
 
     @staticmethod
     def _decode(data, *, shape, depth):

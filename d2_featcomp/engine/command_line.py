@@ -8,12 +8,15 @@ import yaml
 from detectron2.config import get_cfg
 
 from ..config import add_featcomp_config
+from ..data.datasets.image_folders import register_image_folders
 
 __all__ = ["report_errors", "setup_config"]
 
 
 def setup_config(config_file, overrides=()):
     """Reads a config file, with the keys of d2_featcomp and, where it is installed, of PointRend.
+
+    Data sets named `images:FOLDER` are registered.
 
     Args:
         config_file (str): YAML; "" gives Detectron2's defaults.
@@ -44,6 +47,7 @@ def setup_config(config_file, overrides=()):
         raise ValueError(f"{config_file or 'config'}: {error}") from error
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
 

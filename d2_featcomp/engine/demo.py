@@ -14,7 +14,7 @@ from .checkpoint import load_weights
 from .pictures import draw_features, draw_outputs, side_by_side
 from .steps import require_split
 
-__all__ = ["build_for_inference", "draw_images"]
+__all__ = ["as_input", "build_for_inference", "draw_images"]
 
 
 def build_for_inference(cfg, weights, enabled=True):
@@ -54,11 +54,10 @@ def draw_images(cfg, model, paths, folder, *, reference=None, threshold=0.5):
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     if metadata.get("thing_classes") is None:
         DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
-    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     os.makedirs(folder, exist_ok=True)
     for path in tqdm(paths, desc="images", mininterval=1):
         picture = read_image(path, format="RGB")
-        inputs = [_as_input(picture, resize, cfg.INPUT.FORMAT)]
+        inputs = [as_input(picture, cfg)]
         output = model(inputs)[0]
         stream = output["bitstream"]
         drawn = {}
@@ -75,10 +74,19 @@ def draw_images(cfg, model, paths, folder, *, reference=None, threshold=0.5):
             file.write(stream.to_bytes())
 
 
-def _as_input(picture, resize, channel_order):
+def as_input(picture, cfg):
+    """
+    Args:
+        picture (ndarray): (H, W, 3) uint8 RGB.
+        cfg (CfgNode): `INPUT.MIN_SIZE_TEST`, `MAX_SIZE_TEST` and `FORMAT` are used.
+
+    Returns:
+        dict: as a Detectron2 network takes it.
+    """
     height, width = picture.shape[:2]
+    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     pixels = resize.get_transform(picture).apply_image(picture)
-    if channel_order == "BGR":
+    if cfg.INPUT.FORMAT == "BGR":
         pixels = pixels[:, :, ::-1]
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
     return {"image": tensor, "height": height, "width": width}

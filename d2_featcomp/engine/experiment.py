@@ -11,12 +11,15 @@ A file, with its keys:
         start: detector              # another training whose weights it starts from
         config_file: other.yaml      # in place of the one above
         overrides: {...}             # config key: value
+      given:
+        checkpoint: folder/file.pth  # below DETECTRON2_DATASETS; nothing is trained
     settings:                        # what is measured, on the test set
       - name: MSFC, n = 2
         training: msfc               # whose weights
         curve: MSFC                  # line in the plot; without one: a horizontal line
         overrides: {MODEL.FEATCOMP.CODEC.BITS: 2}
     plot: {x: BPFE, y: box AP}       # columns; this is the default
+    columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
     pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
     goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
@@ -36,8 +39,10 @@ import shutil
 import yaml
 from detectron2.data import DatasetCatalog
 
+from ..data.datasets.scenes import data_root
 from ..evaluation.tradeoff import (
     COLUMNS,
+    DEFAULT_COLUMNS,
     format_table,
     plot_curves,
     rate_for_accuracy,
@@ -55,11 +60,13 @@ __all__ = ["Experiment", "Goal", "Setting", "Training", "read_experiment", "run_
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One training: `name`, `config_file` (path), `start` (name of another or ""), `overrides`."""
+    """One training: `name`, `config_file` (path), `start` (name of another or ""), `overrides`; or a
+    `checkpoint` (path) that is there already."""
 
     name: str
     config_file: str
     start: str = ""
+    checkpoint: str = ""
     overrides: dict = dataclasses.field(default_factory=dict)
 
 
@@ -95,6 +102,7 @@ class Experiment:
     settings: dict
     goals: list
     pictures: dict
+    columns: tuple
     x: str
     y: str
 
@@ -130,13 +138,15 @@ def read_experiment(path):
 
 
 def _parse(data, folder):
-    known = {"title", "config_file", "trainings", "settings", "goals", "pictures", "plot"}
+    known = {"title", "config_file", "trainings", "settings", "goals", "pictures", "plot", "columns"}
     if set(data) - known:
         raise ValueError(f"unknown keys {sorted(set(data) - known)}: known are {sorted(known)}")
     trainings = {}
     for name, entry in data["trainings"].items():
         entry = {"config_file": data.get("config_file", ""), **(entry or {})}
         entry["config_file"] = os.path.normpath(os.path.join(folder, entry["config_file"]))
+        if entry.get("checkpoint"):
+            entry["checkpoint"] = os.path.join(data_root(), entry["checkpoint"])
         trainings[name] = Training(name, **entry)
     settings = {entry["name"]: Setting(**entry) for entry in data["settings"]}
     if len(settings) != len(data["settings"]):
@@ -148,6 +158,7 @@ def _parse(data, folder):
         settings=settings,
         goals=[Goal(**goal) for goal in data.get("goals", [])],
         pictures=data.get("pictures", {}),
+        columns=tuple(data.get("columns", DEFAULT_COLUMNS)),
         **plot,
     )
 
@@ -158,6 +169,10 @@ def _check(experiment):
         _known("training", training.start, {"", *seen})
         seen.add(training.name)
         _config(training)
+        if training.checkpoint and training.start:
+            raise ValueError(f"training {training.name!r}: give start or checkpoint, not both")
+        if training.checkpoint and not os.path.isfile(training.checkpoint):
+            raise FileNotFoundError(f"training {training.name!r}: no checkpoint {training.checkpoint!r}")
     for names in (experiment.trainings, experiment.settings):
         if len({_file_name(name) for name in names}) != len(names):
             raise ValueError("two names differ in nothing but punctuation: they would share a folder")
@@ -180,7 +195,8 @@ def _check(experiment):
             raise ValueError(f"at_least and at_most must be numbers: {goal}")
         if bounds == (float("-inf"), float("inf")):
             raise ValueError(f"a goal needs at_least or at_most: {goal}")
-    for column in (experiment.x, experiment.y, *(goal.column for goal in experiment.goals)):
+    used = (experiment.x, experiment.y, *(goal.column for goal in experiment.goals))
+    for column in (*used, *experiment.columns):
         _known("column", column, {"", *COLUMNS})
     if experiment.pictures:
         for key in experiment.pictures:
@@ -225,7 +241,7 @@ def run_experiment(experiment, output):
     run.report()
     if experiment.pictures:
         run.draw(**experiment.pictures)
-    table = format_table(run.rows())
+    table = format_table(run.rows(), experiment.columns)
     logger.info("%s\n\n%s\n", experiment.title, table)
     for name in ("curves.png", "curves.svg", "results.csv", "results.json", "pictures"):
         logger.info("%s", os.path.join(output, name))
@@ -247,9 +263,13 @@ class _Run:
         return os.path.join(self.output, kind, _file_name(name))
 
     def _weights(self, training):
-        return os.path.join(self._folder("trainings", training), "model_final.pth")
+        checkpoint = self.experiment.trainings[training].checkpoint
+        return checkpoint or os.path.join(self._folder("trainings", training), "model_final.pth")
 
     def train(self, training):
+        if training.checkpoint:
+            self.training_keys[training.name] = _file_key(training.checkpoint)
+            return
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
         folder = self._folder("trainings", training.name)
         key = _key(_config(training), self.training_keys.get(training.start, ""))
@@ -295,7 +315,7 @@ class _Run:
         path = os.path.join(self.output, "results")
         _write_json({"title": experiment.title, "settings": self.results}, f"{path}.json")
         write_csv(rows, f"{path}.csv")
-        write_text(f"{format_table(rows)}\n", os.path.join(self.output, "table.md"))
+        write_text(f"{format_table(rows, experiment.columns)}\n", os.path.join(self.output, "table.md"))
         curves, levels = self._curves(rows)
         plot = os.path.join(self.output, "curves")
         plot_curves(curves, levels, plot, x=experiment.x, y=experiment.y, title=experiment.title)
@@ -355,6 +375,11 @@ def _key(cfg, before):
     """Tells one configuration, and all that it starts from, from another."""
     settings = {**_plain(cfg), "OUTPUT_DIR": "", "before": before}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_key(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def _read_json(path):

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..modeling import SplitInference
+from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
 from .trainer import Trainer
 
@@ -101,14 +102,16 @@ def train_steps(cfg, resume=False):
     for step in steps:
         step_cfg = config_of_step(cfg, step, weights)
         os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
-        if cfg.SEED >= 0:
-            seed_all_rng(cfg.SEED + comm.get_rank())
+        _seed(cfg)
         trainer = Trainer(step_cfg)
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter > 0:
             trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
         elif step != TASK_NETWORK:
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
+            if any(key.startswith("feature_split.") for key in trainer.checkpointer.missing):
+                prepare_split(step_cfg, trainer.checkpointer.model)
+                _seed(cfg)  # so that it does not matter what that had to do
         if trainer.start_iter < trainer.max_iter:
             logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
             _train(trainer, step)
@@ -122,6 +125,11 @@ def train_steps(cfg, resume=False):
         save_weights(final, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
     comm.synchronize()
     return results
+
+
+def _seed(cfg):
+    if cfg.SEED >= 0:
+        seed_all_rng(cfg.SEED + comm.get_rank())
 
 
 def _train(trainer, step):

@@ -8,11 +8,12 @@ from tabulate import tabulate
 
 from ..files import write_text
 
-__all__ = ["COLUMNS", "format_table", "plot_curves", "rate_for_accuracy", "write_csv"]
+__all__ = ["COLUMNS", "DEFAULT_COLUMNS", "format_table", "plot_curves", "rate_for_accuracy", "write_csv"]
 
 # Column -> (result group, metric, decimals).
 COLUMNS = {
     "box AP": ("bbox", "AP", 1),
+    "box AP50": ("bbox", "AP50", 1),
     "mask AP": ("segm", "AP", 1),
     "keypoint AP": ("keypoints", "AP", 1),
     "PQ": ("panoptic_seg", "PQ", 1),
@@ -23,6 +24,9 @@ COLUMNS = {
     "kB/image": ("feature_rate", "kB", 2),
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
+
+
+DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
 
 def rows_of(results):
@@ -43,19 +47,20 @@ def rows_of(results):
     }
 
 
-def _columns(rows):
-    return [column for column in COLUMNS if any(column in row for row in rows.values())]
+def _measured(columns, rows):
+    return [column for column in columns if any(column in row for row in rows.values())]
 
 
-def format_table(rows):
+def format_table(rows, columns=DEFAULT_COLUMNS):
     """
     Args:
         rows (dict): as :func:`rows_of` gives.
+        columns (sequence[str]): of :data:`COLUMNS`, to show where they were measured.
 
     Returns:
         str: in Markdown; a dash where something was not measured.
     """
-    columns = _columns(rows)
+    columns = _measured(columns, rows)
     cells = [
         [name, *(f"{row[c]:.{COLUMNS[c][2]}f}" if c in row else "-" for c in columns)]
         for name, row in rows.items()
@@ -66,7 +71,7 @@ def format_table(rows):
 
 def write_csv(rows, path):
     """Writes the rows with all their digits, in one piece."""
-    columns = _columns(rows)
+    columns = _measured(COLUMNS, rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["setting", *columns])

@@ -6,10 +6,16 @@ from .splits import (
     MSFC,
     MSFF,
     MSFR,
+    BaF,
+    BaFPredictor,
     FeatureSplit,
+    Image,
+    Layer,
     Pyramid,
     SSFCDecoder,
     SSFCEncoder,
     build_feature_split,
+    format_channel_order,
+    read_channel_order,
 )
 from .yolo import YOLOV3, DarknetWeightsError, load_darknet_weights

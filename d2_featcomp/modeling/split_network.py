@@ -1,4 +1,4 @@
-"""Any Detectron2 network, cut after its backbone: one half for the edge, one for the cloud."""
+"""Any Detectron2 network, cut in two: one half for the edge, one for the cloud."""
 
 import copy
 import hashlib
@@ -32,10 +32,16 @@ def build_feature_codec(cfg, feature_split):
         ValueError, ImportError: see :func:`build_image_codec` and :class:`FeatureCodec`.
     """
     codec = cfg.MODEL.FEATCOMP.CODEC
+    image_codec = build_image_codec(
+        codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
+    )
+    if image_codec.layout == "colour" and not feature_split.sends_image:
+        raise ValueError(
+            f"codec {codec.NAME!r} codes colour images, not features: use it with MODEL.FEATCOMP.SPLIT "
+            "Image, or choose another MODEL.FEATCOMP.CODEC.NAME"
+        )
     return FeatureCodec(
-        image_codec=build_image_codec(
-            codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
-        ),
+        image_codec=image_codec,
         quantizer=codec.QUANTIZER or feature_split.default_quantizer,
         value_range=feature_split.value_range,
     )
@@ -84,7 +90,7 @@ def _require_backbone(network):
 
 
 def split_network(network, *, feature_split, feature_codec, loss="task", freeze_task_network=False):
-    """Cuts a network that was already built after its backbone.
+    """Cuts a network that was already built.
 
     The network keeps its class's behaviour and the names of its parameters; the split's parameters
     are added as `feature_split.*`. It must call `self.backbone(images)` once in its `forward`, and hold
@@ -129,9 +135,9 @@ class SplitInference:
         self._task_network_frozen = freeze_task_network
         self._distill_losses = {}
         self._fingerprint_cache = None
-        # In training the network's own forward runs unchanged; only what its backbone returns is
-        # replaced by what the cloud half would see.
-        self.backbone.register_forward_hook(self._cut)
+        # In training the network's own forward runs unchanged; only what comes out of the module at the
+        # cut is replaced by what the cloud half would see.
+        self.feature_split.cut_module(self.backbone).register_forward_hook(self._cut)
         if freeze_task_network:
             for name, parameter in self.named_parameters():
                 if not name.startswith("feature_split."):
@@ -145,12 +151,13 @@ class SplitInference:
                     module.eval()
         return self
 
-    def _cut(self, backbone, inputs, features):
+    def _cut(self, module, inputs, features):
         if not self.training:
             return features
-        restored = self.feature_split(features, inputs[0].shape[-2:])
+        restored = self.feature_split.replace(features, inputs[0])
         if self._training_loss != "task":
-            self._distill_losses = {"loss_distill": distillation_loss(restored, features)}
+            loss = self.feature_split.distillation_loss(restored, features)
+            self._distill_losses = {"loss_distill": loss}
         return restored
 
     def forward(self, batched_inputs):
@@ -172,7 +179,7 @@ class SplitInference:
 
     def _losses(self, batched_inputs):
         if self._training_loss == "distill":  # nothing beyond the features is needed
-            self.backbone(self._preprocess(batched_inputs).tensor)
+            self.feature_split.run_to_cut(self.backbone, self.normalized_images(batched_inputs).tensor)
             return self._distill_losses
         losses = super().forward(batched_inputs)
         losses.update(self._distill_losses)
@@ -198,19 +205,24 @@ class SplitInference:
         return [self._encode_image(record, fingerprint) for record in batched_inputs]
 
     def _encode_image(self, record, fingerprint):
-        images = self._preprocess([record])
-        features = self.backbone(images.tensor)
-        resized = tuple(images.image_sizes[0])
+        if self.feature_split.sends_image:
+            padded = resized = tuple(record["image"].shape[-2:])
+            tensors = self.feature_split.reduce({"image": record["image"][None].float()})
+            elements = record["image"].numel()
+        else:
+            images = self.normalized_images([record])
+            padded, resized = tuple(images.tensor.shape[-2:]), tuple(images.image_sizes[0])
+            tensors, elements = self.feature_split.edge(self.backbone, images.tensor)
         return self.feature_codec.compress(
-            [z[0] for z in self.feature_split.reduce(features)],
+            [z[0] for z in tensors],
             split=self.feature_split.name,
             fingerprint=fingerprint,
             sizes=ImageSizes(
-                padded=tuple(images.tensor.shape[-2:]),
+                padded=padded,
                 resized=resized,
                 original=(record.get("height", resized[0]), record.get("width", resized[1])),
             ),
-            feature_elements=sum(x[0].numel() for x in features.values()),
+            feature_elements=elements,
         )
 
     @torch.no_grad()
@@ -234,14 +246,19 @@ class SplitInference:
     def _decode_image(self, stream):
         self._require_own(stream)
         device = self.pixel_mean.device
-        reduced = self.feature_codec.decompress(stream, device=device)
-        features = self.feature_split.restore([z[None] for z in reduced], stream.sizes.padded)
+        received = [z[None] for z in self.feature_codec.decompress(stream, device=device)]
         height, width = stream.sizes.original
-        # The network's own code wants an image, for its size only.
-        blank = torch.zeros((), device=device).expand(len(self.pixel_mean), *stream.sizes.resized)
-        cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
+        if self.feature_split.sends_image:
+            image = self.feature_split.restore(received, stream.sizes.padded)["image"][0]
+            cloud = self
+        else:
+            steps = self.feature_codec.quantizer_steps(stream, device=device)
+            features = self.feature_split.cloud(self.backbone, received, stream.sizes.padded, steps)
+            # The network's own code wants an image, for its size only.
+            image = torch.zeros((), device=device).expand(len(self.pixel_mean), *stream.sizes.resized)
+            cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
         return super(SplitInference, cloud).forward(
-            [{"image": blank, "height": height, "width": width}]
+            [{"image": image, "height": height, "width": width}]
         )[0]
 
     def _with_backbone(self, backbone):
@@ -282,7 +299,11 @@ class SplitInference:
         Returns:
             bytes: 4, that every bitstream of this model carries.
         """
-        tensors = list(self._edge_tensors())
+        tensors = [
+            (name, tensor)
+            for name, tensor in self.feature_split.edge_state(self.backbone)
+            if not name.endswith("num_batches_tracked")
+        ]
         # In-place changes raise a tensor's version, loading other tensors changes its address.
         state = tuple((tensor.data_ptr(), _version(tensor)) for _, tensor in tensors)
         if self._fingerprint_cache is None or self._fingerprint_cache[0] != state:
@@ -293,17 +314,8 @@ class SplitInference:
             self._fingerprint_cache = state, digest.digest()
         return self._fingerprint_cache[1]
 
-    def _edge_tensors(self):
-        parts = {"backbone": self.backbone}
-        for name in self.feature_split.edge_modules:
-            parts[f"feature_split.{name}"] = getattr(self.feature_split, name)
-        for prefix, module in parts.items():
-            for name, tensor in module.state_dict(prefix=f"{prefix}.", keep_vars=True).items():
-                if not name.endswith("num_batches_tracked"):
-                    yield name, tensor
-
-    def _preprocess(self, batched_inputs):
-        """Normalized, padded images, as the network itself makes them."""
+    def normalized_images(self, batched_inputs):
+        """list[dict] of images -> ImageList, normalized and padded as the network itself does."""
         preprocess_image = getattr(self, "preprocess_image", None)
         if preprocess_image is not None:
             return preprocess_image(batched_inputs)
@@ -331,21 +343,3 @@ class _ReceivedFeatures(nn.Module):
 def _version(tensor):
     """Counts in-place changes; a tensor made in inference mode counts none."""
     return -1 if tensor.is_inference() else tensor._version
-
-
-def distillation_loss(restored, features):
-    """Distance of the restored features from the original ones.
-
-    Args:
-        restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.
-
-    Returns:
-        Tensor: scalar; for each level the mean squared error over the level's variance, averaged over
-        the levels. 1 is what a constant (the mean) would reach. No gradient flows into `features`.
-    """
-    losses = []
-    for name, target in features.items():
-        target = target.detach().float()
-        error = (restored[name].float() - target).square().mean()
-        losses.append(error / target.var(unbiased=False).clamp(min=1e-6))
-    return torch.stack(losses).mean()

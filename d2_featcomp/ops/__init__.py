@@ -1,5 +1,8 @@
-"""Functions on tensors: no configuration, no state, no input or output."""
+"""Functions on tensors, and sums over them: no configuration, no input or output."""
 
+from .correlation import ChannelCorrelation, rank_channels
+from .least_squares import ConvolutionFit
+from .prediction import charbonnier_loss, consolidate
 from .quantization import (
     BIT_DEPTHS,
     FLOAT_BITS,

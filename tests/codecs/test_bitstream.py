@@ -35,7 +35,8 @@ def installed_codecs():
             codec.require_library()
         except ImportError:
             continue
-        yield name
+        if codec.layout != "colour":
+            yield name
 
 
 CODECS = sorted(installed_codecs())
@@ -59,7 +60,7 @@ def as_coded(codec, x, bits=4):
     """A stream that holds the image codec's data even where packed symbols would be smaller."""
     image_codec = build_image_codec(codec, bits=bits)
     symbols = quantize_uniform(x, bits, -1, 1)
-    image = tile_channels(symbols) if image_codec.tiled else symbols.flatten(1)
+    image = tile_channels(symbols) if image_codec.layout == "tiles" else symbols.flatten(1)
     tensor = CodedTensor(
         tuple(x.shape), np.array([[-1, 1]], np.float16), image_codec.encode(image.numpy()), packed=False
     )

@@ -55,7 +55,7 @@ def case(name):
     )
 
 
-CODECS = [case(name) for name, _ in IMAGE_CODEC_REGISTRY]
+CODECS = [case(name) for name, codec in IMAGE_CODEC_REGISTRY if codec.layout != "colour"]
 LOSSLESS = [case(name) for name, codec in IMAGE_CODEC_REGISTRY if codec.default_quality is None]
 
 

@@ -1,4 +1,4 @@
-"""Checks that every registered image codec must pass; a new one is covered without a line added here."""
+"""Checks that every registered codec of gray images must pass; a new one needs no line added here."""
 
 import tracemalloc
 
@@ -14,7 +14,7 @@ from d2_featcomp.codecs import (
 from d2_featcomp.codecs.raw import pack_symbols, packed_size, unpack_symbols
 
 SIZES = [(1, 1), (3, 5), (17, 40), (64, 64)]
-CLASSES = dict(IMAGE_CODEC_REGISTRY)
+CLASSES = {name: codec for name, codec in IMAGE_CODEC_REGISTRY if codec.layout != "colour"}
 
 
 def installed(codec):

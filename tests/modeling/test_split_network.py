@@ -7,7 +7,7 @@ from torch import nn
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
 from d2_featcomp.modeling import split_network
-from d2_featcomp.modeling.split_network import distillation_loss
+from d2_featcomp.modeling.splits.base import distillation_loss
 
 
 def same(first, second):

@@ -155,3 +155,43 @@ def test_convert_darknet(tmp_path, build_yolo, write_darknet):
         *("--weights", tmp_path / "a.weights", "--output", tmp_path / "b.pth"),
     )
     assert done.returncode == 2 and "not a YOLOV3" in done.stderr
+
+
+def test_select_channels_and_label_images(tmp_path, build_yolo):
+    network = build_yolo("MODEL.FEATCOMP.ENABLED", False)
+    torch.save({"model": network.state_dict()}, tmp_path / "yolo.pth")
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    config = ("--config-file", "configs/quick/baf_yolov3_tiny.yaml")
+    small = ("MODEL.YOLOV3.LETTERBOX", 64, "INPUT.MIN_SIZE_TEST", 48, "INPUT.MAX_SIZE_TEST", 64)
+    images = ("DATASETS.TRAIN", f"('images:{tmp_path}/photos',)")
+    weights = ("MODEL.WEIGHTS", tmp_path / "yolo.pth")
+    select = ("tools/select_channels.py", *config, "--output")
+    done = call(tmp_path, *select, tmp_path / "order.json", *small, *images, *weights)
+    assert done.returncode == 0, done.stderr
+    assert "256 channels of layer 8, from 2 images" in done.stdout
+    named = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.BAF.CHANNEL_ORDER", tmp_path / "order.json")
+    assert build_yolo(*named).feature_split.has_channel_order
+    label = ("tools/label_images.py", *config, "--images")
+    done = call(tmp_path, *label, tmp_path / "photos", "--score", 0.01, *small, *weights)
+    assert done.returncode == 0, done.stderr
+    assert "labels in 2 images" in done.stdout
+    assert len(json.loads((tmp_path / "photos" / "annotations.json").read_text())["images"]) == 2
+    for arguments, words in (
+        ((*select, tmp_path / "no" / "a.json", *images, *weights), "no folder"),
+        ((*select, tmp_path / "a.json", *images), "set MODEL.WEIGHTS"),
+        (
+            (*select, tmp_path / "a.json", *images, *weights, "MODEL.FEATCOMP.LAYER", 7),
+            "cut in its layers",
+        ),
+        ((*select, tmp_path / "a.json", *weights, "DATASETS.TRAIN", "('images:nowhere',)"), "nowhere"),
+        ((*label, tmp_path / "none", *weights), "no folder"),
+        ((*label, tmp_path / "photos", "--score", 2, *weights), "from 0 to 1"),
+        ((*label, tmp_path / "photos"), "no weights"),
+    ):
+        done = call(tmp_path, *arguments)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.json").exists()

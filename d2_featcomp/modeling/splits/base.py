@@ -2,6 +2,7 @@
 
 import abc
 
+import torch
 from detectron2.utils.registry import Registry
 from torch import nn
 
@@ -15,17 +16,20 @@ Registry of feature splits: subclasses of :class:`FeatureSplit` that can be call
 
 
 class FeatureSplit(nn.Module, abc.ABC):
-    """What happens to the backbone's features at the cut.
+    """What happens to the features at the cut.
 
     The edge half calls :meth:`reduce` on them and sends the result; the cloud half calls
-    :meth:`restore` on what it received.
+    :meth:`restore` on what it received. A split cuts after the backbone unless it overrides the methods
+    that take one.
 
     Attributes:
+        sends_image (bool): whether the image itself is sent and the cloud runs the whole network.
         edge_modules (tuple[str]): names of the sub-modules that the edge half runs.
         default_quantizer (str): see :class:`FeatureCodec`.
         value_range ((float, float)): of the "fixed" quantizer.
     """
 
+    sends_image = False
     edge_modules = ()
     default_quantizer = "tensor"
     value_range = (-1.0, 1.0)
@@ -39,7 +43,7 @@ class FeatureSplit(nn.Module, abc.ABC):
     def reduce(self, features):
         """
         Args:
-            features (dict[str, Tensor]): the backbone's output, each (N, C, H, W) float.
+            features (dict[str, Tensor]): at the cut, each (N, C, H, W) float.
 
         Returns:
             list[Tensor]: what to quantize and send, each (N, C', H', W') float.
@@ -53,7 +57,7 @@ class FeatureSplit(nn.Module, abc.ABC):
             image_size ((int, int)): height and width, in pixels, of the padded images.
 
         Returns:
-            dict[str, Tensor]: same keys and shapes as the backbone's output.
+            dict[str, Tensor]: same keys and shapes as the features at the cut.
         """
 
     @abc.abstractmethod
@@ -72,6 +76,91 @@ class FeatureSplit(nn.Module, abc.ABC):
         Args and result are those of :meth:`reduce` and :meth:`restore`.
         """
         return self.restore(self.reduce(features), image_size)
+
+    def edge(self, backbone, images):
+        """The edge half.
+
+        Args:
+            backbone (Backbone): that the split was built for.
+            images (Tensor): (N, C, H, W) float, as the backbone takes them.
+
+        Returns:
+            (list[Tensor], int): what to quantize and send, and the number of elements of the features at
+            the cut, of one image, before any reduction.
+        """
+        features = backbone(images)
+        return self.reduce(features), sum(x[0].numel() for x in features.values())
+
+    def cloud(self, backbone, tensors, image_size, steps):
+        """The cloud half, up to what the backbone returns.
+
+        Args:
+            backbone (Backbone): that the split was built for.
+            tensors (list[Tensor]): decoded, each (N, C', H', W') float.
+            image_size ((int, int)): height and width, in pixels, of the padded images.
+            steps (list[Tensor]): of the quantizer, see :meth:`FeatureCodec.quantizer_steps`.
+
+        Returns:
+            dict[str, Tensor]: as the backbone returns.
+        """
+        return self.restore(tensors, image_size)
+
+    def edge_state(self, backbone):
+        """Yields (name, Tensor): all that the edge half's output depends on."""
+        parts = {"backbone": backbone}
+        for name in self.edge_modules:
+            parts[f"feature_split.{name}"] = getattr(self, name)
+        for prefix, module in parts.items():
+            yield from module.state_dict(prefix=f"{prefix}.", keep_vars=True).items()
+
+    def cut_module(self, backbone):
+        """The module whose output :meth:`replace` takes the place of in training."""
+        return backbone
+
+    def replace(self, output, inputs):
+        """In training: what the cloud half would see in place of an output of :meth:`cut_module`.
+
+        Args:
+            output (dict[str, Tensor] or Tensor): of that module.
+            inputs (Tensor): that it was computed from.
+
+        Returns:
+            As `output`.
+        """
+        return self(output, inputs.shape[-2:])
+
+    def run_to_cut(self, backbone, images):
+        """In training: runs :meth:`cut_module` and what comes before it; returns nothing."""
+        backbone(images)
+
+    def distillation_loss(self, restored, features):
+        """What training with `LOSS: distill` minimizes, by default :func:`distillation_loss`.
+
+        Args:
+            restored, features: as :meth:`replace` returns and takes them.
+
+        Returns:
+            Tensor: scalar. No gradient flows into `features`.
+        """
+        return distillation_loss(restored, features)
+
+
+def distillation_loss(restored, features):
+    """Distance of the restored features from the original ones.
+
+    Args:
+        restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.
+
+    Returns:
+        Tensor: scalar; for each level the mean squared error over the level's variance, averaged over
+        the levels. 1 is what a constant (the mean) would reach. No gradient flows into `features`.
+    """
+    losses = []
+    for name, target in features.items():
+        target = target.detach().float()
+        error = (restored[name].float() - target).square().mean()
+        losses.append(error / target.var(unbiased=False).clamp(min=1e-6))
+    return torch.stack(losses).mean()
 
 
 def build_feature_split(cfg, backbone):

@@ -80,12 +80,13 @@ class Darknet(Backbone):
         self._taps = {layer: name for name, layer in out_features.items()}
         self._out_features = sorted(out_features, key=out_features.get)
         self._out_feature_channels, self._out_feature_strides = {}, {}
-        channels, stride = 0, 1
+        channels, stride, self._strides = 0, 1, []
         for number, layer in enumerate(self.layers):
             if isinstance(layer, Conv2d):
                 channels, stride = layer.out_channels, stride * layer.stride[0]
             elif isinstance(layer, TinyPool):
                 stride *= layer.stride
+            self._strides.append(stride)
             if number in self._taps:
                 self._out_feature_channels[self._taps[number]] = channels
                 self._out_feature_strides[self._taps[number]] = stride
@@ -109,14 +110,62 @@ class Darknet(Backbone):
         Returns:
             dict[str, Tensor]: fine to coarse, each (N, C, h / stride, w / stride).
         """
-        outputs, kept = {}, {}
-        for number, layer in enumerate(self.layers):
+        return self._run(x, range(len(self.layers)))[1]
+
+    def _run(self, x, numbers, kept=None, outputs=None):
+        """Runs some layers. Returns what the last one gives, and outputs as :meth:`forward` does."""
+        kept, outputs = kept or {}, outputs or {}
+        for number in numbers:
+            layer = self.layers[number]
             x = layer(x, kept.pop(number - layer.back)) if isinstance(layer, Shortcut) else layer(x)
-            if number in self._needed:
-                kept[number] = x
-            if number in self._taps:
-                outputs[self._taps[number]] = x
-        return outputs
+            self._keep(number, x, kept, outputs)
+        return x, outputs
+
+    def _keep(self, number, x, kept, outputs):
+        if number in self._needed:
+            kept[number] = x
+        if number in self._taps:
+            outputs[self._taps[number]] = x
+
+    def cut_layers(self):
+        """Returns list[int]: numbers of the convolutions with batch norm that nothing passes around."""
+        shortcuts = [(n - s.back, n) for n, s in enumerate(self.layers) if isinstance(s, Shortcut)]
+        return [
+            number
+            for number, layer in enumerate(self.layers)
+            if isinstance(layer, Conv2d)
+            and layer.norm is not None
+            and number <= min(self._taps)
+            and not any(start < number < end for start, end in shortcuts)
+        ]
+
+    def stride_of(self, number):
+        """Returns int: of the output of layer `number`, in pixels."""
+        return self._strides[number]
+
+    def input_of(self, number, images):
+        """
+        Args:
+            number (int): a layer, of :meth:`cut_layers`.
+            images (Tensor): as for :meth:`forward`.
+
+        Returns:
+            Tensor: (N, Q, H, W), what that layer gets.
+        """
+        return self._run(images, range(number))[0]
+
+    def resume(self, number, y):
+        """
+        Args:
+            number (int): a layer, of :meth:`cut_layers`.
+            y (Tensor): (N, P, H, W), what that layer gives, activation included.
+
+        Returns:
+            dict[str, Tensor]: as :meth:`forward`.
+        """
+        kept, outputs = {}, {}
+        self._keep(number, y, kept, outputs)
+        return self._run(y, range(number + 1, len(self.layers)), kept, outputs)[1]
 
     def output_shape(self):
         return {

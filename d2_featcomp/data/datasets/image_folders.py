@@ -1,0 +1,69 @@
+"""Any folder of image files as a data set, by the name `images:FOLDER`."""
+
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image, UnidentifiedImageError
+
+from .scenes import data_root
+
+__all__ = ["IMAGE_SUFFIXES", "PREFIX", "list_images", "register_image_folders"]
+
+PREFIX = "images:"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+ANNOTATIONS = "annotations.json"
+
+
+def register_image_folders(names):
+    """Registers those of `names` that begin with `images:` and are not registered yet.
+
+    A relative FOLDER is one of the current folder or, failing that, of DETECTRON2_DATASETS. The images
+    of a folder, not those of its sub-folders, are taken in the order of their names. If the folder has a
+    file `annotations.json`, in COCO's format, the data set is that file's, and can be evaluated on; else
+    it has no annotations and serves trainings that need none. A folder that is missing is reported when
+    the data set is loaded.
+
+    Args:
+        names (iterable[str]): of data sets.
+    """
+    for name in names:
+        if not name.startswith(PREFIX) or name in DatasetCatalog:
+            continue
+        folder = os.path.expanduser(name[len(PREFIX) :])
+        if not os.path.isdir(folder) and os.path.isdir(os.path.join(data_root(), folder)):
+            folder = os.path.join(data_root(), folder)
+        annotations = os.path.join(folder, ANNOTATIONS)
+        if os.path.isfile(annotations):
+            register_coco_instances(name, {}, annotations, folder)
+        else:
+            DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
+            MetadataCatalog.get(name).set(image_root=folder)
+
+
+def list_images(folder):
+    """
+    Args:
+        folder (str): its sub-folders are not looked into.
+
+    Returns:
+        list[str]: paths of the image files, sorted; at least one.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"no folder {folder!r}")
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    if not names:
+        raise FileNotFoundError(f"no images in {folder!r} ({', '.join(IMAGE_SUFFIXES)})")
+    return [os.path.join(folder, name) for name in names]
+
+
+def _record(path):
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path!r} is no image that can be read") from error
+    return {"file_name": path, "image_id": os.path.basename(path), "height": height, "width": width}

@@ -1,0 +1,80 @@
+"""Detections of an uncut network as annotations, where there is no ground truth."""
+
+import json
+import os
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from tqdm import tqdm
+
+from ..data.datasets.image_folders import ANNOTATIONS, list_images
+from ..files import write_text
+from .demo import as_input
+
+__all__ = ["label_images"]
+
+
+@torch.no_grad()
+def label_images(cfg, network, folder, *, score=0.5, class_names=None):
+    """Writes `annotations.json`, in COCO's format, into a folder of images.
+
+    Args:
+        cfg (CfgNode): that `network` was built from; `INPUT` gives size and order of channels.
+        network (nn.Module): an uncut detector in evaluation mode.
+        folder (str): of images.
+        score (float): smallest score of a detection that becomes an annotation, 0 to 1.
+        class_names (sequence[str] or None): of the network's classes; None: COCO's if there are 80, else
+            their numbers.
+
+    Returns:
+        (int, int): images and annotations.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    images, annotations, seen = [], [], -1
+    for number, path in enumerate(tqdm(list_images(folder), desc="labelling", mininterval=1), start=1):
+        picture = read_image(path, format="RGB")
+        found = network([as_input(picture, cfg)])[0]["instances"].to("cpu")
+        found = found[found.scores >= score]
+        height, width = picture.shape[:2]
+        name = os.path.basename(path)
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+        for box, label in zip(boxes.tolist(), found.pred_classes.tolist(), strict=True):
+            seen = max(seen, label)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    "bbox": [round(value, 2) for value in box],
+                    "area": round(box[2] * box[3], 2),
+                    "iscrowd": 0,
+                }
+            )
+    names = class_names or _class_names(_num_classes(cfg, seen))
+    data = {
+        "info": {"description": f"detections of a network, of score {score} and more"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
+    }
+    write_text(json.dumps(data), os.path.join(folder, ANNOTATIONS))
+    return len(images), len(annotations)
+
+
+def _class_names(count):
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    return coco if count == len(coco) else [str(label) for label in range(count)]
+
+
+def _num_classes(cfg, seen):
+    """Of the network, so that all that it may find has a category; at least those that were seen."""
+    if cfg.MODEL.FEATCOMP.TASK_NETWORK == "YOLOV3":
+        return cfg.MODEL.YOLOV3.NUM_CLASSES
+    if cfg.MODEL.FEATCOMP.TASK_NETWORK == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    return max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, seen + 1)

@@ -1,0 +1,283 @@
+"""Back-and-forth prediction.
+
+Choi, Cohen and Bajic, "Back-and-Forth Prediction for Deep Tensor Compression", ICASSP 2020.
+
+Shape shorthand in this module:
+    N: images of a batch; Q, P: channels of the layer's input and output; s: its stride
+    C: channels that are sent; H, W: height and width of the layer's output
+"""
+
+import itertools
+import logging
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import nn
+
+from ...ops import (
+    BIT_DEPTHS,
+    FLOAT_BITS,
+    charbonnier_loss,
+    consolidate,
+    dequantize_uniform,
+    minmax_range,
+    quantize_uniform,
+)
+from .base import FEATURE_SPLIT_REGISTRY
+from .channel_order import read_channel_order
+from .layer import ConvLayer, Layer
+
+__all__ = ["BaF", "BaFPredictor"]
+
+
+class BaFPredictor(nn.Module):
+    """Backward prediction (fig. 2): from C channels of a convolution's output to all Q of its input.
+
+    Four 3 x 3 convolutions, each but the last followed by PReLU; the first enlarges s times.
+
+    Args:
+        in_channels (int): C.
+        out_channels (int): Q.
+        hidden_channels (int): between the convolutions.
+        scale (int): s.
+    """
+
+    def __init__(self, *, in_channels, out_channels, hidden_channels, scale):
+        super().__init__()
+        self.scale = scale
+        widths = [in_channels, *3 * [hidden_channels], out_channels]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
+        self.activations = nn.ModuleList(nn.PReLU(hidden_channels) for _ in range(3))
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight, a=0.25)
+            nn.init.zeros_(conv.bias)
+
+    def enlarge(self, x):
+        """(N, C, H, W) float -> (N, C, s * H, s * W), what the first convolution gets."""
+        return F.interpolate(x, scale_factor=float(self.scale), mode="nearest") if self.scale > 1 else x
+
+    def forward(self, x):
+        """(N, C, H, W) float -> (N, Q, s * H, s * W)."""
+        x = self.enlarge(x)
+        for conv, activation in zip(self.convs, self.activations, strict=False):
+            x = activation(conv(x))
+        return self.convs[-1](x)
+
+    @torch.no_grad()
+    def standardize(self, mean, deviation):
+        """Changes the first convolution so that it does to x what it did to (x - mean) / deviation.
+
+        Args:
+            mean, deviation (Tensor): (C,) float.
+        """
+        first = self.convs[0]
+        first.weight /= deviation[:, None, None]
+        first.bias -= (first.weight * mean[:, None, None]).sum(dim=(1, 2, 3))
+
+    @torch.no_grad()
+    def start_linear(self, weight, bias):
+        """Makes the predictor compute one convolution; training goes on from there.
+
+        The first convolution becomes it, the others pass its output on; where there are more hidden
+        channels than that takes, the rest stay as they were initialized, without effect at first.
+
+        Args:
+            weight (Tensor): (Q, C, 3, 3).
+            bias (Tensor): (Q,).
+
+        Raises:
+            ValueError: there are fewer hidden channels than Q.
+        """
+        width = len(weight)
+        if self.convs[0].out_channels < width:
+            raise ValueError(
+                f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {self.convs[0].out_channels}: to start from the "
+                f"least-squares prediction it must be at least {width}, the channels of the layer's "
+                "input. Else set MODEL.FEATCOMP.BAF.FIT_IMAGES to 0"
+            )
+        self.convs[0].weight[:width], self.convs[0].bias[:width] = weight, bias
+        for conv in self.convs[1:]:
+            conv.weight[:width] = 0
+            conv.weight[range(width), range(width), 1, 1] = 1
+        for activation in self.activations:
+            activation.weight[:width] = 1  # passes negative values too
+
+
+@FEATURE_SPLIT_REGISTRY.register()
+class BaF(Layer):
+    """Sends C of a layer's P channels and predicts the others from them.
+
+    Cloud half: inverse batch norm; :class:`BaFPredictor`, which predicts the layer's input; the layer's
+    own convolution and batch norm; and, for the channels that were sent, eq. 6.
+
+    Args:
+        layer (ConvLayer): at the cut.
+        stride (int): of the layer's output, in pixels.
+        channels (int): C.
+        hidden_channels (int): of the predictor.
+        train_bits (sequence[int]): bit depths; each training image is quantized with one of them.
+        order (Tensor or None): (P,) int64, channels by how much they tell; None: to be set later, by
+            :meth:`set_channel_order` or by loading a checkpoint.
+        use_consolidation (bool): whether eq. 6 is applied.
+
+    Raises:
+        ValueError: C or a bit depth is out of range.
+    """
+
+    default_quantizer = "channel"
+
+    @configurable
+    def __init__(
+        self, *, layer, stride, channels, hidden_channels, train_bits, order=None, use_consolidation=True
+    ):
+        super().__init__(layer=layer, stride=stride)
+        _check(layer, channels, hidden_channels, train_bits)
+        self.channels = channels
+        self.train_bits = tuple(train_bits)
+        self.use_consolidation = use_consolidation
+        self.predictor = BaFPredictor(
+            in_channels=channels,
+            out_channels=layer.in_channels,
+            hidden_channels=hidden_channels,
+            scale=layer.stride,
+        )
+        # -1 until it is known; part of every checkpoint.
+        self.register_buffer("order", torch.full((layer.out_channels,), -1))
+        if order is not None:
+            self.order.copy_(order)
+
+    @classmethod
+    def from_config(cls, cfg, backbone):
+        featcomp = cfg.MODEL.FEATCOMP
+        layer = ConvLayer(backbone, featcomp.LAYER)
+        path = featcomp.BAF.CHANNEL_ORDER
+        order = None
+        if path:
+            order = read_channel_order(path, layer=layer.number, channels=layer.out_channels)
+        return {
+            "layer": layer,
+            "stride": backbone.stride_of(layer.number),
+            "channels": featcomp.BAF.CHANNELS,
+            "hidden_channels": featcomp.BAF.HIDDEN_CHANNELS,
+            "train_bits": featcomp.BAF.TRAIN_BITS or (featcomp.CODEC.BITS,),
+            "order": order,
+            "use_consolidation": featcomp.BAF.CONSOLIDATE,
+        }
+
+    @property
+    def has_channel_order(self):
+        """bool: whether it is known which channels to send."""
+        return bool((self.order >= 0).all())
+
+    def set_channel_order(self, order):
+        """
+        Args:
+            order (Tensor): (P,) int64, a permutation of the layer's channels, best first.
+        """
+        self.order.copy_(order)
+
+    def standardize(self):
+        """Fits a predictor that was just initialized to the scale of the channels that are sent."""
+        norm, sent = self.layer.conv.norm, self._sent()
+        deviation = (norm.running_var[sent] + norm.eps).sqrt()
+        self.predictor.standardize(norm.running_mean[sent], deviation)
+
+    def predictor_input(self, x):
+        """In training: the layer's input, (N, Q, s * H, s * W), to what the first convolution gets,
+        (N, C, s * H, s * W): sent channels, quantized, before batch norm, enlarged."""
+        return self.predictor.enlarge(self._before_norm(self._received(x)))
+
+    def _sent(self):
+        """(C,) int64: numbers of the channels that are sent."""
+        if not self.has_channel_order:
+            raise ValueError(
+                "it is not known which channels to send: train the split, load one that was trained, or "
+                "name a file of tools/select_channels.py in MODEL.FEATCOMP.BAF.CHANNEL_ORDER"
+            )
+        return self.order[: self.channels]
+
+    def reduce(self, features):
+        return [features["z"][:, self._sent()]]
+
+    def reduced_shapes(self, image_size):
+        return [(self.channels, *(side // self.stride for side in image_size))]
+
+    def restore(self, tensors, image_size, steps=None):
+        """
+        Args:
+            tensors (list[Tensor]): [(N, C, H, W)], dequantized.
+            image_size ((int, int)): not used.
+            steps (list[Tensor] or None): [(C, 1, 1)], of the quantizer; None leaves out eq. 6.
+
+        Returns:
+            dict[str, Tensor]: {"z": (N, P, H, W)}.
+        """
+        received, sent = tensors[0], self._sent()
+        z = self.layer(self.predictor(self._before_norm(received)))
+        if steps is not None:
+            z[:, sent] = consolidate(z[:, sent], received, steps[0])
+        return {"z": z}
+
+    def edge(self, backbone, images):
+        x = backbone.input_of(self.layer.number, images)
+        z = self.layer(x, self._sent())  # only what is sent is computed
+        return [z], self.layer.out_channels * z[0, 0].numel()
+
+    def cloud(self, backbone, tensors, image_size, steps):
+        z = self.restore(tensors, image_size, steps if self.use_consolidation else None)["z"]
+        return backbone.resume(self.layer.number, self.layer.activate(z))
+
+    def edge_state(self, backbone):
+        yield from super().edge_state(backbone)
+        yield "feature_split.order", self.order
+
+    def forward(self, x):
+        """In training: the layer's input to all its channels, from those that are sent, quantized.
+
+        Eq. 6 is left out, as in the paper.
+        """
+        return self.restore([self._received(x)], None)["z"]
+
+    @torch.no_grad()
+    def _received(self, x):
+        return torch.stack([self._quantized(z) for z in self.layer(x, self._sent())])
+
+    def _before_norm(self, received):
+        """Inverse batch norm of the channels that are sent."""
+        sent = self._sent()
+        scale, shift = self.layer.scale[sent, None, None], self.layer.shift[sent, None, None]
+        # A channel of scale 0 is constant: nothing is known of its convolution.
+        safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+        return torch.where(scale == 0, torch.zeros_like(received), (received - shift) / safe)
+
+    def _quantized(self, z):
+        bits = self.train_bits[int(torch.randint(len(self.train_bits), ()))]
+        if bits == FLOAT_BITS:
+            return z
+        low, high = minmax_range(z, per_channel=True)
+        return dequantize_uniform(quantize_uniform(z, bits, low, high), bits, low, high)
+
+    def distillation_loss(self, restored, features):
+        """Charbonnier loss after the activation (eq. 7), a mean."""
+        return charbonnier_loss(restored, features.detach())
+
+
+def _check(layer, channels, hidden_channels, train_bits):
+    if not 1 <= channels <= layer.out_channels:
+        raise ValueError(
+            f"MODEL.FEATCOMP.BAF.CHANNELS is {channels}: layer {layer.number} has "
+            f"{layer.out_channels} channels"
+        )
+    if hidden_channels < 1:
+        raise ValueError(
+            f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {hidden_channels}: it must be at least 1"
+        )
+    wrong = [bits for bits in train_bits if bits not in BIT_DEPTHS and bits != FLOAT_BITS]
+    if wrong:
+        raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS has {wrong}: use 2..16, or 32 for floats")
+    if channels & (channels - 1):
+        logging.getLogger("d2_featcomp").info(
+            "MODEL.FEATCOMP.BAF.CHANNELS %d is no power of two: the tiled image has empty tiles",
+            channels,
+        )

