@@ -7,7 +7,7 @@ run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint msfc photo-scenes msfc-photo
+.PHONY: help install quickstart test test-slow lint msfc photo-scenes msfc-photo baf baf-photos
 
 help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 minutes on 2 cores)'
@@ -17,6 +17,9 @@ help:
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
+	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 minutes)'
+	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
+	@echo '                   resumable; downloads two Debian packages)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
@@ -46,3 +49,10 @@ photo-scenes: install
 
 msfc-photo: photo-scenes
 	$(reproduce) '$(OUTPUT)/msfc-photo' projects/MSFC/photo_scenes.yaml
+
+baf: install
+	$(reproduce) '$(OUTPUT)/baf' projects/BaF/quickstart.yaml
+
+baf-photos: install
+	sh projects/BaF/make_photos.sh $(run)
+	$(reproduce) '$(OUTPUT)/baf-photos' projects/BaF/photos.yaml

@@ -42,6 +42,15 @@ def test_msfc_of_the_paper():
     assert featcomp.TRAIN.STEP2.LOSS == featcomp.TRAIN.STEP3.LOSS == "task"
 
 
+def test_baf_of_the_paper():
+    cfg = setup_config(str(ROOT / "configs/baf_yolov3.yaml"))
+    featcomp = cfg.MODEL.FEATCOMP
+    assert (featcomp.SPLIT, featcomp.LAYER, featcomp.BAF.CHANNELS) == ("BaF", 12, 64)
+    assert featcomp.BAF.SELECTION_IMAGES == 1000 and featcomp.BAF.CONSOLIDATE
+    assert featcomp.TRAIN.STEPS == (2,) and featcomp.TRAIN.STEP2.LOSS == "distill"
+    assert cfg.MODEL.YOLOV3.LETTERBOX == cfg.INPUT.MIN_SIZE_TEST == 512
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -1,5 +1,6 @@
 """The command lines, as a user calls them."""
 
+import json
 import os
 import subprocess
 import sys
