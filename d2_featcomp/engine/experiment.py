@@ -171,8 +171,6 @@ def _check(experiment):
         _config(training)
         if training.checkpoint and training.start:
             raise ValueError(f"training {training.name!r}: give start or checkpoint, not both")
-        if training.checkpoint and not os.path.isfile(training.checkpoint):
-            raise FileNotFoundError(f"training {training.name!r}: no checkpoint {training.checkpoint!r}")
     for names in (experiment.trainings, experiment.settings):
         if len({_file_name(name) for name in names}) != len(names):
             raise ValueError("two names differ in nothing but punctuation: they would share a folder")
@@ -228,9 +226,12 @@ def run_experiment(experiment, output):
         list[str]: the goals that were missed, in words.
 
     Raises:
-        OSError: the disk is full or not writable.
+        FileNotFoundError: a `checkpoint` does not exist. OSError: the disk is full or not writable.
     """
     logger = logging.getLogger("d2_featcomp")
+    for training in experiment.trainings.values():
+        if training.checkpoint and not os.path.isfile(training.checkpoint):
+            raise FileNotFoundError(f"training {training.name!r}: no checkpoint {training.checkpoint!r}")
     os.makedirs(output, exist_ok=True)
     run = _Run(experiment, output)
     for training in experiment.trainings.values():

@@ -252,4 +252,4 @@ def test_an_experiment_on_a_checkpoint_that_is_there(labelled, tmp_path, monkeyp
     description["trainings"]["yolo"]["checkpoint"] = "none.pth"
     path.write_text(json.dumps(description))
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
-        read_experiment(str(path))
+        run_experiment(read_experiment(str(path)), str(tmp_path / "run"))

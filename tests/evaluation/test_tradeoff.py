@@ -45,8 +45,14 @@ def test_rate_for_accuracy(rates, accuracies, accuracy, rate):
 
 def test_rows_hold_the_known_columns_that_were_measured():
     assert rows_of(RESULTS) == {
-        "plain": {"box AP": 47.25, "mask AP": 45.0},
-        "n = 2": {"box AP": 40.04, "BPFE": 0.0117188, "bits/pixel": 1.0, "times smaller": 2731.5},
+        "plain": {"box AP": 47.25, "box AP50": 70.0, "mask AP": 45.0},
+        "n = 2": {
+            "box AP": 40.04,
+            "box AP50": 66.0,
+            "BPFE": 0.0117188,
+            "bits/pixel": 1.0,
+            "times smaller": 2731.5,
+        },
     }
 
 
@@ -72,10 +78,10 @@ def test_csv_has_all_digits(tmp_path):
     rows = rows_of({**RESULTS, 'of "all", third': {"feature_rate": {"kB": 1 / 3}}})
     write_csv(rows, str(tmp_path / "results.csv"))
     assert (tmp_path / "results.csv").read_text() == (
-        "setting,box AP,mask AP,BPFE,bits/pixel,kB/image,times smaller\n"
-        "plain,47.25,45.0,,,,\n"
-        "n = 2,40.04,,0.0117188,1.0,,2731.5\n"
-        '"of ""all"", third",,,,,0.3333333333333333,\n'
+        "setting,box AP,box AP50,mask AP,BPFE,bits/pixel,kB/image,times smaller\n"
+        "plain,47.25,70.0,45.0,,,,\n"
+        "n = 2,40.04,66.0,,0.0117188,1.0,,2731.5\n"
+        '"of ""all"", third",,,,,,0.3333333333333333,\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
@@ -114,6 +120,7 @@ def test_curves_are_drawn_by_rising_rate(tmp_path):
 
 def test_every_column_is_formatted():
     row = dict.fromkeys(COLUMNS, 12.3456789)
-    cells = [cell.strip() for cell in format_table({"a": row}).splitlines()[2].strip("|").split("|")]
+    line = format_table({"a": row}, COLUMNS).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
     decimals = [len(cell.partition(".")[2]) for cell in cells[1:]]
     assert decimals == [number for _, _, number in COLUMNS.values()]

@@ -94,7 +94,7 @@ def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
     ("arguments", "words"),
     [
         (["--input", "nowhere.png"], "no image or folder 'nowhere.png'"),
-        (["--input", "configs"], "no images in configs"),
+        (["--input", "configs"], "no images in 'configs'"),
     ],
 )
 def test_demo_says_what_is_wrong(folder, tmp_path, arguments, words):
@@ -102,11 +102,14 @@ def test_demo_says_what_is_wrong(folder, tmp_path, arguments, words):
         folder, "tools/demo.py", "--config-file", CONFIG, "--output", tmp_path / "out", *arguments
     )
     assert done.returncode == 1 or done.returncode == 2
-    assert done.stderr.strip().endswith(words)
+    assert words in done.stderr and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("tool", ["train_net", "demo", "reproduce", "make_scenes"])
+TOOLS = sorted(name[:-3] for name in os.listdir("tools") if name.endswith(".py"))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
 def test_help(folder, tool):
     done = call(folder, f"tools/{tool}.py", "--help")
     assert done.returncode == 0
@@ -182,13 +185,10 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
     assert len(json.loads((tmp_path / "photos" / "annotations.json").read_text())["images"]) == 2
     for arguments, words in (
         ((*select, tmp_path / "no" / "a.json", *images, *weights), "no folder"),
-        ((*select, tmp_path / "a.json", *images), "set MODEL.WEIGHTS"),
         (
             (*select, tmp_path / "a.json", *images, *weights, "MODEL.FEATCOMP.LAYER", 7),
             "cut in its layers",
         ),
-        ((*select, tmp_path / "a.json", *weights, "DATASETS.TRAIN", "('images:nowhere',)"), "nowhere"),
-        ((*label, tmp_path / "none", *weights), "no folder"),
         ((*label, tmp_path / "photos", "--score", 2, *weights), "from 0 to 1"),
         ((*label, tmp_path / "photos"), "no weights"),
     ):
