@@ -60,7 +60,7 @@ class HevcCodec(ImageCodec):
     def _encode(self, samples):
         pixel_format = self._pixel_format(self.bits)
         frame = self._frame(_pad(samples, self._frame_size(samples.shape)), pixel_format)
-        mode = "lossless=1" if self.lossless else f"qp={int(self.quality)}"
+        mode = "lossless=1" if self.lossless else f"qp={int(self.quality)}:ipratio=1"
         encoder = av.CodecContext.create("libx265", "w")
         encoder.height, encoder.width, encoder.pix_fmt = frame.height, frame.width, pixel_format
         encoder.time_base = Fraction(1, 25)

@@ -50,15 +50,12 @@ class JpegCodec(ImageCodec):
 
 
 @IMAGE_CODEC_REGISTRY.register()
-class Jpeg420Codec(ImageCodec):
+class Jpeg420Codec(JpegCodec):
     """Baseline JPEG of colour images, YCbCr 4:2:0, lossy. QUALITY 1 to 100, default 90."""
 
     name = "jpeg420"
     layout = "colour"
     bit_depths = (8,)
-    quality_range = (1, 100)
-    quality_meaning = "the usual JPEG quality; larger is better"
-    default_quality = 90
 
     def _encode(self, samples):
         return imagecodecs.jpeg_encode(
@@ -69,10 +66,6 @@ class Jpeg420Codec(ImageCodec):
             subsampling="420",
             optimize=True,
         )
-
-    @staticmethod
-    def _decode(data, *, shape, depth):
-        return imagecodecs.jpeg_decode(data, out=_frame(shape, depth))
 
 
 @IMAGE_CODEC_REGISTRY.register()

@@ -6,11 +6,13 @@ import random
 
 import torch
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..files import write_text
-from ..modeling import BaF, Layer, format_channel_order
+from ..modeling import BaF, Layer, format_channel_order, read_channel_order
 from ..ops import ChannelCorrelation, ConvolutionFit, rank_channels
+from .checkpoint import CheckpointError
 
 __all__ = ["prepare_split", "select_channels"]
 
@@ -43,19 +45,47 @@ def select_channels(cfg, network, images=1000):
     return (*rank_channels(correlation.coefficients()), count)
 
 
-def prepare_split(cfg, network):
-    """Makes a split that was just initialized ready to be trained; only BaF needs it.
+def prepare_split(cfg, network, missing):
+    """Makes a split whose weights were not loaded ready to be trained; only BaF needs it.
 
     Selects the channels to send, unless a file gave them, writes `channel_order.json` to OUTPUT_DIR, and
-    gives the predictor its first weights, by least squares.
+    gives the predictor its first weights, by least squares. The main process does so for all.
 
     Args:
         cfg (CfgNode): of the training.
         network (nn.Module): a split network with the task network's weights; changed in place.
+        missing (sequence[str]): keys of `network` that its checkpoint did not hold.
+
+    Raises:
+        CheckpointError: the checkpoint holds a split with other settings.
+        ValueError: too few hidden channels.
     """
-    split, settings = network.feature_split, cfg.MODEL.FEATCOMP.BAF
+    split = network.feature_split
     if not isinstance(split, BaF):
         return
+    keys = {f"feature_split.{name}" for name in split.state_dict()}
+    absent = keys & set(missing)
+    if not absent:
+        _require_same_order(cfg, split)
+        return
+    if absent != keys:
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds a BaF predictor with other settings "
+            f"({', '.join(sorted(absent)[:2])}, ... have another shape): use those it was trained with, "
+            "or start from the detector alone"
+        )
+    if comm.is_main_process():
+        _prepare(cfg, network)
+    comm.synchronize()
+    if comm.get_world_size() > 1:
+        for tensor in split.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
+
+
+def _prepare(cfg, network):
+    split, settings = network.feature_split, cfg.MODEL.FEATCOMP.BAF
+    if settings.FIT_IMAGES:
+        split.predictor.require_linear_start()
     if not split.has_channel_order:
         order, scores, count = select_channels(cfg, network, settings.SELECTION_IMAGES)
         split.set_channel_order(order)
@@ -71,6 +101,19 @@ def prepare_split(cfg, network):
     for x in _layer_inputs(cfg, network, settings.FIT_IMAGES, "fitting the predictor"):
         fit.update(split.predictor_input(x), x)
     split.predictor.start_linear(*fit.solve())
+
+
+def _require_same_order(cfg, split):
+    """Of the file that the config names and of the checkpoint that was loaded."""
+    path = cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER
+    if not path:
+        return
+    named = read_channel_order(path, layer=split.layer.number, channels=split.layer.out_channels)
+    if not torch.equal(named, split.order.cpu()):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds a predictor for another order of channels than "
+            f"{path!r}: leave MODEL.FEATCOMP.BAF.CHANNEL_ORDER out, or start from the detector alone"
+        )
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ import shutil
 
 import yaml
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_backbone
 
 from ..data.datasets.scenes import data_root
 from ..evaluation.tradeoff import (
@@ -50,7 +51,7 @@ from ..evaluation.tradeoff import (
     write_csv,
 )
 from ..files import write_text
-from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
+from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec, build_feature_split
 from .command_line import setup_config
 from .demo import build_for_inference, draw_images
 from .steps import evaluate, train_steps
@@ -174,7 +175,7 @@ def _check(experiment):
     for names in (experiment.trainings, experiment.settings):
         if len({_file_name(name) for name in names}) != len(names):
             raise ValueError("two names differ in nothing but punctuation: they would share a folder")
-    curves = {setting.curve for setting in experiment.settings.values()}
+    curves, built = {setting.curve for setting in experiment.settings.values()}, set()
     for setting in experiment.settings.values():
         _known("training", setting.training, seen)
         cfg = _config(experiment.trainings[setting.training], setting.overrides)
@@ -182,6 +183,10 @@ def _check(experiment):
             raise ValueError(f"setting {setting.name!r}: DATASETS.TEST must name one data set")
         _known("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
         build_feature_codec(cfg, FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT))
+        part = _split_settings(cfg)
+        if part not in built:
+            built.add(part)
+            build_feature_split(cfg, build_backbone(cfg))
     for goal in experiment.goals:
         _known("setting", goal.setting, experiment.settings)
         _known("setting", goal.minus, {"", *experiment.settings})
@@ -201,6 +206,13 @@ def _check(experiment):
             _known("key of pictures", key, {"setting", "reference", "count"})
         _known("setting", experiment.pictures["setting"], experiment.settings)
         _known("training", experiment.pictures["reference"], experiment.trainings)
+
+
+def _split_settings(cfg):
+    """Tells settings apart by what their splits are built from: all but the codec's quality."""
+    codec = cfg.MODEL.FEATCOMP.CODEC
+    rest = {key: value for key, value in cfg.MODEL.FEATCOMP.items() if key not in ("CODEC", "TRAIN")}
+    return str((cfg.MODEL.BACKBONE, rest, codec.BITS == 8, codec.QUANTIZER))
 
 
 def _known(kind, name, names):

@@ -32,9 +32,13 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
         (int, int): images and annotations.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
+        FileNotFoundError: no such folder, or no image in it. ValueError: as many names as classes are
+            needed.
     """
-    images, annotations, seen = [], [], -1
+    names = _class_names(network)
+    if class_names and len(class_names) != len(names):
+        raise ValueError(f"{len(class_names)} class names for a network of {len(names)} classes")
+    names, images, annotations = class_names or names, [], []
     for number, path in enumerate(tqdm(list_images(folder), desc="labelling", mininterval=1), start=1):
         picture = read_image(path, format="RGB")
         found = network([as_input(picture, cfg)])[0]["instances"].to("cpu")
@@ -44,7 +48,6 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
         for box, label in zip(boxes.tolist(), found.pred_classes.tolist(), strict=True):
-            seen = max(seen, label)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -55,7 +58,6 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
                     "iscrowd": 0,
                 }
             )
-    names = class_names or _class_names(_num_classes(cfg, seen))
     data = {
         "info": {"description": f"detections of a network, of score {score} and more"},
         "images": images,
@@ -66,15 +68,9 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
     return len(images), len(annotations)
 
 
-def _class_names(count):
+def _class_names(network):
+    detector = network if hasattr(network, "num_classes") else network.roi_heads
     coco = MetadataCatalog.get("coco_2017_val").thing_classes
-    return coco if count == len(coco) else [str(label) for label in range(count)]
-
-
-def _num_classes(cfg, seen):
-    """Of the network, so that all that it may find has a category; at least those that were seen."""
-    if cfg.MODEL.FEATCOMP.TASK_NETWORK == "YOLOV3":
-        return cfg.MODEL.YOLOV3.NUM_CLASSES
-    if cfg.MODEL.FEATCOMP.TASK_NETWORK == "RetinaNet":
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-    return max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, seen + 1)
+    if detector.num_classes == len(coco):
+        return coco
+    return [str(label) for label in range(detector.num_classes)]

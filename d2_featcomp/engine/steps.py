@@ -1,4 +1,4 @@
-"""The three training steps of MSFC (sec. 4), one Detectron2 training each."""
+"""Training in steps, those of MSFC sec. 4: the task network, the split, both."""
 
 import logging
 import os
@@ -97,7 +97,7 @@ def train_steps(cfg, resume=False):
     comm.synchronize()
     _require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     for step in steps:  # so that a mistake in a later step's settings is found now
-        require_split(build_model(config_of_step(cfg, step, "")), step != TASK_NETWORK)
+        _require_trainable(build_model(config_of_step(cfg, step, "")), step)
     results = OrderedDict()
     for step in steps:
         step_cfg = config_of_step(cfg, step, weights)
@@ -109,9 +109,8 @@ def train_steps(cfg, resume=False):
             trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
         elif step != TASK_NETWORK:
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
-            if any(key.startswith("feature_split.") for key in trainer.checkpointer.missing):
-                prepare_split(step_cfg, trainer.checkpointer.model)
-                _seed(cfg)  # so that it does not matter what that had to do
+            prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
+            _seed(cfg)  # so that it does not matter what that had to do
         if trainer.start_iter < trainer.max_iter:
             logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
             _train(trainer, step)
@@ -161,6 +160,15 @@ def require_split(model, wanted):
             f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
             "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
             "False"
+        )
+
+
+def _require_trainable(model, step):
+    require_split(model, step != TASK_NETWORK)
+    if step != TASK_NETWORK and not any(True for _ in model.feature_split.parameters()):
+        raise ValueError(
+            f"MODEL.FEATCOMP.SPLIT {model.feature_split.name} has nothing to train: run --eval-only, or "
+            'set MODEL.FEATCOMP.TRAIN.STEPS "(1,)" to train the task network'
         )
 
 

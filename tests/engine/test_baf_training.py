@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from d2_featcomp.data.datasets.image_folders import list_images, register_image_folders
 from d2_featcomp.engine import (
+    CheckpointError,
     build_for_inference,
     evaluate,
     label_images,
@@ -21,6 +23,7 @@ from d2_featcomp.engine import (
     setup_config,
     train_steps,
 )
+from d2_featcomp.modeling import format_channel_order
 from d2_featcomp.ops import ChannelCorrelation, rank_channels
 
 CONFIG = "configs/quick/baf_yolov3_tiny.yaml"
@@ -154,6 +157,32 @@ def test_a_trained_predictor_goes_on_from_where_it_is(settings, tmp_path):
     assert not (tmp_path / "two" / "step2" / "channel_order.json").exists()
 
 
+def test_a_predictor_for_something_else_is_refused(settings, tmp_path):
+    train_steps(setup_config(CONFIG, settings()))
+    trained = {
+        "MODEL__WEIGHTS": str(tmp_path / "out" / "model_final.pth"),
+        "OUTPUT_DIR": str(tmp_path / "two"),
+    }
+    with pytest.raises(CheckpointError, match="with other settings"):
+        train_steps(setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNELS=32, **trained)))
+    path = tmp_path / "order.json"
+    path.write_text(format_channel_order(8, torch.arange(256), torch.zeros(256), 1))
+    with pytest.raises(CheckpointError, match="another order of channels"):
+        train_steps(
+            setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNEL_ORDER=str(path), **trained))
+        )
+
+
+def test_what_cannot_be_trained_is_refused_at_once(settings, tmp_path):
+    for more, words in (
+        ({"MODEL__FEATCOMP__SPLIT": "Layer"}, "Layer has nothing to train"),
+        ({"MODEL__FEATCOMP__BAF__HIDDEN_CHANNELS": 100}, "HIDDEN_CHANNELS is 100"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_steps(setup_config(CONFIG, settings(**more)))
+    assert not (tmp_path / "out" / "step2" / "channel_order.json").exists()
+
+
 # ---- folders of images, and labels for them ----------------------------------------------------------
 
 
@@ -168,6 +197,15 @@ def test_a_folder_is_a_data_set(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder.parent))
     register_image_folders([f"images:{folder.name}"])
     assert len(DatasetCatalog.get(f"images:{folder.name}")) == 6
+    # Cameras say in EXIF how a photograph is turned; Detectron2 turns it.
+    (tmp_path / "turned").mkdir()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned" / "a.jpg", exif=exif)
+    register_image_folders([f"images:{tmp_path}/turned"])
+    (record,) = DatasetCatalog.get(f"images:{tmp_path}/turned")
+    assert (record["width"], record["height"]) == (20, 30)
+    assert read_image(record["file_name"]).shape[:2] == (30, 20)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("no image")
     register_image_folders([f"images:{tmp_path}/bad", f"images:{tmp_path}/none", f"images:{tmp_path}"])
@@ -203,6 +241,10 @@ def test_the_network_that_labelled_reaches_100_ap(labelled):
         data = json.load(file)
     assert [image["file_name"] for image in data["images"]] == sorted(p.name for p in copy.glob("*.*g"))
     assert len(data["categories"]) == 6
+    cfg = setup_config(CONFIG, overrides)
+    with pytest.raises(ValueError, match="1 class names for a network of 6 classes"):
+        network = build_for_inference(cfg, cfg.MODEL.WEIGHTS, enabled=False)
+        label_images(cfg, network, str(copy), class_names=["a"])
     more = ("MODEL.FEATCOMP.SPLIT", "Layer", "MODEL.FEATCOMP.CODEC.NAME", "raw")
     results = evaluate(setup_config(CONFIG, [*overrides, *more, "MODEL.FEATCOMP.CODEC.BITS", 32]))
     assert results["bbox"]["AP50"] > 99

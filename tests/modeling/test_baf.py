@@ -241,9 +241,10 @@ def test_without_an_order_nothing_is_sent(build_baf):
         (("MODEL.FEATCOMP.BAF.CHANNELS", 0), "layer 8 has 256 channels"),
         (("MODEL.FEATCOMP.BAF.CHANNELS", 257), "layer 8 has 256 channels"),
         (("MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS", 0), "HIDDEN_CHANNELS"),
-        (("MODEL.FEATCOMP.BAF.TRAIN_BITS", (4, 1)), r"TRAIN_BITS has \[1\]"),
+        (("MODEL.FEATCOMP.BAF.TRAIN_BITS", (4, 1)), "TRAIN_BITS: bit depth 1"),
         (("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8), "colour images"),
         (("MODEL.FEATCOMP.SPLIT", "Image"), "BITS is 6"),
+        (("MODEL.FEATCOMP.CODEC.QUANTIZER", "fixed"), "own range"),
     ],
 )
 def test_settings_out_of_range_are_refused(build_yolo, overrides, words):

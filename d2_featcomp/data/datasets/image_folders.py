@@ -4,7 +4,7 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .scenes import data_root
 
@@ -13,6 +13,8 @@ __all__ = ["IMAGE_SUFFIXES", "PREFIX", "list_images", "register_image_folders"]
 PREFIX = "images:"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 ANNOTATIONS = "annotations.json"
+_ORIENTATION = 0x112  # EXIF tag; Detectron2 turns images as it says
+_TRANSPOSED = 5  # and more: height and width change places
 
 
 def register_image_folders(names):
@@ -64,6 +66,8 @@ def _record(path):
     try:
         with Image.open(path) as image:
             width, height = image.size
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path!r} is no image that can be read") from error
+            if image.getexif().get(_ORIENTATION, 1) >= _TRANSPOSED:
+                width, height = height, width
+    except OSError as error:
+        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
     return {"file_name": path, "image_id": os.path.basename(path), "height": height, "width": width}

@@ -16,9 +16,9 @@ from detectron2.config import configurable
 from torch import nn
 
 from ...ops import (
-    BIT_DEPTHS,
     FLOAT_BITS,
     charbonnier_loss,
+    check_bits,
     consolidate,
     dequantize_uniform,
     minmax_range,
@@ -75,6 +75,16 @@ class BaFPredictor(nn.Module):
         first.weight /= deviation[:, None, None]
         first.bias -= (first.weight * mean[:, None, None]).sum(dim=(1, 2, 3))
 
+    def require_linear_start(self):
+        """Raises ValueError if there are fewer hidden channels than :meth:`start_linear` needs, Q."""
+        hidden, width = self.convs[0].out_channels, self.convs[-1].out_channels
+        if hidden < width:
+            raise ValueError(
+                f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {hidden}: to start from the least-squares "
+                f"prediction it must be at least {width}, the channels of the layer's input. Else set "
+                "MODEL.FEATCOMP.BAF.FIT_IMAGES to 0"
+            )
+
     @torch.no_grad()
     def start_linear(self, weight, bias):
         """Makes the predictor compute one convolution; training goes on from there.
@@ -89,13 +99,8 @@ class BaFPredictor(nn.Module):
         Raises:
             ValueError: there are fewer hidden channels than Q.
         """
+        self.require_linear_start()
         width = len(weight)
-        if self.convs[0].out_channels < width:
-            raise ValueError(
-                f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {self.convs[0].out_channels}: to start from the "
-                f"least-squares prediction it must be at least {width}, the channels of the layer's "
-                "input. Else set MODEL.FEATCOMP.BAF.FIT_IMAGES to 0"
-            )
         self.convs[0].weight[:width], self.convs[0].bias[:width] = weight, bias
         for conv in self.convs[1:]:
             conv.weight[:width] = 0
@@ -151,6 +156,11 @@ class BaF(Layer):
     def from_config(cls, cfg, backbone):
         featcomp = cfg.MODEL.FEATCOMP
         layer = ConvLayer(backbone, featcomp.LAYER)
+        if featcomp.CODEC.QUANTIZER not in ("", "channel"):
+            raise ValueError(
+                f"MODEL.FEATCOMP.CODEC.QUANTIZER is {featcomp.CODEC.QUANTIZER!r}: BaF quantizes each "
+                'channel in its own range; leave it "" or set it to channel'
+            )
         path = featcomp.BAF.CHANNEL_ORDER
         order = None
         if path:
@@ -198,6 +208,7 @@ class BaF(Layer):
         return self.order[: self.channels]
 
     def reduce(self, features):
+        """{"z": (N, P, H, W), after batch norm} -> [(N, C, H, W)]."""
         return [features["z"][:, self._sent()]]
 
     def reduced_shapes(self, image_size):
@@ -231,6 +242,9 @@ class BaF(Layer):
     def edge_state(self, backbone):
         yield from super().edge_state(backbone)
         yield "feature_split.order", self.order
+
+    def replace(self, output, inputs):
+        return self.layer.activate(self(inputs))
 
     def forward(self, x):
         """In training: the layer's input to all its channels, from those that are sent, quantized.
@@ -273,9 +287,11 @@ def _check(layer, channels, hidden_channels, train_bits):
         raise ValueError(
             f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {hidden_channels}: it must be at least 1"
         )
-    wrong = [bits for bits in train_bits if bits not in BIT_DEPTHS and bits != FLOAT_BITS]
-    if wrong:
-        raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS has {wrong}: use 2..16, or 32 for floats")
+    for bits in train_bits:
+        try:
+            check_bits(bits)
+        except ValueError as error:
+            raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
     if channels & (channels - 1):
         logging.getLogger("d2_featcomp").info(
             "MODEL.FEATCOMP.BAF.CHANNELS %d is no power of two: the tiled image has empty tiles",

@@ -11,7 +11,7 @@ __all__ = ["FEATURE_SPLIT_REGISTRY", "FeatureSplit", "build_feature_split"]
 FEATURE_SPLIT_REGISTRY = Registry("FEATURE_SPLIT")
 FEATURE_SPLIT_REGISTRY.__doc__ = """
 Registry of feature splits: subclasses of :class:`FeatureSplit` that can be called as
-`cls(cfg, backbone)`, where `backbone` is the Detectron2 backbone that the network is cut after.
+`cls(cfg, backbone)`, where `backbone` is the Detectron2 backbone after or in which it is cut.
 """
 
 

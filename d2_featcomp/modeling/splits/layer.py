@@ -1,4 +1,4 @@
-"""Cuts inside a backbone: after the batch norm of a convolution, before its activation (BaF sec. 3).
+"""Cuts inside a backbone, at one of its convolutions (BaF sec. 3).
 
 Shape shorthand in this module:
     N: images of a batch; Q, P: channels of the layer's input and output; s: its stride
@@ -77,7 +77,7 @@ class ConvLayer:
 
 @FEATURE_SPLIT_REGISTRY.register()
 class Layer(FeatureSplit):
-    """Sends all P channels of one layer's batch norm: the benchmark that BaF is compared with.
+    """Sends all P channels of one layer's output, after its activation: what BaF is compared with.
 
     Nothing in it is trained.
 
@@ -98,22 +98,20 @@ class Layer(FeatureSplit):
         return {"layer": layer, "stride": backbone.stride_of(layer.number)}
 
     def reduce(self, features):
-        """{"z": (N, P, H, W), after batch norm} -> [what is sent of it]."""
-        return [features["z"]]
+        return [features["y"]]
 
     def restore(self, tensors, image_size):
-        return {"z": tensors[0]}
+        return {"y": tensors[0]}
 
     def reduced_shapes(self, image_size):
         return [(self.layer.out_channels, *(side // self.stride for side in image_size))]
 
     def edge(self, backbone, images):
-        z = self.layer(backbone.input_of(self.layer.number, images))
-        return self.reduce({"z": z}), z[0].numel()
+        y = self.layer.activate(self.layer(backbone.input_of(self.layer.number, images)))
+        return self.reduce({"y": y}), y[0].numel()
 
     def cloud(self, backbone, tensors, image_size, steps):
-        z = self.restore(tensors, image_size)["z"]
-        return backbone.resume(self.layer.number, self.layer.activate(z))
+        return backbone.resume(self.layer.number, self.restore(tensors, image_size)["y"])
 
     def edge_state(self, backbone):
         for number, module in enumerate(backbone.layers[: self.layer.number + 1]):
@@ -123,11 +121,7 @@ class Layer(FeatureSplit):
         return self.layer.conv
 
     def replace(self, output, inputs):
-        return self.layer.activate(self(inputs))
-
-    def forward(self, x):
-        """In training: (N, Q, s * H, s * W), the layer's input -> (N, P, H, W), as the cloud sees it."""
-        return self.restore(self.reduce({"z": self.layer(x)}), None)["z"]
+        return self.restore(self.reduce({"y": output}), None)["y"]
 
     def run_to_cut(self, backbone, images):
         self.layer.conv(backbone.input_of(self.layer.number, images))
