@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
@@ -37,20 +38,28 @@ def run(tmp_path_factory):
     register_scenes("dist", str(root / "dist"), procedural_recipe({"train": 8, "val": 7}))
     DatasetCatalog.get("dist_train")
 
-    def command_line(*arguments, config="configs/quick/msfc_R18.yaml", **settings):
+    def command_line(*arguments, config="configs/quick/msfc_R18.yaml", script=None, **settings):
+        first = (
+            [str(script[0]), config, str(script[1])]
+            if script
+            else ["tools/train_net.py", "--config-file", config]
+        )
         overrides = [str(part) for item in {**SETTINGS, **settings}.items() for part in item]
         done = subprocess.run(
             [
                 sys.executable,
-                "tools/train_net.py",
-                "--config-file",
-                config,
+                *first,
                 *arguments,
                 *overrides,
             ],
             capture_output=True,
             text=True,
-            env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "DETECTRON2_DATASETS": str(root),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.getcwd(),
+            },
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
@@ -106,3 +115,57 @@ def test_two_processes_train_where_the_split_makes_modules_useless(run, tmp_path
     )
     assert "Step 3: iterations 0 to 3" in trained
     assert (tmp_path / "model_final.pth").exists()
+
+
+KEEP_EACH_RANK = """
+import sys
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+from d2_featcomp.engine import setup_config, steps
+
+
+def main(config, folder, overrides):
+    train = steps._train
+
+    def train_and_keep(trainer, step):
+        train(trainer, step)
+        state = trainer.checkpointer.model.feature_split.state_dict()
+        torch.save(state, f"{folder}/rank{comm.get_rank()}.pth")
+
+    steps._train = train_and_keep
+    steps.train_steps(setup_config(config, overrides))
+
+
+if __name__ == "__main__":
+    launch(main, 2, dist_url="auto", args=(sys.argv[1], sys.argv[2], sys.argv[3:]))
+"""
+
+
+def test_two_processes_train_one_predictor(run, tmp_path, build_yolo):
+    """BaF's first weights come from images quantized at random depths: one process must make them."""
+    torch.save(
+        {"model": build_yolo("MODEL.FEATCOMP.ENABLED", False).state_dict()}, tmp_path / "yolo.pth"
+    )
+    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
+    run(
+        config="configs/quick/baf_yolov3_tiny.yaml",
+        script=(tmp_path / "script.py", tmp_path),
+        OUTPUT_DIR=tmp_path / "out",
+        **{
+            "MODEL.WEIGHTS": tmp_path / "yolo.pth",
+            "MODEL.FEATCOMP.TRAIN.STEPS": (2,),
+            "MODEL.FEATCOMP.BAF.SELECTION_IMAGES": 3,
+            "MODEL.FEATCOMP.BAF.FIT_IMAGES": 3,
+            "TEST.EVAL_PERIOD": -1,
+        },
+    )
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert (first["order"] >= 0).all() and first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert torch.equal(
+        saved["feature_split.predictor.convs.3.weight"], first["predictor.convs.3.weight"]
+    )
