@@ -115,6 +115,7 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title=""):
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -125,6 +126,9 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title=""):
     for (label, level), style in zip(levels.items(), ("--", ":", "-.") * 5, strict=False):
         axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     units = {"BPFE": "bits per feature element (whole bitstream)"}
     axes.set(xlabel=units.get(x, x), ylabel=y, title=title)
     axes.set_ylim(bottom=0)
