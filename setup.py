@@ -31,6 +31,7 @@ setup(
         "pyyaml>=6",
         "tabulate>=0.9",
         "tqdm>=4.66",
+        "bjontegaard>=1.3",
     ],
     extras_require={
         "hevc": ["av>=14"],

@@ -14,6 +14,10 @@ def add_featcomp_config(cfg):
         cfg (CfgNode): from `detectron2.config.get_cfg()`; changed in place.
     """
     _add_yolov3_config(cfg)
+    _add_multi_task_config(cfg)
+    # Of SOLVER.LR_SCHEDULER_NAME WarmupPolyLR: the rate falls as (1 - iteration / MAX_ITER) to this
+    # power.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.MODEL.FEATCOMP = CN()
     featcomp = cfg.MODEL.FEATCOMP
 
@@ -22,7 +26,8 @@ def add_featcomp_config(cfg):
     # The Detectron2 meta-architecture that is cut.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
     # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchor "Pyramid" that reduces nothing; "BaF", and
-    # its anchors "Layer" (all channels) and "Image" (the image itself, by jpeg420 or hevc420).
+    # its anchors "Layer" (all channels) and "Image" (the image itself, by jpeg420 or hevc420); "QLayer"
+    # (MTL: the features as they are, trained to be compressible).
     featcomp.SPLIT = "MSFC"
 
     # How the reduced features become bytes. Evaluation always runs through it.
@@ -39,7 +44,7 @@ def add_featcomp_config(cfg):
     # codec's default.
     featcomp.CODEC.EFFORT = None
     # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, sent as
-    # float16). "" is the split's own: fixed for MSFC, tensor for Pyramid and Layer, channel for BaF.
+    # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
     # Multi-scale feature fusion (MSFC sec. 3.1).
@@ -91,9 +96,16 @@ def add_featcomp_config(cfg):
     # Whether predictions of sent channels are brought into the bins that were received (eq. 6).
     featcomp.BAF.CONSOLIDATE = True
 
-    # MSFC: what stands in for quantization in training: "none" (the paper), "noise" (uniform, one step
-    # wide) or "ste" (rounding with a straight-through gradient), at CODEC.BITS.
+    # MSFC and QLayer: what stands in for quantization in training: "none" (the MSFC paper), "noise"
+    # (uniform, one step wide; the MTL paper) or "ste" (rounding with a straight-through gradient), at
+    # CODEC.BITS.
     featcomp.TRAIN_QUANTIZATION = "none"
+    # The compressibility loss (MTL eq. 5) of what is sent, added in training.
+    featcomp.COMPRESSIBILITY = CN()
+    # 0 leaves it out. In CompressibleMultiTask the weight is trained and this is where it starts.
+    featcomp.COMPRESSIBILITY.WEIGHT = 0.0
+    # "features" (the paper) or "steps" of the quantizer: then shrinking all features gains nothing.
+    featcomp.COMPRESSIBILITY.UNITS = "features"
     # What training minimizes: "task" (the network's losses), "distill" (distance of the restored
     # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". tools/train_net.py
     # takes it from each step below.
@@ -105,10 +117,12 @@ def add_featcomp_config(cfg):
     # its own: what is not listed here comes from SOLVER.
     featcomp.TRAIN = CN()
     # Which steps to run, e.g. (2, 3). () is all three, or 2 and 3 where MODEL.WEIGHTS already holds
-    # a whole task network.
+    # a whole task network; with SPLIT QLayer, which has nothing to be trained alone, 3.
     featcomp.TRAIN.STEPS = ()
-    # "SGD" (Detectron2's, with SOLVER.MOMENTUM) or "AdamW".
+    # "SGD" (Detectron2's, with SOLVER.MOMENTUM), "Adam" or "AdamW".
     featcomp.TRAIN.OPTIMIZER = "SGD"
+    # Name in DATASET_MAPPER_REGISTRY; "" is Detectron2's own. MultiTaskMapper reads disparities too.
+    featcomp.TRAIN.MAPPER = ""
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
     for step, (iterations, decay, rate) in enumerate(
         [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],
@@ -145,3 +159,22 @@ def _add_yolov3_config(cfg):
     # Least objectness times class probability of a detection.
     yolo.SCORE_THRESH_TEST = 0.005
     yolo.NMS_THRESH_TEST = 0.45
+
+
+def _add_multi_task_config(cfg):
+    cfg.MODEL.MULTI_TASK = CN()
+    multi_task = cfg.MODEL.MULTI_TASK
+    # Names in TASK_HEAD_REGISTRY. Classes of the segmentation: MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+    multi_task.HEADS = ("SegmentationHead", "DisparityHead", "ReconstructionHead")
+    # After each convolution of the decoders but the last: "" (none, the paper) or "relu".
+    multi_task.ACTIVATION = ""
+    # Pixels of disparity that the network's output 1 stands for.
+    multi_task.DISPARITY_SCALE = 1.0
+    # The trained weights of the losses (MTL eq. 6).
+    multi_task.LOSS_WEIGHTS = CN()
+    # First values, in the order of HEADS; () is 1 each.
+    multi_task.LOSS_WEIGHTS.INITIAL = ()
+    # When Adam updates them: after each "epoch" (the paper), "step", or "never".
+    multi_task.LOSS_WEIGHTS.UPDATE = "epoch"
+    # Adam's learning rate, of the weights' logarithms.
+    multi_task.LOSS_WEIGHTS.BASE_LR = 0.001

@@ -17,7 +17,7 @@ ALLOWED = {
     "codecs": {"ops"},
     "modeling": {"ops", "codecs"},
     "data": {"ops", "codecs"},
-    "evaluation": {"ops", "codecs", "files"},
+    "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files"},
 }
 

@@ -4,6 +4,7 @@
 For every input image it writes, below --output:
 
     NAME_detections.png   what is found; with --reference, beside what that uncut network finds
+    NAME_tasks.png        of networks with several tasks: all that they predict
     NAME_features.png     the tiled features that are sent
     NAME.d2fc             the feature bitstream itself
 """
@@ -49,7 +50,7 @@ def list_images(paths):
 
 def main(args):
     cfg = setup_config(args.config_file, args.opts)
-    images = list_images(args.input)[: args.limit]
+    images = [{"file_name": path} for path in list_images(args.input)[: args.limit]]
     model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
     reference = build_for_inference(cfg, args.reference, enabled=False) if args.reference else None
     draw_images(

@@ -4,7 +4,8 @@ from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
 from .command_line import report_errors, setup_config
 from .demo import as_input, build_for_inference, draw_images
-from .experiment import Experiment, read_experiment, run_experiment
+from .experiment import Experiment, read_experiment
+from .experiment_run import run_experiment
 from .labelling import label_images
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
 from .trainer import Trainer

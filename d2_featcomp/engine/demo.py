@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import load_weights
-from .pictures import draw_features, draw_outputs, side_by_side
+from .pictures import captioned, draw_features, draw_outputs, draw_tasks, side_by_side
 from .steps import require_split
 
 __all__ = ["as_input", "build_for_inference", "draw_images"]
@@ -40,14 +40,16 @@ def build_for_inference(cfg, weights, enabled=True):
     return model
 
 
-def draw_images(cfg, model, paths, folder, *, reference=None, threshold=0.5):
+def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
     """Writes, for each image, what is found in it, what was sent, and the bitstream itself.
 
     Args:
         cfg (CfgNode): that `model` was built from; `DATASETS.TEST` gives the class names.
         model (nn.Module): a split network in evaluation mode.
-        paths (sequence[str]): image files.
-        folder (str): where `NAME_detections.png`, `NAME_features.png` and `NAME.d2fc` go.
+        records (sequence[dict]): with "file_name" of an image and, for several tasks, optionally
+            "sem_seg_file_name" and "disparity_file_name" of the truth.
+        folder (str): where `NAME_detections.png` or, for several tasks, `NAME_tasks.png`, and
+            `NAME_features.png` and `NAME.d2fc` go.
         reference (nn.Module or None): the uncut network, to draw beside.
         threshold (float): instances of a lower score are not drawn.
     """
@@ -55,20 +57,25 @@ def draw_images(cfg, model, paths, folder, *, reference=None, threshold=0.5):
     if metadata.get("thing_classes") is None:
         DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
     os.makedirs(folder, exist_ok=True)
-    for path in tqdm(paths, desc="images", mininterval=1):
-        picture = read_image(path, format="RGB")
+    for record in tqdm(records, desc="images", mininterval=1):
+        picture = read_image(record["file_name"], format="RGB")
         inputs = [as_input(picture, cfg)]
         output = model(inputs)[0]
         stream = output["bitstream"]
-        drawn = {}
-        if reference is not None:
-            with torch.no_grad():
-                before = reference(inputs)[0]
-            drawn["uncompressed"] = draw_outputs(picture, before, metadata, threshold)
+        stem = os.path.join(folder, os.path.splitext(os.path.basename(record["file_name"]))[0])
         caption = f"{stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
-        drawn[caption] = draw_outputs(picture, output, metadata, threshold)
-        stem = os.path.join(folder, os.path.splitext(os.path.basename(path))[0])
-        Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
+        if "disparity" in output or "reconstruction" in output:
+            image = inputs[0]["image"].flip(0) if cfg.INPUT.FORMAT == "BGR" else inputs[0]["image"]
+            drawn = draw_tasks(image, output, record, metadata, bgr=cfg.INPUT.FORMAT == "BGR")
+            Image.fromarray(captioned(drawn, caption)).save(f"{stem}_tasks.png")
+        else:
+            drawn = {}
+            if reference is not None:
+                with torch.no_grad():
+                    before = reference(inputs)[0]
+                drawn["uncompressed"] = draw_outputs(picture, before, metadata, threshold)
+            drawn[caption] = draw_outputs(picture, output, metadata, threshold)
+            Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
         Image.fromarray(draw_features(stream)).save(f"{stem}_features.png")
         with open(f"{stem}.d2fc", "wb") as file:
             file.write(stream.to_bytes())

@@ -18,45 +18,41 @@ A file, with its keys:
         training: msfc               # whose weights
         curve: MSFC                  # line in the plot; without one: a horizontal line
         overrides: {MODEL.FEATCOMP.CODEC.BITS: 2}
-    plot: {x: BPFE, y: box AP}       # columns; this is the default
+    plot: {x: BPFE, y: box AP}       # columns; this is the default. y may be a list: a plot each
     columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
-    pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
-    goals:                           # bounds: at_least, at_most
+    seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means
+    bd_rates:                        # how many percent more bits a curve needs than another
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
+    pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}  # reference: uncut, may be left
+    out goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
       - {setting: "MSFC, n = 2", column: box AP, minus: plain, at_least: -2}
       - {setting: "MSFC, n = 2", times_fewer_bits_than: JPEG pyramid, at_least: 10}
+      - {bd_rate: MSFC, anchor: JPEG pyramid, column: box AP, at_most: -50}
 """
 
 import dataclasses
-import glob
-import hashlib
-import json
-import logging
 import os
 import re
-import shutil
 
 import yaml
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_backbone
 
 from ..data.datasets.scenes import data_root
-from ..evaluation.tradeoff import (
-    COLUMNS,
-    DEFAULT_COLUMNS,
-    format_table,
-    plot_curves,
-    rate_for_accuracy,
-    rows_of,
-    write_csv,
-)
-from ..files import write_text
+from ..evaluation.tradeoff import COLUMNS, DEFAULT_COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec, build_feature_split
 from .command_line import setup_config
-from .demo import build_for_inference, draw_images
-from .steps import evaluate, train_steps
 
-__all__ = ["Experiment", "Goal", "Setting", "Training", "read_experiment", "run_experiment"]
+__all__ = [
+    "BDRate",
+    "Experiment",
+    "Goal",
+    "Setting",
+    "Training",
+    "config_of",
+    "file_name",
+    "read_experiment",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,21 +69,42 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One measurement: `name`, `training` (whose weights), `curve` (or ""), `overrides`."""
+    """One measurement: `name`, `training` (whose weights), `curve` (or ""), `overrides`; where the
+    experiment has seeds, `seed` and `repeats`, the name that the settings of all seeds share."""
 
     name: str
     training: str
     curve: str = ""
     overrides: dict = dataclasses.field(default_factory=dict)
+    seed: int | None = None
+    repeats: str = ""
+
+    @property
+    def label(self):
+        """str: its name in tables."""
+        return self.repeats or self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class BDRate:
+    """BD-rates of the curve `test` against the curve `anchor`, by each of `columns`, with `method`."""
+
+    anchor: str
+    test: str
+    columns: tuple
+    method: str = "cubic"
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A bound on a column of a setting, on its difference to another setting (`minus`), or on how many
-    times fewer bits it needs than a curve at the same accuracy (`times_fewer_bits_than`)."""
+    """A bound on a column of a setting, on its difference to another setting (`minus`), on how many
+    times fewer bits it needs than a curve at the same accuracy (`times_fewer_bits_than`), or on the
+    BD-rate by a column of the curve `bd_rate` against the curve `anchor`."""
 
-    setting: str
+    setting: str = ""
     column: str = ""
+    bd_rate: str = ""
+    anchor: str = ""
     minus: str = ""
     times_fewer_bits_than: str = ""
     at_least: float = float("-inf")
@@ -104,8 +121,15 @@ class Experiment:
     goals: list
     pictures: dict
     columns: tuple
+    seeds: tuple
+    bd_rates: tuple
     x: str
-    y: str
+    ys: tuple
+
+    @property
+    def y(self):
+        """str: the column of the first plot."""
+        return self.ys[0]
 
 
 def read_experiment(path):
@@ -138,10 +162,23 @@ def read_experiment(path):
     return experiment
 
 
+_KEYS = (
+    "title",
+    "config_file",
+    "trainings",
+    "settings",
+    "goals",
+    "pictures",
+    "plot",
+    "columns",
+    "seeds",
+    "bd_rates",
+)
+
+
 def _parse(data, folder):
-    known = {"title", "config_file", "trainings", "settings", "goals", "pictures", "plot", "columns"}
-    if set(data) - known:
-        raise ValueError(f"unknown keys {sorted(set(data) - known)}: known are {sorted(known)}")
+    if set(data) - set(_KEYS):
+        raise ValueError(f"unknown keys {sorted(set(data) - set(_KEYS))}: known are {sorted(_KEYS)}")
     trainings = {}
     for name, entry in data["trainings"].items():
         entry = {"config_file": data.get("config_file", ""), **(entry or {})}
@@ -153,14 +190,54 @@ def _parse(data, folder):
     if len(settings) != len(data["settings"]):
         raise ValueError("two settings have the same name")
     plot = {"x": "BPFE", "y": "box AP", **data.get("plot", {})}
+    ys = plot.pop("y")
+    seeds = tuple(data.get("seeds", ()))
+    if not all(isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be distinct whole numbers from 0, not {list(seeds)}")
     return Experiment(
         title=data.get("title", ""),
-        trainings=trainings,
-        settings=settings,
+        trainings=_with_seeds(trainings, seeds, _seeded_training),
+        settings=_with_seeds(settings, seeds, _seeded_setting),
         goals=[Goal(**goal) for goal in data.get("goals", [])],
         pictures=data.get("pictures", {}),
         columns=tuple(data.get("columns", DEFAULT_COLUMNS)),
+        seeds=seeds,
+        bd_rates=tuple(
+            BDRate(**{**entry, "columns": tuple(entry["columns"])}) for entry in data.get("bd_rates", [])
+        ),
+        ys=(ys,) if isinstance(ys, str) else tuple(ys),
         **plot,
+    )
+
+
+def seeded(name, seed):
+    """The name of what was done with one of several seeds."""
+    return f"{name}, seed {seed}" if name else ""
+
+
+def _with_seeds(entries, seeds, repeat):
+    if not seeds:
+        return entries
+    repeated = [repeat(entry, seed) for seed in seeds for entry in entries.values()]
+    return {entry.name: entry for entry in repeated}
+
+
+def _seeded_training(training, seed):
+    return dataclasses.replace(
+        training,
+        name=seeded(training.name, seed),
+        start=seeded(training.start, seed),
+        overrides={**training.overrides, "SEED": seed},
+    )
+
+
+def _seeded_setting(setting, seed):
+    return dataclasses.replace(
+        setting,
+        name=seeded(setting.name, seed),
+        training=seeded(setting.training, seed),
+        repeats=setting.name,
+        seed=seed,
     )
 
 
@@ -169,27 +246,65 @@ def _check(experiment):
     for training in experiment.trainings.values():
         _known("training", training.start, {"", *seen})
         seen.add(training.name)
-        _config(training)
+        config_of(training)
         if training.checkpoint and training.start:
             raise ValueError(f"training {training.name!r}: give start or checkpoint, not both")
     for names in (experiment.trainings, experiment.settings):
-        if len({_file_name(name) for name in names}) != len(names):
+        if len({file_name(name) for name in names}) != len(names):
             raise ValueError("two names differ in nothing but punctuation: they would share a folder")
-    curves, built = {setting.curve for setting in experiment.settings.values()}, set()
+    built = set()
     for setting in experiment.settings.values():
         _known("training", setting.training, seen)
-        cfg = _config(experiment.trainings[setting.training], setting.overrides)
-        if len(cfg.DATASETS.TEST) != 1:
-            raise ValueError(f"setting {setting.name!r}: DATASETS.TEST must name one data set")
-        _known("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
-        build_feature_codec(cfg, FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT))
-        part = _split_settings(cfg)
-        if part not in built:
-            built.add(part)
-            build_feature_split(cfg, build_backbone(cfg))
+        _check_setting(setting, experiment.trainings[setting.training], built)
+    _check_goals(experiment)
+    used = [experiment.x, *experiment.ys, *experiment.columns, *(g.column for g in experiment.goals)]
+    for column in used:
+        _known("column", column, {"", *COLUMNS})
+    if experiment.pictures:
+        for key in experiment.pictures:
+            _known("key of pictures", key, {"setting", "reference", "count"})
+        labels = {setting.label for setting in experiment.settings.values()}
+        _known("setting", experiment.pictures["setting"], labels)
+        reference = experiment.pictures.get("reference", "")
+        trainings = {"", *experiment.trainings}
+        _known(
+            "training",
+            seeded(reference, experiment.seeds[0]) if experiment.seeds else reference,
+            trainings,
+        )
+
+
+def _check_setting(setting, training, built):
+    cfg = config_of(training, setting.overrides)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError(f"setting {setting.name!r}: DATASETS.TEST must name one data set")
+    _known("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
+    build_feature_codec(cfg, FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT))
+    part = _split_settings(cfg)
+    if part not in built:
+        built.add(part)
+        build_feature_split(cfg, build_backbone(cfg))
+
+
+def _check_goals(experiment):
+    labels = {setting.label for setting in experiment.settings.values()}
+    curves = {setting.curve for setting in experiment.settings.values()}
+    for wanted in experiment.bd_rates:
+        for curve in (wanted.anchor, wanted.test):
+            _known("curve", curve, curves - {""})
+        for column in wanted.columns:
+            _known("column", column, COLUMNS)
+        _known("method", wanted.method, ("cubic", "pchip", "akima"))
+    compared = {
+        (wanted.test, wanted.anchor, c) for wanted in experiment.bd_rates for c in wanted.columns
+    }
     for goal in experiment.goals:
-        _known("setting", goal.setting, experiment.settings)
-        _known("setting", goal.minus, {"", *experiment.settings})
+        if goal.bd_rate or goal.anchor:
+            if (goal.bd_rate, goal.anchor, goal.column) not in compared:
+                raise ValueError(f"a goal's bd_rate, anchor and column must be among bd_rates: {goal}")
+        else:
+            _known("setting", goal.setting, labels)
+        _known("setting", goal.minus, {"", *labels})
         _known("curve", goal.times_fewer_bits_than, curves)
         if bool(goal.column) == bool(goal.times_fewer_bits_than):
             raise ValueError(f"a goal needs either column or times_fewer_bits_than: {goal}")
@@ -198,14 +313,6 @@ def _check(experiment):
             raise ValueError(f"at_least and at_most must be numbers: {goal}")
         if bounds == (float("-inf"), float("inf")):
             raise ValueError(f"a goal needs at_least or at_most: {goal}")
-    used = (experiment.x, experiment.y, *(goal.column for goal in experiment.goals))
-    for column in (*used, *experiment.columns):
-        _known("column", column, {"", *COLUMNS})
-    if experiment.pictures:
-        for key in experiment.pictures:
-            _known("key of pictures", key, {"setting", "reference", "count"})
-        _known("setting", experiment.pictures["setting"], experiment.settings)
-        _known("training", experiment.pictures["reference"], experiment.trainings)
 
 
 def _split_settings(cfg):
@@ -220,189 +327,12 @@ def _known(kind, name, names):
         raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(sorted(filter(None, names)))}")
 
 
-def _config(training, overrides=None, **more):
+def config_of(training, overrides=None, **more):
+    """The config of a training, of one of its settings with `overrides`, and with `more` keys."""
     pairs = {**training.overrides, **(overrides or {}), **more}
     return setup_config(training.config_file, [part for pair in pairs.items() for part in pair])
 
 
-def run_experiment(experiment, output):
-    """Trains, measures and draws what an experiment asks for; goes on where an earlier call stopped.
-
-    Args:
-        experiment (Experiment): from :func:`read_experiment`.
-        output (str): folder; gets `results.csv`, `results.json`, `table.md`, `curves.png`, `curves.svg`,
-            `pictures/`, `trainings/` and `settings/`. Finished parts found there are not done again
-            unless their configuration changed.
-
-    Returns:
-        list[str]: the goals that were missed, in words.
-
-    Raises:
-        FileNotFoundError: a `checkpoint` does not exist. OSError: the disk is full or not writable.
-    """
-    logger = logging.getLogger("d2_featcomp")
-    for training in experiment.trainings.values():
-        if training.checkpoint and not os.path.isfile(training.checkpoint):
-            raise FileNotFoundError(f"training {training.name!r}: no checkpoint {training.checkpoint!r}")
-    os.makedirs(output, exist_ok=True)
-    run = _Run(experiment, output)
-    for training in experiment.trainings.values():
-        run.train(training)
-        for setting in experiment.settings.values():
-            if setting.training == training.name:
-                run.measure(setting)
-    run.report()
-    if experiment.pictures:
-        run.draw(**experiment.pictures)
-    table = format_table(run.rows(), experiment.columns)
-    logger.info("%s\n\n%s\n", experiment.title, table)
-    for name in ("curves.png", "curves.svg", "results.csv", "results.json", "pictures"):
-        logger.info("%s", os.path.join(output, name))
-    verdicts = [run.verdict(goal) for goal in experiment.goals]
-    for reached, words in verdicts:
-        logger.info("%s: %s", "reached" if reached else "MISSED", words)
-    return [words for reached, words in verdicts if not reached]
-
-
-class _Run:
-    def __init__(self, experiment, output):
-        self.experiment = experiment
-        self.output = output
-        self.training_keys = {}
-        self.results = _read_json(os.path.join(output, "results.json")).get("settings", {})
-        self.results = {k: v for k, v in self.results.items() if k in experiment.settings}
-
-    def _folder(self, kind, name):
-        return os.path.join(self.output, kind, _file_name(name))
-
-    def _weights(self, training):
-        checkpoint = self.experiment.trainings[training].checkpoint
-        return checkpoint or os.path.join(self._folder("trainings", training), "model_final.pth")
-
-    def train(self, training):
-        if training.checkpoint:
-            self.training_keys[training.name] = _file_key(training.checkpoint)
-            return
-        start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
-        folder = self._folder("trainings", training.name)
-        key = _key(_config(training), self.training_keys.get(training.start, ""))
-        self.training_keys[training.name] = key
-        mark = os.path.join(folder, "key.json")
-        state = _read_json(mark)
-        if state == {"key": key, "complete": True} and os.path.exists(self._weights(training.name)):
-            return
-        resume = state == {"key": key, "complete": False}
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        _write_json({"key": key, "complete": False}, mark)
-        logging.getLogger("d2_featcomp").info("Training %r", training.name)
-        train_steps(_config(training, OUTPUT_DIR=folder, **start), resume=resume)
-        _write_json({"key": key, "complete": True}, mark)
-        for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
-            shutil.rmtree(step)  # with optimizer states: large, and of no more use
-
-    def measure(self, setting):
-        training = self.experiment.trainings[setting.training]
-        key = _key(_config(training, setting.overrides), self.training_keys[setting.training])
-        if self.results.get(setting.name, {}).get("key") != key:
-            logging.getLogger("d2_featcomp").info("Measuring %r", setting.name)
-            cfg = self._config_of(setting)
-            results = evaluate(cfg)
-            self.results[setting.name] = {"key": key, "config": _plain(cfg), "results": results}
-            self.report()
-
-    def _config_of(self, setting):
-        return _config(
-            self.experiment.trainings[setting.training],
-            setting.overrides,
-            OUTPUT_DIR=self._folder("settings", setting.name),
-            **{"MODEL.WEIGHTS": self._weights(setting.training)},
-        )
-
-    def rows(self):
-        measured = [name for name in self.experiment.settings if name in self.results]
-        return rows_of({name: self.results[name]["results"] for name in measured})
-
-    def report(self):
-        rows, experiment = self.rows(), self.experiment
-        path = os.path.join(self.output, "results")
-        _write_json({"title": experiment.title, "settings": self.results}, f"{path}.json")
-        write_csv(rows, f"{path}.csv")
-        write_text(f"{format_table(rows, experiment.columns)}\n", os.path.join(self.output, "table.md"))
-        curves, levels = self._curves(rows)
-        plot = os.path.join(self.output, "curves")
-        plot_curves(curves, levels, plot, x=experiment.x, y=experiment.y, title=experiment.title)
-
-    def _curves(self, rows):
-        curves, levels = {}, {}
-        for name, row in rows.items():
-            curve = self.experiment.settings[name].curve
-            if curve and {self.experiment.x, self.experiment.y} <= row.keys():
-                curves.setdefault(curve, []).append(row)
-            elif not curve and self.experiment.y in row:
-                levels[name] = row[self.experiment.y]
-        return curves, levels
-
-    def draw(self, setting, reference, count=4):
-        folder = os.path.join(self.output, "pictures")
-        setting = self.experiment.settings[setting]
-        cfg = self._config_of(setting)
-        model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
-        uncut = build_for_inference(cfg, self._weights(reference), enabled=False)
-        records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:count]
-        paths = [record["file_name"] for record in records]
-        draw_images(cfg, model, paths, folder, reference=uncut)
-
-    def verdict(self, goal):
-        """(whether it was reached, what was measured, in words)."""
-        rows = self.rows()
-        row = rows[goal.setting]
-        if goal.column and goal.column not in row:
-            return False, f"{goal.setting}: {goal.column} was not measured"
-        if goal.times_fewer_bits_than:
-            x, y = self.experiment.x, self.experiment.y
-            points = self._curves(rows)[0][goal.times_fewer_bits_than]
-            rate = rate_for_accuracy([p[x] for p in points], [p[y] for p in points], row[y])
-            value = rate / row[x]
-            what = f"times fewer bits than {goal.times_fewer_bits_than} at the same {y}"
-        elif goal.minus:
-            value = row[goal.column] - rows[goal.minus][goal.column]
-            what = f"{goal.column} minus that of {goal.minus}"
-        else:
-            value, what = row[goal.column], goal.column
-        bounds = [f"at least {goal.at_least}"] * (goal.at_least > float("-inf"))
-        bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
-        words = f"{goal.setting}: {what} {value:.5g} ({' and '.join(bounds)})"
-        return goal.at_least <= value <= goal.at_most, words
-
-
-def _file_name(name):
+def file_name(name):
+    """What stands for a name in paths."""
     return re.sub(r"[^\w.=-]+", "_", name)
-
-
-def _plain(cfg):
-    return yaml.safe_load(cfg.dump())
-
-
-def _key(cfg, before):
-    """Tells one configuration, and all that it starts from, from another."""
-    settings = {**_plain(cfg), "OUTPUT_DIR": "", "before": before}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_key(path):
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_json(data, path):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    write_text(json.dumps(data, indent=1), path)

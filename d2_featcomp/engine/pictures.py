@@ -4,9 +4,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..codecs import FeatureCodec
+from ..data.disparity import read_disparity
 from ..ops import tile_channels
 
-__all__ = ["draw_features", "draw_outputs", "side_by_side"]
+__all__ = ["captioned", "draw_features", "draw_outputs", "draw_tasks", "side_by_side"]
 
 _CAPTION_HEIGHT = 24  # px
 _MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
@@ -63,6 +64,89 @@ def draw_outputs(image, outputs, metadata, threshold):
         instances = outputs["instances"].to("cpu")
         visualizer.draw_instance_predictions(instances[instances.scores >= threshold])
     return visualizer.output.get_image()
+
+
+def draw_tasks(image, outputs, record, metadata, *, bgr):
+    """What several tasks predict, below the truth.
+
+    Args:
+        image (Tensor): (3, h, w) in [0, 255], RGB, as the network got it.
+        outputs (dict): of one image, from a CompressibleMultiTask in evaluation mode.
+        record (dict): may hold "sem_seg_file_name" and "disparity_file_name" of the truth.
+        metadata (Metadata): `stuff_colors`, if the classes have colours of their own.
+        bgr (bool): whether the reconstruction's channels are blue, green, red.
+
+    Returns:
+        ndarray: (., ., 3) uint8 RGB: a column a task, all pictures of one size.
+    """
+    size = _shown_size(image)
+    pixels = np.uint8(image.permute(1, 2, 0).numpy())
+    columns = []
+    if "reconstruction" in outputs:
+        rebuilt = outputs["reconstruction"].cpu().permute(1, 2, 0).numpy()
+        rebuilt = np.uint8(np.round((rebuilt[..., ::-1] if bgr else rebuilt) * 255))
+        columns.append({"input": pixels, "reconstruction": rebuilt})
+    if "sem_seg" in outputs:
+        colours = np.uint8(metadata.get("stuff_colors") or _colours(len(outputs["sem_seg"])))
+        found = colours[outputs["sem_seg"].argmax(dim=0).cpu().numpy()]
+        truth = None
+        if "sem_seg_file_name" in record:
+            labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+            known = labels < len(colours)
+            truth = np.where(known[..., None], colours[np.where(known, labels, 0)], np.uint8(0))
+        columns.append({"segmentation, truth": truth, "segmentation": found})
+    if "disparity" in outputs:
+        found = outputs["disparity"].cpu().numpy()
+        truth = None
+        if "disparity_file_name" in record:
+            truth = read_disparity(record["disparity_file_name"])
+        largest = max(float((found if truth is None else truth).max()), 1e-6)
+        columns.append(
+            {
+                "disparity, truth": None if truth is None else _heat(truth / largest),
+                "disparity": _heat(found / largest),
+            }
+        )
+    rows = []
+    for index in range(2):
+        row = {}
+        for column in columns:
+            caption, picture = list(column.items())[index]
+            if picture is None:
+                caption, picture = "", np.full((*size[::-1], 3), 255, np.uint8)
+            row[caption or " " * (len(row) + 1)] = _resized(picture, size)
+        rows.append(side_by_side(row))
+    return np.concatenate(rows)
+
+
+def _shown_size(image):
+    """(width, height) in which a (3, h, w) image is shown, to leave room for captions."""
+    height, width = image.shape[-2:]
+    zoom = max(1, -(-192 // min(height, width)))
+    return width * zoom, height * zoom
+
+
+def _resized(picture, size):
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
+
+
+def _colours(count):
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](np.arange(count) % 20)[:, :3] * 255
+
+
+def _heat(values):
+    """(h, w) in [0, 1] -> (h, w, 3) uint8; 0, which is unknown, is black."""
+    from matplotlib import colormaps
+
+    drawn = colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * (values > 0)[..., None]
+    return np.uint8(np.round(drawn * 255))
+
+
+def captioned(picture, caption):
+    """Puts a caption above a picture, (H, W, 3) uint8 RGB."""
+    return side_by_side({caption: picture})
 
 
 def side_by_side(pictures):

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..modeling import SplitInference
+from ..modeling import FEATURE_SPLIT_REGISTRY, SplitInference
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
 from .trainer import Trainer
@@ -55,6 +55,8 @@ def steps_to_run(cfg):
         FileNotFoundError, CheckpointError: MODEL.WEIGHTS cannot be read.
     """
     steps = tuple(cfg.MODEL.FEATCOMP.TRAIN.STEPS)
+    if not steps and _trains_from_scratch(cfg):
+        return (END_TO_END,)
     if not steps:
         return (SPLIT, END_TO_END) if _holds_task_network(cfg) else (TASK_NETWORK, SPLIT, END_TO_END)
     if list(steps) != sorted(set(steps)) or not set(steps) <= {TASK_NETWORK, SPLIT, END_TO_END}:
@@ -62,6 +64,11 @@ def steps_to_run(cfg):
             f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising step numbers, e.g. (1, 2, 3) or (3,)"
         )
     return steps
+
+
+def _trains_from_scratch(cfg):
+    split = cfg.MODEL.FEATCOMP.SPLIT
+    return split in FEATURE_SPLIT_REGISTRY and FEATURE_SPLIT_REGISTRY.get(split).trains_from_scratch
 
 
 def _holds_task_network(cfg):
@@ -107,7 +114,7 @@ def train_steps(cfg, resume=False):
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter > 0:
             trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
-        elif step != TASK_NETWORK:
+        elif step != TASK_NETWORK and not _trains_from_scratch(cfg):
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
             prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
             _seed(cfg)  # so that it does not matter what that had to do
@@ -165,7 +172,9 @@ def require_split(model, wanted):
 
 def _require_trainable(model, step):
     require_split(model, step != TASK_NETWORK)
-    if step != TASK_NETWORK and not any(True for _ in model.feature_split.parameters()):
+    if step == TASK_NETWORK or (step == END_TO_END and model.feature_split.trains_from_scratch):
+        return
+    if not any(True for _ in model.feature_split.parameters()):
         raise ValueError(
             f"MODEL.FEATCOMP.SPLIT {model.feature_split.name} has nothing to train: run --eval-only, or "
             'set MODEL.FEATCOMP.TRAIN.STEPS "(1,)" to train the task network'

@@ -4,14 +4,19 @@ import logging
 import weakref
 
 import torch
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
+from ..data.mappers import build_train_mapper
 from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
+from .loss_weights import build_loss_weight_hooks
 from .mixed_precision import CPUMixedPrecisionTrainer
 
 __all__ = ["Trainer"]
@@ -19,7 +24,8 @@ __all__ = ["Trainer"]
 
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` that also trains on CPUs with several processes, checks checkpoints,
-    measures rates, and offers AdamW (`MODEL.FEATCOMP.TRAIN.OPTIMIZER`).
+    measures rates, offers Adam, AdamW (`MODEL.FEATCOMP.TRAIN.OPTIMIZER`) and polynomial decay
+    (`SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR`), and updates trained loss weights.
 
     With `TEST.EVAL_PERIOD` below 0 it does not evaluate, not even at the end.
     """
@@ -30,6 +36,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        loss_weight_hooks = build_loss_weight_hooks(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
@@ -45,7 +52,7 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        self.register_hooks([*loss_weight_hooks, *self.build_hooks()])
 
     def build_hooks(self):
         built = super().build_hooks()
@@ -58,8 +65,9 @@ class Trainer(DefaultTrainer):
         kind = cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER
         if kind == "SGD":
             return super().build_optimizer(cfg, model)
-        if kind != "AdamW":
-            raise ValueError(f"MODEL.FEATCOMP.TRAIN.OPTIMIZER is {kind!r}: choose SGD or AdamW")
+        kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+        if kind not in kinds:
+            raise ValueError(f"MODEL.FEATCOMP.TRAIN.OPTIMIZER is {kind!r}: choose SGD, Adam or AdamW")
         groups = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
@@ -69,9 +77,26 @@ class Trainer(DefaultTrainer):
         )
         # With GPU mixed precision the fused kernel would unscale gradients after they were clipped.
         fused = not (cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cuda")
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+        return maybe_add_gradient_clipping(cfg, kinds[kind])(
             groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
         )
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+            return super().build_lr_scheduler(cfg, optimizer)
+        decay = PolynomialDecayParamScheduler(base_value=1.0, power=cfg.SOLVER.POLY_LR_POWER)
+        warmed = WarmupParamScheduler(
+            decay,
+            cfg.SOLVER.WARMUP_FACTOR,
+            min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
+            cfg.SOLVER.WARMUP_METHOD,
+        )
+        return LRMultiplier(optimizer, multiplier=warmed, max_iter=cfg.SOLVER.MAX_ITER)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
@@ -13,8 +14,10 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
+from PIL import Image
 
 from .feature_rate import FeatureRateEvaluator
+from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
 __all__ = ["build_evaluator"]
 
@@ -24,12 +27,25 @@ def _coco(name, folder):
 
 
 def _sem_seg(name, folder):
-    return [SemSegEvaluator(name, distributed=True, output_dir=folder)]
+    return [SemSegEvaluator(name, distributed=True, output_dir=folder, sem_seg_loading_fn=_read_labels)]
+
+
+def _read_labels(path, dtype=int):
+    # Detectron2's own function asks NumPy for what its version 2 refuses.
+    with Image.open(path) as image:
+        return np.array(image, dtype=dtype)
 
 
 def _panoptic(name, folder):
     return [*_sem_seg(name, folder), *_coco(name, folder), COCOPanopticEvaluator(name, folder)]
 
+
+# By what a head of CompressibleMultiTask predicts; other heads need evaluators of their own.
+_OF_HEADS = {
+    "SegmentationHead": lambda name: _sem_seg(name, None),
+    "DisparityHead": lambda name: [DisparityEvaluator()],
+    "ReconstructionHead": lambda name: [ReconstructionEvaluator()],
+}
 
 # Detectron2's own choices, by the data set's `evaluator_type`.
 _EVALUATORS = {
@@ -58,12 +74,17 @@ def build_evaluator(cfg, dataset_name):
     """
     folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in _EVALUATORS:
+    if kind == "multi_task":
+        heads = cfg.MODEL.MULTI_TASK.HEADS
+        found = [_OF_HEADS[head](dataset_name) for head in heads if head in _OF_HEADS]
+        evaluators = [evaluator for group in found for evaluator in group]
+    elif kind in _EVALUATORS:
+        evaluators = _EVALUATORS[kind](dataset_name, folder)
+    else:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}: no evaluator is known for it "
-            f"(known: {', '.join(_EVALUATORS)})"
+            f"(known: {', '.join([*_EVALUATORS, 'multi_task'])})"
         )
-    evaluators = _EVALUATORS[kind](dataset_name, folder)
     if cfg.MODEL.FEATCOMP.ENABLED:
         evaluators.append(FeatureRateEvaluator(folder))
     return DatasetEvaluators(evaluators)

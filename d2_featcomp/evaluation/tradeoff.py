@@ -2,13 +2,25 @@
 
 import csv
 import io
+import statistics
 
 import numpy as np
 from tabulate import tabulate
 
 from ..files import write_text
 
-__all__ = ["COLUMNS", "DEFAULT_COLUMNS", "format_table", "plot_curves", "rate_for_accuracy", "write_csv"]
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_COLUMNS",
+    "format_bd_rates",
+    "format_table",
+    "mean_rows",
+    "plot_curves",
+    "rate_for_accuracy",
+    "rows_of",
+    "write_bd_rates",
+    "write_csv",
+]
 
 # Column -> (result group, metric, decimals).
 COLUMNS = {
@@ -18,6 +30,9 @@ COLUMNS = {
     "keypoint AP": ("keypoints", "AP", 1),
     "PQ": ("panoptic_seg", "PQ", 1),
     "mIoU": ("sem_seg", "mIoU", 1),
+    "IRMSE": ("disparity", "IRMSE", 4),
+    "RMSE": ("disparity", "RMSE", 2),
+    "PSNR": ("reconstruction", "PSNR", 2),
     "BPFE": ("feature_rate", "BPFE", 5),
     "BPFE packed": ("feature_rate", "BPFE_packed", 5),
     "bits/pixel": ("feature_rate", "bpp", 3),
@@ -51,22 +66,87 @@ def _measured(columns, rows):
     return [column for column in columns if any(column in row for row in rows.values())]
 
 
-def format_table(rows, columns=DEFAULT_COLUMNS):
+def mean_rows(repeats):
+    """
+    Args:
+        repeats (dict): name -> list of rows of one setting, measured with different seeds.
+
+    Returns:
+        (dict, dict): name -> means; name -> standard deviations of a sample, empty for single rows. Both
+        of the columns that all rows of the name have.
+    """
+    means, spreads = {}, {}
+    for name, rows in repeats.items():
+        columns = [column for column in rows[0] if all(column in row for row in rows)]
+        values = {column: [row[column] for row in rows] for column in columns}
+        means[name] = {column: statistics.fmean(values[column]) for column in columns}
+        several = columns if len(rows) > 1 else ()
+        spreads[name] = {column: statistics.stdev(values[column]) for column in several}
+    return means, spreads
+
+
+def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
     """
     Args:
         rows (dict): as :func:`rows_of` gives.
         columns (sequence[str]): of :data:`COLUMNS`, to show where they were measured.
+        spreads (dict or None): as :func:`mean_rows` gives, shown after a plus-minus sign.
 
     Returns:
         str: in Markdown; a dash where something was not measured.
     """
     columns = _measured(columns, rows)
+    spreads = spreads or {}
     cells = [
-        [name, *(f"{row[c]:.{COLUMNS[c][2]}f}" if c in row else "-" for c in columns)]
+        [name, *(_cell(column, row, spreads.get(name, {})) for column in columns)]
         for name, row in rows.items()
     ]
     align = ("left", *("right" for _ in columns))
     return tabulate(cells, ["setting", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _cell(column, row, spread):
+    if column not in row:
+        return "-"
+    decimals = COLUMNS[column][2]
+    cell = f"{row[column]:.{decimals}f}"
+    return f"{cell} ± {spread[column]:.{decimals}f}" if column in spread else cell
+
+
+def format_bd_rates(found):
+    """
+    Args:
+        found (list[dict]): each with "anchor", "test", "column", "seed" (or None), "percent" (NaN where
+            it cannot be computed) and "note" (what to know about it, or "").
+
+    Returns:
+        str: in Markdown, a line a pair of curves and column: the mean over the seeds, their standard
+        deviation, each value, and the notes.
+    """
+    groups = {}
+    for entry in found:
+        groups.setdefault((entry["test"], entry["anchor"], entry["column"]), []).append(entry)
+    cells = []
+    for (test, anchor, column), entries in groups.items():
+        values = [entry["percent"] for entry in entries]
+        mean = f"{statistics.fmean(values):+.2f} %"
+        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
+        each = ", ".join(f"{value:+.2f}" for value in values)
+        cells.append([test, anchor, column, mean, spread, each, notes])
+    head = ["curve", "against", "by", "BD-rate", "± (seeds)", "each", "note"]
+    align = ("left", "left", "left", "right", "right", "left", "left")
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def write_bd_rates(found, path):
+    """Writes what :func:`format_bd_rates` takes, a line an entry, in one piece."""
+    text = io.StringIO()
+    fields = ["anchor", "test", "column", "seed", "percent", "note"]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_text(text.getvalue(), path)
 
 
 def write_csv(rows, path):
@@ -103,7 +183,18 @@ def rate_for_accuracy(rates, accuracies, accuracy):
     return float(np.exp(log_rates[first - 1] + share * (log_rates[first] - log_rates[first - 1])))
 
 
-def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title=""):
+# Whose differences matter more than their distance from 0.
+_FREE_AXES = ("mIoU", "IRMSE", "RMSE", "PSNR")
+_UNITS = {
+    "BPFE": "bits per feature element (whole bitstream)",
+    "mIoU": "mIoU (%)",
+    "IRMSE": "IRMSE (1 / px)",
+    "RMSE": "RMSE (px)",
+    "PSNR": "PSNR (dB)",
+}
+
+
+def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title="", repeats=None):
     """Plots accuracy against rate, the rate on a logarithmic axis.
 
     Args:
@@ -112,6 +203,8 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title=""):
         path (str): without suffix; `.png` and `.svg` are written.
         x, y (str): columns of :data:`COLUMNS`.
         title (str): above the plot.
+        repeats (dict or None): label -> list of curves that one of `curves` is the mean of, drawn
+        faintly.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -121,18 +214,23 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title=""):
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for (label, rows), marker in zip(curves.items(), "os^Dvp*XPhd<>" * 3, strict=False):
-        points = sorted((row[x], row[y]) for row in rows)
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=5, label=label)
+        (line,) = axes.plot(*_points(rows, x, y), marker=marker, markersize=5, label=label)
+        for repeat in (repeats or {}).get(label, ()):
+            axes.plot(*_points(repeat, x, y), color=line.get_color(), linewidth=0.8, alpha=0.4)
     for (label, level), style in zip(levels.items(), ("--", ":", "-.") * 5, strict=False):
         axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    units = {"BPFE": "bits per feature element (whole bitstream)"}
-    axes.set(xlabel=units.get(x, x), ylabel=y, title=title)
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel=_UNITS.get(x, x), ylabel=_UNITS.get(y, y), title=title)
+    if y not in _FREE_AXES:
+        axes.set_ylim(bottom=0)
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize="small")
     figure.savefig(f"{path}.png", dpi=120)
     figure.savefig(f"{path}.svg", metadata={"Date": None})
+
+
+def _points(rows, x, y):
+    return zip(*sorted((row[x], row[y]) for row in rows), strict=True)

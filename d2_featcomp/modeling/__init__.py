@@ -1,5 +1,15 @@
 """Registered feature splits and meta-architectures."""
 
+from .multi_task import (
+    TASK_HEAD_REGISTRY,
+    CompressibleMultiTask,
+    DisparityHead,
+    ReconstructionHead,
+    SegmentationHead,
+    TaskHead,
+    UncertaintyWeighting,
+    UpsamplingDecoder,
+)
 from .split_network import SplitInference, SplitNetwork, build_feature_codec, split_network
 from .splits import (
     FEATURE_SPLIT_REGISTRY,
@@ -12,6 +22,7 @@ from .splits import (
     Image,
     Layer,
     Pyramid,
+    QLayer,
     SSFCDecoder,
     SSFCEncoder,
     build_feature_split,

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from ..codecs.bitstream import FINGERPRINT_BYTES
+from .compressibility import build_compressibility
 from .splits import build_feature_split
 
 __all__ = ["SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
@@ -78,6 +79,7 @@ def SplitNetwork(cfg):
         feature_codec=build_feature_codec(cfg, feature_split),
         loss=featcomp.LOSS,
         freeze_task_network=featcomp.FREEZE_TASK_NETWORK,
+        compressibility=build_compressibility(cfg),
     )
 
 
@@ -89,7 +91,15 @@ def _require_backbone(network):
         )
 
 
-def split_network(network, *, feature_split, feature_codec, loss="task", freeze_task_network=False):
+def split_network(
+    network,
+    *,
+    feature_split,
+    feature_codec,
+    loss="task",
+    freeze_task_network=False,
+    compressibility=None,
+):
     """Cuts a network that was already built.
 
     The network keeps its class's behaviour and the names of its parameters; the split's parameters
@@ -104,21 +114,28 @@ def split_network(network, *, feature_split, feature_codec, loss="task", freeze_
         loss (str): what training minimizes: "task" (the network's own losses), "distill" (the
             distance of the restored features from the original ones) or "both".
         freeze_task_network (bool): train only the split; batch norm statistics stay too.
+        compressibility (Compressibility or None): a loss of what is sent, which training adds.
 
     Returns:
         nn.Module: `network`.
 
     Raises:
-        ValueError: no backbone, or an unknown loss.
+        ValueError: no backbone, an unknown loss, or a compressibility loss for a split that training
+            leaves unchanged.
     """
     _require_backbone(network)
     if loss not in LOSSES:
         raise ValueError(f"unknown training loss {loss!r}: choose one of {', '.join(LOSSES)}")
+    if compressibility is not None and not feature_split.trains_edge:
+        raise ValueError(
+            f"MODEL.FEATCOMP.SPLIT {feature_split.name} sends what training does not change: set "
+            "MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT to 0"
+        )
     base = type(network)
     network.__class__ = type(f"Split{base.__name__}", (SplitInference, base), {})
     network.feature_split = feature_split
     network.feature_codec = feature_codec
-    network._install(loss, freeze_task_network)
+    network._install(loss, freeze_task_network, compressibility)
     return network
 
 
@@ -130,10 +147,11 @@ class SplitInference:
         feature_codec (FeatureCodec): codes what the edge half sends.
     """
 
-    def _install(self, loss, freeze_task_network):
+    def _install(self, loss, freeze_task_network, compressibility):
         self._training_loss = loss
         self._task_network_frozen = freeze_task_network
-        self._distill_losses = {}
+        self._compressibility = compressibility
+        self._cut_losses = {}
         self._fingerprint_cache = None
         # In training the network's own forward runs unchanged; only what comes out of the module at the
         # cut is replaced by what the cloud half would see.
@@ -154,10 +172,16 @@ class SplitInference:
     def _cut(self, module, inputs, features):
         if not self.training:
             return features
-        restored = self.feature_split.replace(features, inputs[0])
+        restored, sent = self.feature_split.replace(features, inputs[0])
+        self._cut_losses = {}
         if self._training_loss != "task":
             loss = self.feature_split.distillation_loss(restored, features)
-            self._distill_losses = {"loss_distill": loss}
+            self._cut_losses["loss_distill"] = loss
+        if self._compressibility is not None:
+            loss = self._compressibility(sent, self.feature_codec)
+            # A network that balances its losses balances this one too; else its weight is fixed.
+            weigh = getattr(self, "weigh_losses", self._compressibility.weigh)
+            self._cut_losses.update(weigh({"loss_compressibility": loss}))
         return restored
 
     def forward(self, batched_inputs):
@@ -180,9 +204,9 @@ class SplitInference:
     def _losses(self, batched_inputs):
         if self._training_loss == "distill":  # nothing beyond the features is needed
             self.feature_split.run_to_cut(self.backbone, self.normalized_images(batched_inputs).tensor)
-            return self._distill_losses
+            return self._cut_losses
         losses = super().forward(batched_inputs)
-        losses.update(self._distill_losses)
+        losses.update(self._cut_losses)
         return losses
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Functions on tensors, and sums over them: no configuration, no input or output."""
 
+from .compressibility import compressibility_loss
 from .correlation import ChannelCorrelation, rank_channels
 from .least_squares import ConvolutionFit
 from .prediction import charbonnier_loss, consolidate

@@ -169,3 +169,35 @@ def test_two_processes_train_one_predictor(run, tmp_path, build_yolo):
     assert torch.equal(
         saved["feature_split.predictor.convs.3.weight"], first["predictor.convs.3.weight"]
     )
+
+
+def test_two_processes_train_and_measure_several_tasks(run, tmp_path):
+    settings = {
+        "MODEL.RESNETS.DEPTH": 18,
+        "INPUT.MIN_SIZE_TRAIN": (48,),
+        "INPUT.MIN_SIZE_TEST": 48,
+        "SOLVER.IMS_PER_BATCH": 2,
+        "SOLVER.WARMUP_ITERS": 0,
+        "MODEL.FEATCOMP.TRAIN.STEPS": (3,),
+        "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 5,
+        "DATASETS.TRAIN": ("dist_multi_task_train",),
+        "DATASETS.TEST": ("dist_multi_task_val",),
+        "TEST.EVAL_PERIOD": -1,
+    }
+    script = tmp_path / "script.py"
+    script.write_text(KEEP_EACH_RANK.replace("model.feature_split", "model"))
+    config = "configs/quick/mtl_R34.yaml"
+    run(config=config, script=(script, tmp_path), OUTPUT_DIR=tmp_path / "out", **settings)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    learned = [name for name in first if name.startswith("loss_weights")]
+    assert len(learned) == 4 and all(first[name] != 0 for name in learned)
+    for name in first:
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(first[name], second[name]), name
+    settings["MODEL.WEIGHTS"] = tmp_path / "out" / "model_final.pth"
+    alone = run("--eval-only", config=config, OUTPUT_DIR=tmp_path / "one", **settings)
+    together = run(
+        "--eval-only", "--num-gpus", "2", config=config, OUTPUT_DIR=tmp_path / "two", **settings
+    )
+    # Three lines for each of sem_seg, disparity, reconstruction, feature_rate.
+    assert len(copied(alone)) == 12 and copied(alone) == copied(together)

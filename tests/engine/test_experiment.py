@@ -117,7 +117,6 @@ WRONG = {
     "unknown axis": (changed("plot", value={"y": "accuracy"}), "unknown column 'accuracy'"),
     "unknown picture": (changed("pictures", "setting", value="x"), "unknown setting 'x'"),
     "unknown reference": (changed("pictures", "reference", value="x"), "unknown training 'x'"),
-    "picture without reference": (changed("pictures", "reference", remove=True), "reference"),
     "goal without column": (changed("goals", 0, "column", remove=True), "column"),
     "goal of two kinds": (changed("goals", 2, "column", value="box AP"), "column"),
     "goal without bound": (changed("goals", 0, "at_least", remove=True), "at_least"),

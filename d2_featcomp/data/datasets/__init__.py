@@ -1,1 +1,1 @@
-from . import scenes as _  # only registration
+from . import cityscapes, scenes  # only registration

@@ -68,10 +68,11 @@ def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None,
 
 
 def register_scenes(name, root, recipe=None):
-    """Registers `<name>_train` and `<name>_val`.
+    """Registers `<name>_train` and `<name>_val`, and `<name>_multi_task_train` and `_val`: the same
+    images for semantic segmentation, disparity and reconstruction, without instances.
 
-    The dicts are those of COCO instance segmentation (RLE masks: set `INPUT.MASK_FORMAT` to
-    "bitmask") with two more keys: "sem_seg_file_name" (8-bit PNG; stuff classes first) and
+    The dicts of the former are those of COCO instance segmentation (RLE masks: set `INPUT.MASK_FORMAT`
+    to "bitmask") with two more keys: "sem_seg_file_name" (8-bit PNG; stuff classes first) and
     "disparity_file_name" (16-bit PNG; disparity = (p - 1) / 256 pixels, p = 0 where unknown).
 
     Args:
@@ -90,6 +91,22 @@ def register_scenes(name, root, recipe=None):
             image_root=os.path.join(root, part, "images"),
             ignore_label=255,
         )
+        multi_task = f"{name}_multi_task_{part}"
+        DatasetCatalog.register(
+            multi_task, lambda d=multi_task, p=part: _load_multi_task(d, root, p, recipe)
+        )
+        MetadataCatalog.get(multi_task).set(
+            evaluator_type="multi_task",
+            image_root=os.path.join(root, part, "images"),
+            ignore_label=255,
+        )
+
+
+def _load_multi_task(dataset, root, part, recipe):
+    dicts = _load(dataset, root, part, recipe)
+    for record in dicts:
+        del record["annotations"]
+    return dicts
 
 
 def _load(dataset, root, part, recipe):

@@ -244,7 +244,7 @@ class BaF(Layer):
         yield "feature_split.order", self.order
 
     def replace(self, output, inputs):
-        return self.layer.activate(self(inputs))
+        return self.layer.activate(self(inputs)), []
 
     def forward(self, x):
         """In training: the layer's input to all its channels, from those that are sent, quantized.

@@ -24,12 +24,17 @@ class FeatureSplit(nn.Module, abc.ABC):
 
     Attributes:
         sends_image (bool): whether the image itself is sent and the cloud runs the whole network.
+        trains_edge (bool): whether training changes what is sent; if not, there is nothing that could
+            learn to be compressible.
+        trains_from_scratch (bool): whether step 3 of training needs no trained task network.
         edge_modules (tuple[str]): names of the sub-modules that the edge half runs.
         default_quantizer (str): see :class:`FeatureCodec`.
         value_range ((float, float)): of the "fixed" quantizer.
     """
 
     sends_image = False
+    trains_edge = True
+    trains_from_scratch = False
     edge_modules = ()
     default_quantizer = "tensor"
     value_range = (-1.0, 1.0)
@@ -70,12 +75,23 @@ class FeatureSplit(nn.Module, abc.ABC):
             list[(int, int, int)]: C', H', W' of each tensor of :meth:`reduce`.
         """
 
+    def stand_in(self, tensors):
+        """In training: stands in for the codec, between :meth:`reduce` and :meth:`restore`.
+
+        Args:
+            tensors (list[Tensor]): each (N, C', H', W') float.
+
+        Returns:
+            list[Tensor]: of the same shapes, differentiable; by default as they are.
+        """
+        return tensors
+
     def forward(self, features, image_size):
         """In training: reduces the features, stands in for the codec, and restores them.
 
         Args and result are those of :meth:`reduce` and :meth:`restore`.
         """
-        return self.restore(self.reduce(features), image_size)
+        return self.restore(self.stand_in(self.reduce(features)), image_size)
 
     def edge(self, backbone, images):
         """The edge half.
@@ -125,9 +141,11 @@ class FeatureSplit(nn.Module, abc.ABC):
             inputs (Tensor): that it was computed from.
 
         Returns:
-            As `output`.
+            (as `output`, list[Tensor]): what the cloud half would see, and what would be coded; the
+            latter empty where `trains_edge` is False.
         """
-        return self(output, inputs.shape[-2:])
+        sent = self.reduce(output)
+        return self.restore(self.stand_in(sent), inputs.shape[-2:]), sent
 
     def run_to_cut(self, backbone, images):
         """In training: runs :meth:`cut_module` and what comes before it; returns nothing."""
@@ -137,7 +155,7 @@ class FeatureSplit(nn.Module, abc.ABC):
         """What training with `LOSS: distill` minimizes, by default :func:`distillation_loss`.
 
         Args:
-            restored, features: as :meth:`replace` returns and takes them.
+            restored, features: as :meth:`replace` returns first, and takes.
 
         Returns:
             Tensor: scalar. No gradient flows into `features`.

@@ -19,6 +19,7 @@ class Image(FeatureSplit):
     """
 
     sends_image = True
+    trains_edge = False
     default_quantizer = "fixed"
     value_range = (0.0, 255.0)
 

@@ -86,6 +86,8 @@ class Layer(FeatureSplit):
         stride (int): of the layer's output, in pixels.
     """
 
+    trains_edge = False
+
     @configurable
     def __init__(self, *, layer, stride):
         super().__init__()
@@ -121,7 +123,7 @@ class Layer(FeatureSplit):
         return self.layer.conv
 
     def replace(self, output, inputs):
-        return self.restore(self.reduce({"y": output}), None)["y"]
+        return self.restore(self.reduce({"y": output}), None)["y"], []
 
     def run_to_cut(self, backbone, images):
         self.layer.conv(backbone.input_of(self.layer.number, images))

@@ -16,9 +16,9 @@ from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from ...ops import add_quantization_noise, quantize_ste
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+from .stand_in import find_stand_in
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
 
@@ -279,9 +279,7 @@ class MSFC(FeatureSplit):
         self.fused = tuple(fused)
         self.stride = stride
         self.channels = channels
-        stand_ins = {"none": None, "noise": add_quantization_noise, "ste": quantize_ste}
-        _check_choice("TRAIN_QUANTIZATION", train_quantization, stand_ins)
-        self._stand_in = stand_ins[train_quantization]
+        self._stand_in = find_stand_in(train_quantization)
         self.bits = bits
 
     @classmethod
@@ -362,11 +360,8 @@ class MSFC(FeatureSplit):
     def reduced_shapes(self, image_size):
         return [(self.channels, *level_size(image_size, self.stride))]
 
-    def forward(self, features, image_size):
-        reduced = self.reduce(features)
-        if self._stand_in is not None:
-            reduced = [self._stand_in(z, self.bits, *self.value_range) for z in reduced]
-        return self.restore(reduced, image_size)
+    def stand_in(self, tensors):
+        return [self._stand_in(z, self.bits, *self.value_range) for z in tensors]
 
 
 def _check_choice(key, value, choices):

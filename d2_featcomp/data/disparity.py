@@ -1,0 +1,44 @@
+"""Disparity maps on disk, as Cityscapes stores them."""
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["disparity_in_pixels", "read_disparity", "read_stored_disparity"]
+
+_MODES_16_BIT = ("I;16", "I;16B", "I;16L")
+
+
+def read_disparity(path):
+    """As :func:`read_stored_disparity`, in pixels: (height, width) float32, 0 where it is unknown."""
+    return disparity_in_pixels(read_stored_disparity(path))
+
+
+def read_stored_disparity(path):
+    """
+    Args:
+        path (str): 16-bit gray PNG.
+
+    Returns:
+        ndarray: (height, width) uint16; p stands for (p - 1) / 256 pixels, 0 for unknown.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is no such image.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no disparity map {path!r}") from None
+    except OSError as error:
+        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
+    if mode not in _MODES_16_BIT:
+        raise ValueError(
+            f"{path!r} is an image of mode {mode}: disparity maps are gray PNG images of 16 bits, "
+            "disparity = (value - 1) / 256, 0 where it is unknown"
+        )
+    return values.astype(np.uint16)
+
+
+def disparity_in_pixels(stored):
+    """Any shape uint16 -> float32."""
+    return np.maximum(stored.astype(np.float32) - 1, 0) / 256

@@ -1,0 +1,118 @@
+"""From a data set's record to what a network is trained on."""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import DatasetMapper, transforms
+from detectron2.data import detection_utils as utils
+from detectron2.utils.registry import Registry
+
+from .disparity import disparity_in_pixels, read_stored_disparity
+
+__all__ = ["DATASET_MAPPER_REGISTRY", "MultiTaskMapper", "build_train_mapper"]
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Registry of training mappers: called as `cls(cfg, is_train=True)`, then on each record of a data set.
+"""
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class MultiTaskMapper:
+    """Reads an image, its semantic map and its disparity map, and augments the three alike.
+
+    Args:
+        augmentations (list[Augmentation]): of Detectron2.
+        image_format (str): order of the channels, as `INPUT.FORMAT`.
+    """
+
+    @configurable
+    def __init__(self, *, augmentations, image_format):
+        self.augmentations = transforms.AugmentationList(augmentations)
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        chosen = DatasetMapper.from_config(cfg, is_train)
+        return {"augmentations": chosen["augmentations"], "image_format": chosen["image_format"]}
+
+    def __call__(self, record):
+        """
+        Args:
+            record (dict): with "file_name" and, where they are known, "sem_seg_file_name" (gray, the
+                class of each pixel) and "disparity_file_name" (see :func:`read_disparity`). Not changed.
+
+        Returns:
+            dict: the record with "image", (3, h, w) uint8; "sem_seg", (h, w) int64; "disparity", (h, w)
+            float32, in pixels of the image as it is now (it scales with the width), 0 where unknown.
+
+        Raises:
+            FileNotFoundError, ValueError: see :func:`read_disparity`; or two of the files differ in
+            size.
+        """
+        record = copy.deepcopy(record)
+        image = utils.read_image(record["file_name"], format=self.image_format)
+        utils.check_image_size(record, image)
+        sem_seg = None
+        if "sem_seg_file_name" in record:
+            sem_seg = utils.read_image(record["sem_seg_file_name"], "L").squeeze(2)
+            _require_size(record["sem_seg_file_name"], sem_seg, image)
+        inputs = transforms.AugInput(image, sem_seg=sem_seg)
+        applied = self.augmentations(inputs)
+        record["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if sem_seg is not None:
+            record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        if "disparity_file_name" in record:
+            stored = read_stored_disparity(record["disparity_file_name"])
+            _require_size(record["disparity_file_name"], stored, image)
+            disparity = disparity_in_pixels(_apply(applied, stored)) * np.float32(_width_scale(applied))
+            record["disparity"] = torch.from_numpy(np.ascontiguousarray(disparity))
+        return record
+
+
+def _apply(applied, stored):
+    """Moves a (h, w) uint16 map just as a semantic map, by bytes: of other types than uint8 Detectron2
+    takes other pixels when it resizes."""
+    low, high = (applied.apply_segmentation(np.uint8(part)) for part in (stored & 255, stored >> 8))
+    return low.astype(np.uint16) | high.astype(np.uint16) << 8
+
+
+def _require_size(path, target, image):
+    if target.shape != image.shape[:2]:
+        raise ValueError(
+            f"{path!r} has {target.shape[1]} x {target.shape[0]} pixels, its image "
+            f"{image.shape[1]} x {image.shape[0]}"
+        )
+
+
+def _width_scale(applied):
+    """By how much the width of what is seen grew; a crop changes nothing."""
+    scale = 1.0
+    for transform in applied.transforms:
+        if isinstance(transform, transforms.ResizeTransform):
+            scale *= transform.new_w / transform.w
+    return scale
+
+
+def build_train_mapper(cfg):
+    """
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+
+    Returns:
+        callable: that `MODEL.FEATCOMP.TRAIN.MAPPER` names.
+
+    Raises:
+        ValueError: none of that name is registered.
+    """
+    name = cfg.MODEL.FEATCOMP.TRAIN.MAPPER
+    if not name:
+        return DatasetMapper(cfg, is_train=True)
+    if name not in DATASET_MAPPER_REGISTRY:
+        known = ", ".join(sorted(mapper for mapper, _ in DATASET_MAPPER_REGISTRY))
+        raise ValueError(
+            f"unknown mapper {name!r} (MODEL.FEATCOMP.TRAIN.MAPPER): choose one of {known}, or ''"
+        )
+    return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train=True)

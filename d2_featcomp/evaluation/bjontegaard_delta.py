@@ -1,0 +1,85 @@
+"""Average saving of bits between two curves (Bjontegaard, VCEG-M33, 2001)."""
+
+import warnings
+
+import numpy as np
+
+__all__ = ["bd_rate"]
+
+_LEAST_POINTS = {"cubic": 4, "pchip": 2, "akima": 3}
+_LITTLE_OVERLAP = 0.5  # of the shorter curve's range of quality
+
+
+def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"):
+    """How many percent more bits the tested curve needs for the same quality; negative saves bits.
+
+    The logarithm of the rate is a function of the quality, fitted to each curve and averaged over the
+    interval of quality that both cover. Computed by the package bjontegaard.
+
+    Args:
+        rate_anchor, rate_test (sequence[float]): positive, in the same unit, in any order.
+        quality_anchor, quality_test (sequence[float]): of the same points; larger is better.
+        method (str): "cubic" (a third-order polynomial, as in the papers), "pchip" or "akima" (through
+            the points).
+
+    Returns:
+        float: percent.
+
+    Raises:
+        ValueError: too few points (four for cubic, two for pchip, three for akima), two points of one
+            quality, a rate that is not positive, values that are not finite, or no quality that both
+            curves reach.
+
+    Warns:
+        UserWarning: the curves share less than half of the shorter one's range of quality, or on one of
+            them quality does not rise with the rate.
+    """
+    import bjontegaard
+
+    if method not in _LEAST_POINTS:
+        raise ValueError(f"unknown BD-rate method {method!r}: choose one of {', '.join(_LEAST_POINTS)}")
+    anchor = _curve("anchor", rate_anchor, quality_anchor, method)
+    test = _curve("test", rate_test, quality_test, method)
+    low = max(anchor[1][0], test[1][0])
+    high = min(anchor[1][-1], test[1][-1])
+    if low >= high:
+        raise ValueError(
+            f"the curves share no quality: the anchor covers {anchor[1][0]:.6g} to "
+            f"{anchor[1][-1]:.6g}, the test {test[1][0]:.6g} to {test[1][-1]:.6g}"
+        )
+    shorter = min(quality[-1] - quality[0] for _, quality in (anchor, test))
+    if high - low < _LITTLE_OVERLAP * shorter:
+        warnings.warn(
+            f"the curves share only {100 * (high - low) / shorter:.0f} % of the shorter one's range of "
+            "quality: this BD-rate says little",
+            stacklevel=2,
+        )
+    value = bjontegaard.bd_rate(
+        *anchor, *test, method=method, require_matching_points=False, min_overlap=0
+    )
+    return float(value)
+
+
+def _curve(name, rates, qualities, method):
+    """(rates, qualities), by rising quality."""
+    rates, qualities = np.asarray(rates, np.float64), np.asarray(qualities, np.float64)
+    if rates.ndim != 1 or rates.shape != qualities.shape:
+        raise ValueError(
+            f"the {name} curve needs as many rates as qualities, not {rates.shape} and {qualities.shape}"
+        )
+    if len(rates) < _LEAST_POINTS[method]:
+        raise ValueError(
+            f"the {name} curve has {len(rates)} points: BD-rate by {method} needs at least "
+            f"{_LEAST_POINTS[method]}"
+        )
+    if not (np.isfinite(rates).all() and np.isfinite(qualities).all()):
+        raise ValueError(f"the {name} curve has a value that is not finite")
+    if not (rates > 0).all():
+        raise ValueError(f"the {name} curve has a rate that is not positive")
+    order = np.lexsort((rates, qualities))
+    rates, qualities = rates[order], qualities[order]
+    if (np.diff(qualities) == 0).any():
+        raise ValueError(f"the {name} curve has two points of one quality")
+    if (np.diff(rates) <= 0).any():
+        warnings.warn(f"on the {name} curve quality does not always rise with the rate", stacklevel=3)
+    return rates, qualities

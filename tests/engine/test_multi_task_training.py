@@ -1,0 +1,188 @@
+"""Several tasks: real trainings of a few iterations, and how the weights of their losses are updated."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from torch import nn
+
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+from d2_featcomp.engine import Trainer, evaluate, setup_config, steps_to_run, train_steps
+from d2_featcomp.engine.loss_weights import LossWeightUpdate
+from d2_featcomp.modeling import UncertaintyWeighting
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.DEPTH": 18,
+    "INPUT.MIN_SIZE_TRAIN": (48,),
+    "INPUT.MAX_SIZE_TRAIN": 64,
+    "INPUT.MIN_SIZE_TEST": 48,
+    "INPUT.MAX_SIZE_TEST": 64,
+    "DATASETS.TRAIN": ("few_tasks_multi_task_train",),
+    "DATASETS.TEST": ("few_tasks_multi_task_val",),
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.AMP.ENABLED": False,
+    "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def few_tasks(tmp_path_factory):
+    root = tmp_path_factory.mktemp("few_tasks")
+    register_scenes("few_tasks", str(root / "scenes"), procedural_recipe({"train": 8, "val": 3}))
+    return root
+
+
+@pytest.fixture
+def config(few_tasks, tmp_path):
+    def make(**more):
+        keyed = {key.replace("__", "."): value for key, value in more.items()}
+        settings = {**TINY, "OUTPUT_DIR": str(tmp_path / "out"), **keyed}
+        return setup_config(
+            "configs/quick/mtl_R34.yaml", [part for item in settings.items() for part in item]
+        )
+
+    return make
+
+
+def trained_weights(cfg):
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    state = torch.load(path, weights_only=True)["model"]
+    return {
+        key.rpartition(".")[2]: float(value.exp())
+        for key, value in state.items()
+        if key.startswith("loss_weights")
+    }
+
+
+def test_scenes_without_instances_but_with_all_targets(few_tasks):
+    (record, *others) = DatasetCatalog.get("few_tasks_multi_task_train")
+    assert len(others) == 7 and "annotations" not in record
+    assert os.path.isfile(record["sem_seg_file_name"]) and os.path.isfile(record["disparity_file_name"])
+
+
+def test_training_from_nothing_and_evaluation(config):
+    cfg = config()
+    assert steps_to_run(cfg) == (3,)
+    train_steps(cfg)
+    cfg = config(MODEL__WEIGHTS=os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+    results = evaluate(cfg)
+    assert set(results) == {"sem_seg", "disparity", "reconstruction", "feature_rate"}
+    assert 0 <= results["sem_seg"]["mIoU"] <= 100
+    assert results["disparity"]["IRMSE"] == pytest.approx(1 / results["disparity"]["RMSE"])
+    assert 0 < results["reconstruction"]["PSNR"] < 60
+    assert results["feature_rate"]["BPFE_packed"] == pytest.approx(8)
+
+
+def test_only_what_is_predicted_is_measured(config):
+    cfg = config(MODEL__MULTI_TASK__HEADS=("ReconstructionHead",))
+    assert set(evaluate(cfg)) == {"reconstruction", "feature_rate"}
+
+
+def test_weights_change_once_an_epoch(config):
+    # 8 images, 2 at a time: an epoch is 4 iterations.
+    cfg = config(MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=3)
+    train_steps(cfg)
+    assert trained_weights(cfg) == pytest.approx(
+        dict.fromkeys(("segmentation", "disparity", "reconstruction", "compressibility"), 1.0)
+    )
+    cfg = config(MODEL__MULTI_TASK__LOSS_WEIGHTS__BASE_LR=0.1)
+    train_steps(cfg)
+    # Adam's first step is its learning rate, whatever the gradient's size.
+    for weight in trained_weights(cfg).values():
+        assert weight == pytest.approx(torch.tensor(0.1).exp()) or weight == pytest.approx(
+            torch.tensor(-0.1).exp()
+        )
+
+
+@pytest.mark.parametrize(("update", "differ"), [("step", True), ("never", False)])
+def test_other_ways_to_update_weights(config, update, differ):
+    cfg = config(
+        MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE=update, MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=2
+    )
+    train_steps(cfg)
+    assert all((weight != 1) == differ for weight in trained_weights(cfg).values())
+
+
+def test_unknown_update_is_told_before_training(config):
+    with pytest.raises(ValueError, match=r"UPDATE is 'daily': choose one of 'epoch', 'step', 'never'"):
+        train_steps(config(MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE="daily"))
+
+
+def run_hook(hook, weighting, losses, start=0):
+    for iteration, loss in enumerate(losses, start):
+        weighting({"a": torch.tensor(loss), "b": torch.tensor(loss * 2)})
+        hook.trainer = SimpleNamespace(iter=iteration)
+        hook.after_step()
+
+
+def make_hook(period=3):
+    weighting = UncertaintyWeighting({"a": "regression", "b": "segmentation"})
+    return LossWeightUpdate(weighting, period=period, learning_rate=0.1), weighting
+
+
+def test_a_resumed_update_goes_on_where_it_stopped():
+    losses = [1.0, 0.2, 0.4, 3.0, 0.1, 0.7, 0.2]
+    straight, expected = make_hook()
+    run_hook(straight, expected, losses)
+    for stop in range(1, len(losses)):
+        first, before = make_hook()
+        run_hook(first, before, losses[:stop])
+        second, after = make_hook()
+        after.load_state_dict(before.state_dict())
+        second.load_state_dict(first.state_dict())
+        run_hook(second, after, losses[stop:], start=stop)
+        assert after.weights() == expected.weights()
+
+
+def test_losses_that_overflow_are_left_out():
+    hook, weighting = make_hook(period=2)
+    run_hook(hook, weighting, [0.25, float("inf")])
+    other, expected = make_hook(period=2)
+    run_hook(other, expected, [0.25, 0.25])
+    assert weighting.weights() == expected.weights()
+    run_hook(hook, weighting, [float("nan")] * 2, start=2)  # nothing to learn from
+    assert weighting.weights() == expected.weights()
+
+
+def test_mean_gradient_is_that_of_the_mean_loss():
+    hook, weighting = make_hook(period=2)
+    run_hook(hook, weighting, [0.1, 0.5])
+    # Mean losses 0.3 and 0.6, so w L - 1/2 is -0.2 and 0.1: one weight rises, the other falls.
+    assert weighting.log_weights["a"].grad == pytest.approx(-0.2)
+    assert weighting.log_weights["b"].grad == pytest.approx(0.1)
+
+
+def test_polynomial_decay(config):
+    cfg = config(SOLVER__MAX_ITER=100, SOLVER__BASE_LR=0.001)
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=0.001)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    for iteration in range(100):
+        expected = 0.001 * (1 - iteration / 100) ** 0.9
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_optimizers(config):
+    model = nn.Linear(2, 2)
+    for kind in ("Adam", "AdamW", "SGD"):
+        cfg = config(MODEL__FEATCOMP__TRAIN__OPTIMIZER=kind)
+        assert type(Trainer.build_optimizer(cfg, model)).__name__ == kind
+    with pytest.raises(ValueError, match="OPTIMIZER is 'Lion': choose SGD, Adam or AdamW"):
+        Trainer.build_optimizer(config(MODEL__FEATCOMP__TRAIN__OPTIMIZER="Lion"), model)
+
+
+def test_the_paper_in_iterations():
+    cfg = setup_config("configs/mtl_R34_encoder2.yaml")
+    # 250 epochs of 2975 images, 20 at a time.
+    assert cfg.MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER == pytest.approx(250 * 2975 / 20, rel=0.001)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.FEATCOMP.TRAIN.STEP3.BASE_LR) == (20, 0.001)
+    assert (cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER, cfg.SOLVER.LR_SCHEDULER_NAME) == ("Adam", "WarmupPolyLR")
+    assert cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE == "epoch"
+    assert cfg.MODEL.FEATCOMP.COMPRESSIBILITY.UNITS == "features"
+    assert cfg.MODEL.MULTI_TASK.ACTIVATION == ""
