@@ -305,7 +305,7 @@ def _check_goals(experiment):
         else:
             _known("setting", goal.setting, labels)
         _known("setting", goal.minus, {"", *labels})
-        _known("curve", goal.times_fewer_bits_than, curves)
+        _known("curve", goal.times_fewer_bits_than, {"", *curves})
         if bool(goal.column) == bool(goal.times_fewer_bits_than):
             raise ValueError(f"a goal needs either column or times_fewer_bits_than: {goal}")
         bounds = goal.at_least, goal.at_most

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 
 import numpy as np
@@ -120,8 +121,8 @@ def format_bd_rates(found):
             it cannot be computed) and "note" (what to know about it, or "").
 
     Returns:
-        str: in Markdown, a line a pair of curves and column: the mean over the seeds, their standard
-        deviation, each value, and the notes.
+        str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one of
+        them gives none), their standard deviation, each value, and the notes.
     """
     groups = {}
     for entry in found:
@@ -129,10 +130,11 @@ def format_bd_rates(found):
     cells = []
     for (test, anchor, column), entries in groups.items():
         values = [entry["percent"] for entry in entries]
-        mean = f"{statistics.fmean(values):+.2f} %"
-        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        whole = not any(math.isnan(value) for value in values)
+        mean = f"{statistics.fmean(values):+.2f} %" if whole else "-"
+        spread = f"{statistics.stdev(values):.2f}" if whole and len(values) > 1 else "-"
         notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
-        each = ", ".join(f"{value:+.2f}" for value in values)
+        each = ", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values)
         cells.append([test, anchor, column, mean, spread, each, notes])
     head = ["curve", "against", "by", "BD-rate", "± (seeds)", "each", "note"]
     align = ("left", "left", "left", "right", "right", "left", "left")
