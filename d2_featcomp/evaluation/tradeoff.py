@@ -121,8 +121,8 @@ def format_bd_rates(found):
             it cannot be computed) and "note" (what to know about it, or "").
 
     Returns:
-        str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one of
-        them gives none), their standard deviation, each value, and the notes.
+        str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one
+        of them gives none), their standard deviation, each value, and the notes.
     """
     groups = {}
     for entry in found:

@@ -180,7 +180,7 @@ def test_optimizers(config):
 def test_the_paper_in_iterations():
     cfg = setup_config("configs/mtl_R34_encoder2.yaml")
     # 250 epochs of 2975 images, 20 at a time.
-    assert cfg.MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER == pytest.approx(250 * 2975 / 20, rel=0.001)
+    assert pytest.approx(250 * 2975 / 20, rel=0.001) == cfg.MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.FEATCOMP.TRAIN.STEP3.BASE_LR) == (20, 0.001)
     assert (cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER, cfg.SOLVER.LR_SCHEDULER_NAME) == ("Adam", "WarmupPolyLR")
     assert cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE == "epoch"
