@@ -7,7 +7,8 @@ run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint msfc photo-scenes msfc-photo baf baf-photos
+.PHONY: help install quickstart test test-slow lint msfc photo-scenes msfc-photo baf baf-photos \
+	mtl mtl-scenes benchmark
 
 help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 minutes on 2 cores)'
@@ -20,6 +21,9 @@ help:
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 minutes)'
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
 	@echo '                   resumable; downloads two Debian packages)'
+	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
+	@echo 'make mtl-scenes    the same with three seeds (an hour; resumable)'
+	@echo 'make benchmark     speed, as ratios'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
@@ -56,3 +60,12 @@ baf: install
 baf-photos: install
 	sh projects/BaF/make_photos.sh $(run)
 	$(reproduce) '$(OUTPUT)/baf-photos' projects/BaF/photos.yaml
+
+mtl: install
+	$(reproduce) '$(OUTPUT)/mtl' projects/CompressibleMTL/quickstart.yaml
+
+mtl-scenes: install
+	$(reproduce) '$(OUTPUT)/mtl-scenes' projects/CompressibleMTL/scenes.yaml
+
+benchmark: install
+	$(run) tools/benchmark.py --output '$(OUTPUT)/benchmark.json'

@@ -100,6 +100,8 @@ def add_featcomp_config(cfg):
     # (uniform, one step wide; the MTL paper) or "ste" (rounding with a straight-through gradient), at
     # CODEC.BITS.
     featcomp.TRAIN_QUANTIZATION = "none"
+    # QLayer: a trained factor for each channel, by which the edge multiplies and the cloud divides.
+    featcomp.CHANNEL_GAINS = False
     # The compressibility loss (MTL eq. 5) of what is sent, added in training.
     featcomp.COMPRESSIBILITY = CN()
     # 0 leaves it out. In CompressibleMultiTask the weight is trained and this is where it starts.

@@ -13,6 +13,7 @@ from ..files import write_text
 __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
 
 _SPLIT_PREFIX = "feature_split."
+_LOSS_WEIGHTS_PREFIX = "loss_weights."  # that no output depends on
 
 
 class CheckpointError(ValueError):
@@ -83,7 +84,8 @@ class FeatCompCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
         wrong_shape = [key for key, _, _ in incompatible.incorrect_shapes]
-        self.missing = sorted({*incompatible.missing_keys, *wrong_shape})
+        absent = {*incompatible.missing_keys, *wrong_shape}
+        self.missing = sorted(key for key in absent if not key.startswith(_LOSS_WEIGHTS_PREFIX))
         return incompatible
 
     @property

@@ -114,7 +114,7 @@ def train_steps(cfg, resume=False):
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter > 0:
             trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
-        elif step != TASK_NETWORK and not _trains_from_scratch(cfg):
+        elif step == SPLIT or (step == END_TO_END and not _trains_from_scratch(cfg)):
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
             prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
             _seed(cfg)  # so that it does not matter what that had to do

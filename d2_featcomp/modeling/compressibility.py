@@ -59,13 +59,14 @@ class Compressibility:
 
 
 def _step(x, feature_codec):
-    """Of the quantizer: (N, 1 or C, 1, 1), or a float. No gradient flows into it."""
+    """Of the quantizer: (N, 1 or C, 1, 1), or a float. Gradients flow, so that the scale of the features
+    makes no difference."""
     if feature_codec.quantizer == "fixed":
         low, high = feature_codec.value_range
         extent = high - low
     else:
         dims = (2, 3) if feature_codec.quantizer == "channel" else (1, 2, 3)
-        x = x.detach().float()
+        x = x.float()
         extent = x.amax(dim=dims, keepdim=True) - x.amin(dim=dims, keepdim=True)
         extent = torch.where(extent > 0, extent, 1.0)
     bits = 8 if feature_codec.bits == FLOAT_BITS else feature_codec.bits

@@ -186,3 +186,28 @@ def test_the_paper_in_iterations():
     assert cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE == "epoch"
     assert cfg.MODEL.FEATCOMP.COMPRESSIBILITY.UNITS == "features"
     assert cfg.MODEL.MULTI_TASK.ACTIVATION == ""
+
+
+def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss(config, tmp_path):
+    benchmark = config(MODEL__FEATCOMP__COMPRESSIBILITY__WEIGHT=0.0)
+    train_steps(benchmark)
+    start = os.path.join(benchmark.OUTPUT_DIR, "model_final.pth")
+    before = torch.load(start, weights_only=True)["model"]
+    assert "loss_weights.log_weights.compressibility" not in before
+    cfg = config(
+        MODEL__WEIGHTS=start,
+        OUTPUT_DIR=str(tmp_path / "gains"),
+        MODEL__FEATCOMP__CHANNEL_GAINS=True,
+        MODEL__FEATCOMP__TRAIN__STEPS=(2,),
+        MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER=2,
+        MODEL__FEATCOMP__TRAIN__STEP2__BASE_LR=0.01,
+    )
+    train_steps(cfg)
+    after = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
+    assert (after["feature_split.gains.res4"] != 0).any()
+    assert all(torch.equal(after[name], before[name]) for name in before if "loss_weights" not in name)
+
+
+def test_without_gains_there_is_nothing_to_train_alone(config):
+    with pytest.raises(ValueError, match=r"SPLIT QLayer has nothing to train.*"):
+        train_steps(config(MODEL__FEATCOMP__TRAIN__STEPS=(2,)))

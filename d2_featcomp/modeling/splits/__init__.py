@@ -5,4 +5,4 @@ from .image import Image
 from .layer import ConvLayer, Layer
 from .msfc import MSFC, MSFF, MSFR, SqueezeExcitation, SSFCDecoder, SSFCEncoder, SubpixelConv2d
 from .pyramid import Pyramid
-from .q_layer import QLayer
+from .q_layer import ChannelGains, QLayer

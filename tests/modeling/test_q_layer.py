@@ -1,0 +1,104 @@
+"""Channel gains of the Q-layer."""
+
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from d2_featcomp.codecs import FeatureCodec, build_image_codec
+from d2_featcomp.engine import setup_config
+from d2_featcomp.modeling.compressibility import Compressibility
+
+GAINS = ["MODEL.FEATCOMP.CHANNEL_GAINS", True]
+FLOATS = ["MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32]
+
+
+def build(*overrides):
+    torch.manual_seed(0)
+    common = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18]
+    return build_model(setup_config("configs/quick/mtl_R34.yaml", [*common, *overrides])).eval()
+
+
+def image(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {"image": torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8, generator=generator)}
+
+
+def with_random_gains(*overrides):
+    model = build(*GAINS, *overrides)
+    generator = torch.Generator().manual_seed(1)
+    model.feature_split.gains["res4"].data.normal_(generator=generator)
+    return model
+
+
+def test_fresh_gains_change_nothing():
+    plain, gained = build(), build(*GAINS)
+    gained.load_state_dict(plain.state_dict(), strict=False)
+    (before,), (after,) = plain([image()]), gained([image()])
+    payloads = [output["bitstream"].tensors[0].payload for output in (before, after)]
+    assert payloads[0] == payloads[1]
+    assert torch.equal(before["sem_seg"], after["sem_seg"])
+    assert [name for name, _ in gained.feature_split.named_parameters()] == ["gains.res4"]
+
+
+def test_gains_change_what_is_sent_but_without_quantization_no_output():
+    gained = with_random_gains(*FLOATS)
+    plain = build(*FLOATS)
+    plain.load_state_dict(gained.state_dict(), strict=False)
+    (before,), (after,) = plain([image()]), gained([image()])
+    sent = [FeatureCodec.decompress(output["bitstream"])[0] for output in (before, after)]
+    factors = gained.feature_split.gains["res4"].exp()[:, None, None]
+    assert torch.allclose(sent[1], sent[0] * factors)
+    for name in ("sem_seg", "disparity", "reconstruction"):
+        assert torch.allclose(before[name], after[name], atol=1e-4)
+
+
+def test_gains_belong_to_the_edge_half():
+    one, other = build(*GAINS), with_random_gains()
+    other.load_state_dict(one.state_dict())
+    assert one.fingerprint() == other.fingerprint()
+    with torch.no_grad():
+        other.feature_split.gains["res4"][3] += 0.1
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_the_error_of_a_channel_is_divided_by_its_gain():
+    model = build(*GAINS)
+    features = {"res4": torch.rand(1, 256, 6, 8)}
+    model.feature_split.gains["res4"].data[:128] = -3.0
+    torch.manual_seed(2)
+    error = model.feature_split(features, (96, 128))["res4"] - features["res4"]
+    coarse, fine = error[:, :128].std(), error[:, 128:].std()
+    assert float(coarse / fine) == pytest.approx(math.exp(3), rel=0.05)
+
+
+def codec(quantizer):
+    return FeatureCodec(image_codec=build_image_codec("png", bits=8), quantizer=quantizer)
+
+
+@pytest.mark.parametrize("quantizer", ["tensor", "channel"])
+def test_in_steps_the_scale_of_features_makes_no_difference(quantizer):
+    loss = Compressibility(weight=1.0, units="steps")
+    x = torch.rand(2, 3, 5, 7, dtype=torch.float64).requires_grad_()
+    value = loss([x], codec(quantizer))
+    assert float(loss([x * 17.0], codec(quantizer)).detach()) == pytest.approx(
+        float(value.detach()), rel=1e-5
+    )
+    value.backward()
+    # The derivative along the features themselves, that is by their scale, is 0.
+    assert float((x.grad * x.detach()).sum()) == pytest.approx(0, abs=1e-5 * float(value.detach()))
+
+
+def test_in_steps_of_a_fixed_range():
+    x = torch.rand(1, 2, 4, 4) * 2 - 1
+    steps = Compressibility(weight=1.0, units="steps")([x], codec("fixed"))
+    plain = Compressibility(weight=1.0)([x], codec("fixed"))
+    assert float(steps) == pytest.approx(float(plain) * 255 / 2, rel=1e-5)
+
+
+def test_constant_features_cost_nothing_infinite():
+    x = torch.full((1, 2, 3, 3), 4.0, requires_grad=True)
+    loss = Compressibility(weight=1.0, units="steps")([x], codec("tensor"))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(x.grad).all()
