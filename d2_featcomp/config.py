@@ -174,7 +174,7 @@ def _add_multi_task_config(cfg):
     multi_task.DISPARITY_SCALE = 1.0
     # The trained weights of the losses (MTL eq. 6).
     multi_task.LOSS_WEIGHTS = CN()
-    # First values, in the order of HEADS; () is 1 each.
+    # First values, e.g. (("disparity", 5.0),); 1 for tasks that are not named.
     multi_task.LOSS_WEIGHTS.INITIAL = ()
     # When Adam updates them: after each "epoch" (the paper), "step", or "never".
     multi_task.LOSS_WEIGHTS.UPDATE = "epoch"

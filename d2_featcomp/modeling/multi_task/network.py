@@ -131,13 +131,16 @@ def _only_output(backbone):
 
 def _loss_weights(cfg, heads):
     kinds = {head.task: head.loss_kind for head in heads}
-    initial = cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL
-    if initial and len(initial) != len(kinds):
-        raise ValueError(
-            f"MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL is {tuple(initial)}: give one weight for each of "
-            f"{', '.join(kinds)}, or ()"
-        )
-    weights = dict(zip(kinds, initial, strict=False))
+    known = {head.task for _, head in TASK_HEAD_REGISTRY}
+    weights = {}
+    for entry in cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL:
+        if len(entry) != 2 or entry[0] not in known:
+            raise ValueError(
+                f"MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL holds {entry!r}: give pairs of a task "
+                f"({', '.join(sorted(known))}) and a weight"
+            )
+        if entry[0] in kinds:
+            weights[entry[0]] = float(entry[1])
     if cfg.MODEL.FEATCOMP.ENABLED and cfg.MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT:
         kinds[COMPRESSIBILITY] = "regression"
         weights[COMPRESSIBILITY] = cfg.MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT

@@ -102,18 +102,18 @@ def test_uncut_network_trains_and_predicts():
 
 
 def test_initial_weights():
-    weights = {"INITIAL": (0.5, 5.0, 3.0)}
-    model = build(
-        "MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL",
-        weights["INITIAL"],
-        f"{FEATCOMP}COMPRESSIBILITY.WEIGHT",
-        2.0,
-    )
+    initial = "MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL"
+    given = [["segmentation", 0.5], ["reconstruction", 3]]
+    model = build(initial, given, f"{FEATCOMP}COMPRESSIBILITY.WEIGHT", 2.0)
     assert model.loss_weights.weights() == pytest.approx(
-        {"segmentation": 0.5, "disparity": 5, "reconstruction": 3, "compressibility": 2}
+        {"segmentation": 0.5, "disparity": 1, "reconstruction": 3, "compressibility": 2}
     )
-    with pytest.raises(ValueError, match=r"INITIAL is .*one weight for each of segmentation, disparity"):
-        build("MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL", (1.0, 2.0))
+    # Of tasks that are left out a weight may be given.
+    model = build(initial, given, "MODEL.MULTI_TASK.HEADS", ["DisparityHead"])
+    assert set(model.loss_weights.weights()) == {"disparity", "compressibility"}
+    for wrong in ([["depth", 1.0]], [["disparity"]]):
+        with pytest.raises(ValueError, match=r"INITIAL holds .*pairs of a task \(disparity, recon"):
+            build(initial, wrong)
 
 
 def noise_of(model, features):
