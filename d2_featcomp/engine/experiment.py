@@ -22,7 +22,8 @@ A file, with its keys:
     columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
     seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means
     bd_rates:                        # how many percent more bits a curve needs than another
-      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}  # points: 5 for
+                                     # the first five settings of each curve
     pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}  # reference: uncut, may be left
     out goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
@@ -87,12 +88,14 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class BDRate:
-    """BD-rates of the curve `test` against the curve `anchor`, by each of `columns`, with `method`."""
+    """BD-rates of the curve `test` against the curve `anchor`, by each of `columns`, with `method`; of
+    the first `points` settings of each curve, or of all (0). A goal takes the first that fits it."""
 
     anchor: str
     test: str
     columns: tuple
     method: str = "cubic"
+    points: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,9 +197,16 @@ class _Run:
         return curves, levels
 
     def bd_rates(self):
-        """list[dict]: anchor, test, column, seed, percent (NaN where there is none), note."""
+        """list[dict]: as :func:`format_bd_rates` takes them."""
         return [
-            {"anchor": wanted.anchor, "test": wanted.test, "column": column, "seed": seed}
+            {
+                "anchor": wanted.anchor,
+                "test": wanted.test,
+                "column": column,
+                "points": wanted.points or "all",
+                "method": wanted.method,
+                "seed": seed,
+            }
             | self._bd_rate(wanted, column, seed)
             for wanted in self.experiment.bd_rates
             for column in wanted.columns
@@ -210,7 +217,7 @@ class _Run:
         curves = self._curves(column, seed)[0]
         points = []
         for curve in (wanted.anchor, wanted.test):
-            rows = curves.get(curve, [])
+            rows = curves.get(curve, [])[: wanted.points or None]
             points += [[row[self.experiment.x] for row in rows], [row[column] for row in rows]]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -236,13 +243,16 @@ class _Run:
     def verdict(self, goal):
         """(whether it was reached, what was measured, in words)."""
         if goal.bd_rate:
-            found = [
-                entry["percent"]
-                for entry in self.bd_rates()
-                if (entry["test"], entry["anchor"], entry["column"])
-                == (goal.bd_rate, goal.anchor, goal.column)
-            ]
-            value = statistics.fmean(found)
+            wanted = next(
+                wanted
+                for wanted in self.experiment.bd_rates
+                if (wanted.test, wanted.anchor) == (goal.bd_rate, goal.anchor)
+                and goal.column in wanted.columns
+            )
+            seeds = self.experiment.seeds or (None,)
+            value = statistics.fmean(
+                self._bd_rate(wanted, goal.column, seed)["percent"] for seed in seeds
+            )
             what = f"{goal.bd_rate}: BD-rate against {goal.anchor} by {goal.column}, in percent,"
             return _within(goal, what, value)
         rows = self.means()[0]

@@ -114,11 +114,14 @@ def _cell(column, row, spread):
     return f"{cell} ± {spread[column]:.{decimals}f}" if column in spread else cell
 
 
+_PAIR = ("test", "anchor", "column", "points", "method")
+
+
 def format_bd_rates(found):
     """
     Args:
-        found (list[dict]): each with "anchor", "test", "column", "seed" (or None), "percent" (NaN where
-            it cannot be computed) and "note" (what to know about it, or "").
+        found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None),
+            "percent" (NaN where it cannot be computed) and "note" (what to know about it, or "").
 
     Returns:
         str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one
@@ -126,25 +129,25 @@ def format_bd_rates(found):
     """
     groups = {}
     for entry in found:
-        groups.setdefault((entry["test"], entry["anchor"], entry["column"]), []).append(entry)
+        groups.setdefault(tuple(entry[field] for field in _PAIR), []).append(entry)
     cells = []
-    for (test, anchor, column), entries in groups.items():
+    for pair, entries in groups.items():
         values = [entry["percent"] for entry in entries]
         whole = not any(math.isnan(value) for value in values)
         mean = f"{statistics.fmean(values):+.2f} %" if whole else "-"
         spread = f"{statistics.stdev(values):.2f}" if whole and len(values) > 1 else "-"
         notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         each = ", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values)
-        cells.append([test, anchor, column, mean, spread, each, notes])
-    head = ["curve", "against", "by", "BD-rate", "± (seeds)", "each", "note"]
-    align = ("left", "left", "left", "right", "right", "left", "left")
+        cells.append([*pair, mean, spread, each, notes])
+    head = ["curve", "against", "by", "points", "method", "BD-rate", "± (seeds)", "each", "note"]
+    align = ("left", "left", "left", "right", "left", "right", "right", "left", "left")
     return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def write_bd_rates(found, path):
     """Writes what :func:`format_bd_rates` takes, a line an entry, in one piece."""
     text = io.StringIO()
-    fields = ["anchor", "test", "column", "seed", "percent", "note"]
+    fields = [*_PAIR, "seed", "percent", "note"]
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(found)
