@@ -6,10 +6,13 @@ from PIL import Image
 
 from d2_featcomp.evaluation.tradeoff import (
     COLUMNS,
+    format_bd_rates,
     format_table,
+    mean_rows,
     plot_curves,
     rate_for_accuracy,
     rows_of,
+    write_bd_rates,
     write_csv,
 )
 
@@ -124,3 +127,65 @@ def test_every_column_is_formatted():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     decimals = [len(cell.partition(".")[2]) for cell in cells[1:]]
     assert decimals == [number for _, _, number in COLUMNS.values()]
+
+
+def test_means_and_spreads_over_repeats():
+    means, spreads = mean_rows(
+        {
+            "a": [{"BPFE": 1.0, "PSNR": 20.0}, {"BPFE": 2.0, "PSNR": 26.0}, {"BPFE": 3.0}],
+            "b": [{"PSNR": 5.0}],
+        }
+    )
+    assert means == {"a": {"BPFE": 2.0}, "b": {"PSNR": 5.0}}
+    assert spreads == {"a": {"BPFE": 1.0}, "b": {}}
+    lines = format_table(means, ["PSNR", "BPFE"], spreads).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["a", "-", "2.00000 ± 1.00000"]
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["b", "5.00", "-"]
+
+
+def bd_entry(seed, percent, note="", column="PSNR"):
+    pair = {"anchor": "JPEG", "test": "ours", "column": column, "points": 5, "method": "cubic"}
+    return {**pair, "seed": seed, "percent": percent, "note": note}
+
+
+def test_table_of_bd_rates(tmp_path):
+    found = [
+        bd_entry(1, -10.0),
+        bd_entry(2, -30.0, "little overlap"),
+        bd_entry(None, 5.0, column="mIoU"),
+    ]
+    found.append(bd_entry(1, float("nan"), "no overlap", column="IRMSE"))
+    lines = format_bd_rates(found).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == [
+        "ours",
+        "JPEG",
+        "PSNR",
+        "5",
+        "cubic",
+        "-20.00 %",
+        "14.14",
+        "-10.00, -30.00",
+        "little overlap",
+    ]
+    assert cells[1][5:] == ["+5.00 %", "-", "+5.00", ""]
+    assert cells[2][5:] == ["-", "-", "-", "no overlap"]
+    write_bd_rates(found, str(tmp_path / "bd.csv"))
+    assert (tmp_path / "bd.csv").read_text().splitlines()[:2] == [
+        "test,anchor,column,points,method,seed,percent,note",
+        "ours,JPEG,PSNR,5,cubic,1,-10.0,",
+    ]
+
+
+def test_repeats_are_drawn_faintly(tmp_path):
+    rows = [{"BPFE": rate, "PSNR": 20 + rate} for rate in (1.0, 2.0, 4.0)]
+    others = [[{"BPFE": row["BPFE"], "PSNR": row["PSNR"] + shift} for row in rows] for shift in (-2, 2)]
+    plot_curves({"a": rows}, {}, str(tmp_path / "alone"), y="PSNR")
+    plot_curves({"a": rows}, {}, str(tmp_path / "with"), y="PSNR", repeats={"a": others})
+    alone, together = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), np.int16)
+        for name in ("alone", "with")
+    )
+    faint = (np.ptp(together, axis=-1) > 20).sum()
+    assert faint > (np.ptp(alone, axis=-1) > 20).sum() + 200
+    assert "<!-- PSNR (dB) -->" in (tmp_path / "with.svg").read_text()
