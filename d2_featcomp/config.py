@@ -125,6 +125,8 @@ def add_featcomp_config(cfg):
     featcomp.TRAIN.OPTIMIZER = "SGD"
     # Name in DATASET_MAPPER_REGISTRY; "" is Detectron2's own. MultiTaskMapper reads disparities too.
     featcomp.TRAIN.MAPPER = ""
+    # Train on so many images only, the first of all data sets together; 0 is all.
+    featcomp.TRAIN.IMAGES = 0
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
     for step, (iterations, decay, rate) in enumerate(
         [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],
@@ -176,7 +178,7 @@ def _add_multi_task_config(cfg):
     multi_task.LOSS_WEIGHTS = CN()
     # First values, e.g. (("disparity", 5.0),); 1 for tasks that are not named.
     multi_task.LOSS_WEIGHTS.INITIAL = ()
-    # When Adam updates them: after each "epoch" (the paper), "step", or "never".
+    # When Adam updates them: after each "epoch" (the paper), "step", or "never"; never in step 2.
     multi_task.LOSS_WEIGHTS.UPDATE = "epoch"
     # Adam's learning rate, of the weights' logarithms.
     multi_task.LOSS_WEIGHTS.BASE_LR = 0.001

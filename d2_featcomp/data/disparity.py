@@ -5,7 +5,7 @@ from PIL import Image
 
 __all__ = ["disparity_in_pixels", "read_disparity", "read_stored_disparity"]
 
-_MODES_16_BIT = ("I;16", "I;16B", "I;16L")
+_MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")  # "I": what older releases of Pillow say
 
 
 def read_disparity(path):

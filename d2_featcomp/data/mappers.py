@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetMapper, transforms
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts, transforms
 from detectron2.data import detection_utils as utils
 from detectron2.utils.registry import Registry
 
 from .disparity import disparity_in_pixels, read_stored_disparity
 
-__all__ = ["DATASET_MAPPER_REGISTRY", "MultiTaskMapper", "build_train_mapper"]
+__all__ = ["DATASET_MAPPER_REGISTRY", "MultiTaskMapper", "build_train_mapper", "train_dicts"]
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
@@ -116,3 +116,32 @@ def build_train_mapper(cfg):
             f"unknown mapper {name!r} (MODEL.FEATCOMP.TRAIN.MAPPER): choose one of {known}, or ''"
         )
     return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train=True)
+
+
+def train_dicts(cfg):
+    """
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+
+    Returns:
+        list[dict]: records of DATASETS.TRAIN as Detectron2 trains on them; the first
+        `MODEL.FEATCOMP.TRAIN.IMAGES`, or all if that is 0.
+
+    Raises:
+        ValueError: there are fewer than that.
+    """
+    dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    count = cfg.MODEL.FEATCOMP.TRAIN.IMAGES
+    if not 0 <= count <= len(dicts):
+        raise ValueError(
+            f"MODEL.FEATCOMP.TRAIN.IMAGES is {count}: the data sets {tuple(cfg.DATASETS.TRAIN)} hold "
+            f"{len(dicts)} images"
+        )
+    return dicts[: count or None]

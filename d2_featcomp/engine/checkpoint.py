@@ -93,6 +93,20 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         """list[str]: those of `missing` that belong to the task network, not to the split."""
         return [key for key in self.missing if not key.startswith(_SPLIT_PREFIX)]
 
+    def require_backbone(self, path):
+        """Raises CheckpointError unless the checkpoint loaded last held the whole backbone; "" is none.
+
+        Args:
+            path (str): of the checkpoint.
+        """
+        absent = [key for key in self.missing if key.startswith("backbone.")]
+        if path and absent:
+            raise CheckpointError(
+                f"checkpoint {path!r} does not fit this model, {len(absent)} parameters of its backbone "
+                f"are absent or have another shape ({absent[0]}, ...): start from one with the same "
+                'backbone, or from random weights with MODEL.WEIGHTS ""'
+            )
+
     def require_complete(self, path, *, split=True):
         """Raises CheckpointError unless the checkpoint loaded last held the whole model.
 

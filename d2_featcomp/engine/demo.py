@@ -54,7 +54,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
         threshold (float): instances of a lower score are not drawn.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    if metadata.get("thing_classes") is None:
+    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
         DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
     os.makedirs(folder, exist_ok=True)
     for record in tqdm(records, desc="images", mininterval=1):

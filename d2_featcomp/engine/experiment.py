@@ -22,10 +22,11 @@ A file, with its keys:
     columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
     seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means
     bd_rates:                        # how many percent more bits a curve needs than another
-      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}  # points: 5 for
-                                     # the first five settings of each curve
-    pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}  # reference: uncut, may be left
-    out goals:                           # bounds: at_least, at_most
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP], points: 5}  # of each curve, the first
+    # reference: the uncut network, to draw beside; may be left out
+    pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
+    goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
       - {setting: "MSFC, n = 2", column: box AP, minus: plain, at_least: -2}
       - {setting: "MSFC, n = 2", times_fewer_bits_than: JPEG pyramid, at_least: 10}
@@ -298,6 +299,8 @@ def _check_goals(experiment):
         for column in wanted.columns:
             _known("column", column, COLUMNS)
         _known("method", wanted.method, ("cubic", "pchip", "akima"))
+        if not isinstance(wanted.points, int) or wanted.points < 0:
+            raise ValueError(f"points must be a whole number from 0, not {wanted.points!r}: {wanted}")
     compared = {
         (wanted.test, wanted.anchor, c) for wanted in experiment.bd_rates for c in wanted.columns
     }

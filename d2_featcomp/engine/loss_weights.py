@@ -1,22 +1,24 @@
 """Updates of trained loss weights: once an epoch, as in the MTL paper, or every step."""
 
+import copy
 import math
 
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..data.mappers import train_dicts
 from ..modeling import UncertaintyWeighting
 
-__all__ = ["LossWeightUpdate", "build_loss_weight_hooks"]
+__all__ = ["LossWeightUpdate", "build_loss_weight_hooks", "reset_loss_weights"]
 
 
 class LossWeightUpdate(HookBase):
     """Every `period` iterations: one step of Adam on the logarithms of the weights, with the gradient of
     eq. 6 averaged over these iterations and over all processes.
 
-    The gradient, w L - 1/2, is computed from the losses, so that mixed precision does not scale it.
+    The gradient, w L - 1/2, is computed from the losses, so that mixed precision does not scale it. Of
+    an epoch in which training was resumed, what processes other than the main one had seen is lost.
 
     Args:
         weighting (UncertaintyWeighting): taken out of autograd.
@@ -29,37 +31,38 @@ class LossWeightUpdate(HookBase):
         self._period = period
         self._parameters = list(weighting.log_weights.values())
         self._optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
-        self._sums = torch.zeros(len(self._parameters), dtype=torch.float64)
-        self._count = 0
+        self._seen = {}  # name -> [sum of the losses, their number]
 
     def after_step(self):
-        latest = self._weighting.latest
-        losses = torch.tensor([float(latest[name]) for name in self._weighting.log_weights])
-        if torch.isfinite(losses).all():  # mixed precision skips steps that overflow
-            self._sums += losses
-            self._count += 1
+        for name, loss in self._weighting.latest.items():
+            loss = float(loss)
+            if math.isfinite(loss):  # mixed precision skips steps that overflow
+                seen = self._seen.setdefault(name, [0.0, 0])
+                seen[0] += loss
+                seen[1] += 1
         if (self.trainer.iter + 1) % self._period == 0:
             self._update()
 
     def _update(self):
-        parts = comm.all_gather((self._sums, self._count))
-        count = sum(part[1] for part in parts)
-        if count:
-            means = sum(part[0] for part in parts) / count
-            names = self._weighting.log_weights.keys()
-            gradients = self._weighting.gradient(dict(zip(names, means.tolist(), strict=True)))
-            for name, parameter in self._weighting.log_weights.items():
-                parameter.grad = torch.full_like(parameter, gradients[name])
-            self._optimizer.step()
-        self._sums.zero_()
-        self._count = 0
+        parts = comm.all_gather(self._seen)
+        means = {}
+        for name in self._weighting.log_weights:
+            seen = [part[name] for part in parts if name in part]
+            if seen:
+                means[name] = math.fsum(total for total, _ in seen) / sum(count for _, count in seen)
+        self._optimizer.zero_grad()
+        for name, gradient in self._weighting.gradient(means).items():
+            parameter = self._weighting.log_weights[name]
+            parameter.grad = torch.full_like(parameter, gradient)
+        self._optimizer.step()
+        self._seen = {}
 
     def state_dict(self):
-        return {"optimizer": self._optimizer.state_dict(), "sums": self._sums, "count": self._count}
+        return {"optimizer": self._optimizer.state_dict(), "seen": self._seen}
 
     def load_state_dict(self, state):
         self._optimizer.load_state_dict(state["optimizer"])
-        self._sums, self._count = state["sums"], state["count"]
+        self._seen = copy.deepcopy(state["seen"]) if comm.is_main_process() else {}
 
 
 def build_loss_weight_hooks(cfg, model):
@@ -69,7 +72,8 @@ def build_loss_weight_hooks(cfg, model):
         model (nn.Module): its loss weights, if it has any, are taken out of autograd.
 
     Returns:
-        list[LossWeightUpdate]: empty for a model without such weights, and for those that are fixed.
+        list[LossWeightUpdate]: empty for a model without such weights, for those that are fixed, and
+        where the task network is frozen.
 
     Raises:
         ValueError: `MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE` is unknown.
@@ -85,7 +89,7 @@ def build_loss_weight_hooks(cfg, model):
     period = periods[settings.UPDATE]
     for weighting in found:
         weighting.requires_grad_(False)
-    if period is None or not found:
+    if period is None or not found or cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK:
         return []
     return [
         LossWeightUpdate(weighting, period=period(cfg), learning_rate=settings.BASE_LR)
@@ -93,6 +97,12 @@ def build_loss_weight_hooks(cfg, model):
     ]
 
 
+def reset_loss_weights(model):
+    """Gives the loss weights of a model, if it has any, the values that its config says."""
+    for module in model.modules():
+        if isinstance(module, UncertaintyWeighting):
+            module.reset()
+
+
 def _iterations_an_epoch(cfg):
-    images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
-    return max(1, math.ceil(images / cfg.SOLVER.IMS_PER_BATCH))
+    return max(1, math.ceil(len(train_dicts(cfg)) / cfg.SOLVER.IMS_PER_BATCH))

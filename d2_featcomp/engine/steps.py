@@ -14,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from ..modeling import FEATURE_SPLIT_REGISTRY, SplitInference
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
+from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
 __all__ = ["config_of_step", "evaluate", "steps_to_run", "train_steps"]
@@ -114,10 +115,14 @@ def train_steps(cfg, resume=False):
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter > 0:
             trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
-        elif step == SPLIT or (step == END_TO_END and not _trains_from_scratch(cfg)):
+        elif step == END_TO_END and _trains_from_scratch(cfg):
+            trainer.checkpointer.require_backbone(weights)
+        elif step != TASK_NETWORK:
             trainer.checkpointer.require_complete(weights or "(none)", split=False)
             prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
             _seed(cfg)  # so that it does not matter what that had to do
+        if trainer.start_iter == 0:
+            reset_loss_weights(trainer.checkpointer.model)
         if trainer.start_iter < trainer.max_iter:
             logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
             _train(trainer, step)

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-from ..data.mappers import build_train_mapper
+from ..data.mappers import build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
 from .loss_weights import build_loss_weight_hooks
@@ -96,7 +96,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+        dataset = train_dicts(cfg) if cfg.MODEL.FEATCOMP.TRAIN.IMAGES else None
+        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg), dataset=dataset)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As in the base class, but all processes measure the same network, that which is saved: batch
+        norm statistics are the main one's."""
+        if comm.get_world_size() > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

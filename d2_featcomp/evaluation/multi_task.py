@@ -143,7 +143,7 @@ class ReconstructionEvaluator(_MeanOverImages):
                 f"{tuple(image.shape)}"
             )
         error = float(torch.mean((prediction.double().clamp(0, 1) - image) ** 2))
-        return min(_MAX_PSNR, -10 * math.log10(error)) if error else _MAX_PSNR
+        return min(-10 * math.log10(error), _MAX_PSNR) if error else _MAX_PSNR  # NaN stays NaN
 
     def evaluate(self):
         """Returns {"reconstruction": {metric: value}} on the main process, None on the others."""

@@ -82,8 +82,13 @@ def mean_rows(repeats):
         values = {column: [row[column] for row in rows] for column in columns}
         means[name] = {column: statistics.fmean(values[column]) for column in columns}
         several = columns if len(rows) > 1 else ()
-        spreads[name] = {column: statistics.stdev(values[column]) for column in several}
+        spreads[name] = {column: _deviation(values[column]) for column in several}
     return means, spreads
+
+
+def _deviation(values):
+    """Standard deviation of a sample; NaN if a value is not finite."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
@@ -135,7 +140,7 @@ def format_bd_rates(found):
         values = [entry["percent"] for entry in entries]
         whole = not any(math.isnan(value) for value in values)
         mean = f"{statistics.fmean(values):+.2f} %" if whole else "-"
-        spread = f"{statistics.stdev(values):.2f}" if whole and len(values) > 1 else "-"
+        spread = f"{_deviation(values):.2f}" if whole and len(values) > 1 else "-"
         notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         each = ", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values)
         cells.append([*pair, mean, spread, each, notes])

@@ -36,6 +36,12 @@ def test_disparity_is_decoded_as_cityscapes_says(tmp_path):
     np.testing.assert_allclose(found, [[0, 0, 1, 65534 / 256]])
 
 
+def test_maps_of_32_bits_in_memory_are_read_too(tmp_path):
+    """Older releases of Pillow open 16-bit PNG in that mode."""
+    Image.fromarray(np.array([[0, 257]], np.int32), mode="I").save(tmp_path / "d.tif")
+    np.testing.assert_allclose(read_disparity(str(tmp_path / "d.tif")), [[0, 1]])
+
+
 def test_all_targets_are_read_and_the_record_is_kept(record):
     before = dict(record)
     out = MultiTaskMapper(augmentations=[], image_format="BGR")(record)

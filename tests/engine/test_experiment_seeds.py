@@ -21,6 +21,7 @@ TINY = {
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.AMP.ENABLED": False,
     "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.FEATCOMP.TRAIN.IMAGES": 0,
     "DATASETS.TRAIN": ["seeds_multi_task_train"],
     "DATASETS.TEST": ["seeds_multi_task_val"],
 }
@@ -142,6 +143,10 @@ def test_what_cannot_be_compared_is_noted(folder):
                 ]
             },
             "unknown method 'linear'",
+        ),
+        (
+            {"bd_rates": [{"anchor": "common", "test": "tested", "columns": [], "points": 2.5}]},
+            "points must be a whole number",
         ),
         ({"bd_rates": []}, "must be among bd_rates"),
     ],

@@ -10,7 +10,15 @@ from detectron2.data import DatasetCatalog
 from torch import nn
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import Trainer, evaluate, setup_config, steps_to_run, train_steps
+from d2_featcomp.data.mappers import train_dicts
+from d2_featcomp.engine import (
+    CheckpointError,
+    Trainer,
+    evaluate,
+    setup_config,
+    steps_to_run,
+    train_steps,
+)
 from d2_featcomp.engine.loss_weights import LossWeightUpdate
 from d2_featcomp.modeling import UncertaintyWeighting
 
@@ -24,6 +32,7 @@ TINY = {
     "DATASETS.TRAIN": ("few_tasks_multi_task_train",),
     "DATASETS.TEST": ("few_tasks_multi_task_val",),
     "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.FEATCOMP.TRAIN.IMAGES": 0,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.AMP.ENABLED": False,
     "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 4,
@@ -31,7 +40,7 @@ TINY = {
 
 
 # Of the quick config.
-FIRST = {"segmentation": 1.0, "disparity": 5.0, "reconstruction": 4.0, "compressibility": 0.003}
+FIRST = {"segmentation": 1.0, "disparity": 5.0, "reconstruction": 4.0, "compressibility": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +149,14 @@ def test_a_resumed_update_goes_on_where_it_stopped():
         assert after.weights() == expected.weights()
 
 
+def test_losses_that_did_not_occur_leave_their_weights_as_they_are():
+    hook, weighting = make_hook(period=1)
+    weighting({"a": torch.tensor(3.0)})
+    hook.trainer = SimpleNamespace(iter=0)
+    hook.after_step()
+    assert weighting.weights()["a"] != 1 and weighting.weights()["b"] == 1
+
+
 def test_losses_that_overflow_are_left_out():
     hook, weighting = make_hook(period=2)
     run_hook(hook, weighting, [0.25, float("inf")])
@@ -208,6 +225,36 @@ def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss
     after = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
     assert (after["feature_split.gains.res4"] != 0).any()
     assert all(torch.equal(after[name], before[name]) for name in before if "loss_weights" not in name)
+
+
+def test_first_weights_are_those_of_the_config_whatever_training_starts_from(config, tmp_path):
+    first = config(MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=1)
+    train_steps(first)
+    cfg = config(
+        MODEL__WEIGHTS=os.path.join(first.OUTPUT_DIR, "model_final.pth"),
+        OUTPUT_DIR=str(tmp_path / "second"),
+        MODEL__FEATCOMP__COMPRESSIBILITY__WEIGHT=0.5,
+        MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=1,
+    )
+    train_steps(cfg)
+    assert trained_weights(cfg) == pytest.approx({**FIRST, "compressibility": 0.5})
+
+
+def test_a_checkpoint_of_another_network_is_refused(config, tmp_path):
+    torch.save({"model": {"backbone.other.weight": torch.zeros(3)}}, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match=r"foreign\.pth' does not fit.*of its backbone are absent"):
+        train_steps(config(MODEL__WEIGHTS=str(tmp_path / "foreign.pth")))
+
+
+def test_training_on_the_first_images_only(config):
+    assert len(train_dicts(config(MODEL__FEATCOMP__TRAIN__IMAGES=0))) == 8
+    few = train_dicts(config(MODEL__FEATCOMP__TRAIN__IMAGES=3))
+    assert [record["file_name"] for record in few] == [
+        record["file_name"] for record in DatasetCatalog.get("few_tasks_multi_task_train")[:3]
+    ]
+    for wrong in (9, -1):
+        with pytest.raises(ValueError, match=rf"IMAGES is {wrong}: .* hold 8 images"):
+            Trainer.build_train_loader(config(MODEL__FEATCOMP__TRAIN__IMAGES=wrong))
 
 
 def test_without_gains_there_is_nothing_to_train_alone(config):

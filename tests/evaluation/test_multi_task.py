@@ -72,6 +72,11 @@ def test_reconstruction_is_the_mean_of_decibels():
     assert found["reconstruction"]["PSNR"] == pytest.approx((20 + 40 + 100) / 3, abs=1e-4)
 
 
+def test_a_broken_reconstruction_is_not_perfect():
+    record, output = {"image": torch.zeros(3, 1, 1)}, {"reconstruction": torch.full((3, 1, 1), math.nan)}
+    assert math.isnan(evaluated(ReconstructionEvaluator(), [record], [output])["reconstruction"]["PSNR"])
+
+
 def test_reconstruction_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"shape \(3, 2, 2\), its image of shape \(3, 2, 3\)"):
         ReconstructionEvaluator().process(

@@ -143,6 +143,11 @@ def test_means_and_spreads_over_repeats():
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["b", "5.00", "-"]
 
 
+def test_values_that_are_not_finite_have_no_spread():
+    _, spreads = mean_rows({"a": [{"IRMSE": float("inf")}, {"IRMSE": 1.0}]})
+    assert np.isnan(spreads["a"]["IRMSE"])
+
+
 def bd_entry(seed, percent, note="", column="PSNR"):
     pair = {"anchor": "JPEG", "test": "ours", "column": column, "points": 5, "method": "cubic"}
     return {**pair, "seed": seed, "percent": percent, "note": note}

@@ -73,6 +73,18 @@ def test_the_error_of_a_channel_is_divided_by_its_gain():
     assert float(coarse / fine) == pytest.approx(math.exp(3), rel=0.05)
 
 
+def test_noise_is_not_lost_under_mixed_precision():
+    model = build()
+    features = {"res4": torch.linspace(0, 255, 256 * 48).reshape(1, 256, 6, 8).bfloat16()}
+    error = model.feature_split(features, (96, 128))["res4"].float() - features["res4"].float()
+    assert float(error.std()) == pytest.approx(1 / math.sqrt(12), rel=0.05)
+
+
+def test_other_quantizers_are_refused():
+    with pytest.raises(ValueError, match="QUANTIZER is 'channel': QLayer quantizes each tensor"):
+        build("MODEL.FEATCOMP.CODEC.QUANTIZER", "channel")
+
+
 def codec(quantizer):
     return FeatureCodec(image_codec=build_image_codec("png", bits=8), quantizer=quantizer)
 

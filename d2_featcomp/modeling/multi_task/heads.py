@@ -156,12 +156,25 @@ class SegmentationHead(TaskHead):
 
     def loss(self, predictions, batched_inputs):
         """Mean cross-entropy over the pixels that are not to be ignored, 0 where there are none."""
+        for record in batched_inputs:
+            self._check(record.get("sem_seg"))
         targets = _targets(batched_inputs, "sem_seg", predictions.device)
         targets = _padded(targets, predictions.shape[-2:], self.ignore_value)
         total = F.cross_entropy(
             predictions.float(), targets, ignore_index=self.ignore_value, reduction="sum"
         )
         return total / (targets != self.ignore_value).sum().clamp(min=1)
+
+    def _check(self, labels):
+        if labels is None or not labels.numel():
+            return
+        largest = int(torch.where(labels == self.ignore_value, 0, labels).max())
+        classes = self.decoder[-1].out_channels
+        if largest >= classes:
+            raise ValueError(
+                f"a semantic map holds class {largest}, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes} "
+                f"and IGNORE_VALUE {self.ignore_value}"
+            )
 
     def finish(self, prediction, image_size, output_size):
         return {"sem_seg": sem_seg_postprocess(prediction, image_size, *output_size)}

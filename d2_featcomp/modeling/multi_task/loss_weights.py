@@ -46,7 +46,14 @@ class UncertaintyWeighting(nn.Module):
         self.log_weights = nn.ParameterDict(
             {name: nn.Parameter(torch.tensor(math.log(initial[name]))) for name in kinds}
         )
+        self._initial = initial
         self.latest = {}
+
+    @torch.no_grad()
+    def reset(self):
+        """Gives each weight its first value again."""
+        for name, log_weight in self.log_weights.items():
+            log_weight.fill_(math.log(self._initial[name]))
 
     def weights(self):
         """Returns dict[str, float]: the current w of each loss."""

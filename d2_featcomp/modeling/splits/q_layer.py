@@ -47,7 +47,7 @@ class QLayer(Pyramid):
         gains (bool): see above.
 
     Raises:
-        ValueError: an unknown `train_quantization`.
+        ValueError: an unknown `train_quantization`, or another quantizer in the config.
     """
 
     trains_from_scratch = True
@@ -62,6 +62,12 @@ class QLayer(Pyramid):
 
     @classmethod
     def from_config(cls, cfg, backbone):
+        quantizer = cfg.MODEL.FEATCOMP.CODEC.QUANTIZER
+        if quantizer not in ("", "tensor"):
+            raise ValueError(
+                f"MODEL.FEATCOMP.CODEC.QUANTIZER is {quantizer!r}: QLayer quantizes each tensor in its "
+                'own range; leave it "" or set it to tensor'
+            )
         return {
             **super().from_config(cfg, backbone),
             "train_quantization": cfg.MODEL.FEATCOMP.TRAIN_QUANTIZATION,
@@ -81,6 +87,8 @@ class QLayer(Pyramid):
         return super().restore(tensors, image_size)
 
     def stand_in(self, tensors):
+        # In float32: under mixed precision a step would be finer than what the type holds.
+        tensors = [x.float() for x in tensors]
         return [self._stand_in(x, self.bits, *_ranges(x)) for x in tensors]
 
 

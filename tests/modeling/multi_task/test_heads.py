@@ -131,6 +131,14 @@ def test_nothing_to_learn_from_costs_nothing(cfg, head, record):
     assert float(loss.detach()) == 0 and torch.isfinite(features.grad).all()
 
 
+def test_classes_beyond_the_last_are_named(cfg):
+    head = SegmentationHead(cfg, SHAPE)
+    with pytest.raises(
+        ValueError, match=r"holds class 33, but .*NUM_CLASSES is 19 and IGNORE_VALUE 255"
+    ):
+        head.loss(torch.zeros(1, 19, 1, 2), [{"sem_seg": torch.tensor([[33, 255]])}])
+
+
 def test_missing_targets_are_named(cfg):
     with pytest.raises(ValueError, match=r"training data lack 'disparity'.*MultiTaskMapper"):
         DisparityHead(cfg, SHAPE).loss(torch.zeros(1, 1, 2, 2), [{"image": torch.zeros(3, 2, 2)}])

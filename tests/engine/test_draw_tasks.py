@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.engine import draw_images, setup_config
+
+
+@pytest.fixture
+def picture(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 72, 3), dtype=np.uint8)).save(tmp_path / "own.png")
+    return str(tmp_path / "own.png")
+
+
+@pytest.mark.parametrize("heads", [None, ["DisparityHead"], ["SegmentationHead", "ReconstructionHead"]])
+def test_ones_own_image_is_drawn_without_the_data_set(picture, tmp_path, heads):
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "INPUT.MIN_SIZE_TEST", 64]
+    if heads:
+        overrides += ["MODEL.MULTI_TASK.HEADS", heads]
+    cfg = setup_config("configs/mtl_R34_encoder2.yaml", overrides)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    draw_images(cfg, model, [{"file_name": picture}], str(tmp_path / "out"))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["own.d2fc", "own_features.png", "own_tasks.png"]
+    FeatureBitstream.from_bytes((tmp_path / "out" / "own.d2fc").read_bytes())
+    width, _ = Image.open(tmp_path / "out" / "own_tasks.png").size
+    shown = 115 * 3  # of 64 x 115 pixels, enlarged to leave room for captions
+    columns = len(heads) if heads else 3
+    assert width == columns * shown + (columns - 1) * 4
