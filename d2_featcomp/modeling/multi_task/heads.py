@@ -128,6 +128,16 @@ def _targets(batched_inputs, key, device):
         ) from None
 
 
+def _decoder(cfg, input_shape, min_channels, out_channels):
+    return UpsamplingDecoder(
+        in_channels=input_shape.channels,
+        stride=input_shape.stride,
+        min_channels=min_channels,
+        out_channels=out_channels,
+        activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
+    )
+
+
 @TASK_HEAD_REGISTRY.register()
 class SegmentationHead(TaskHead):
     """Semantic segmentation, by cross-entropy. Output: "sem_seg", (K, height, width) float logits.
@@ -143,13 +153,7 @@ class SegmentationHead(TaskHead):
     def __init__(self, cfg, input_shape):
         super().__init__()
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        self.decoder = UpsamplingDecoder(
-            in_channels=input_shape.channels,
-            stride=input_shape.stride,
-            min_channels=16,
-            out_channels=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
-        )
+        self.decoder = _decoder(cfg, input_shape, 16, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
     def forward(self, features):
         return self.decoder(features)
@@ -197,13 +201,7 @@ class DisparityHead(TaskHead):
         self.scale = cfg.MODEL.MULTI_TASK.DISPARITY_SCALE
         if not self.scale > 0:
             raise ValueError(f"MODEL.MULTI_TASK.DISPARITY_SCALE is {self.scale}: it must be positive")
-        self.decoder = UpsamplingDecoder(
-            in_channels=input_shape.channels,
-            stride=input_shape.stride,
-            min_channels=32,
-            out_channels=1,
-            activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
-        )
+        self.decoder = _decoder(cfg, input_shape, 32, 1)
 
     def forward(self, features):
         return self.decoder(features)
@@ -237,13 +235,7 @@ class ReconstructionHead(TaskHead):
 
     def __init__(self, cfg, input_shape):
         super().__init__()
-        self.decoder = UpsamplingDecoder(
-            in_channels=input_shape.channels,
-            stride=input_shape.stride,
-            min_channels=16,
-            out_channels=len(cfg.MODEL.PIXEL_MEAN),
-            activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
-        )
+        self.decoder = _decoder(cfg, input_shape, 16, len(cfg.MODEL.PIXEL_MEAN))
 
     def forward(self, features):
         return self.decoder(features)
