@@ -196,3 +196,17 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
         assert done.returncode == 2 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["speed"], "unknown benchmarks ['speed']: choose of compressibility_loss"),
+        (["--threads", 0], "must be at least 1"),
+        (["--repeats", 0], "must be at least 1"),
+    ],
+)
+def test_benchmark_says_what_is_wrong(folder, arguments, words):
+    done = call(folder, "tools/benchmark.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("benchmark.py: error: ") and words in done.stderr
