@@ -22,7 +22,7 @@ help:
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
 	@echo '                   resumable; downloads two Debian packages)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
-	@echo 'make mtl-scenes    the same with three seeds (an hour; resumable)'
+	@echo 'make mtl-scenes    the same with both encoders and three seeds (two hours; resumable)'
 	@echo 'make benchmark     speed, as ratios'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
@@ -66,6 +66,7 @@ mtl: install
 
 mtl-scenes: install
 	$(reproduce) '$(OUTPUT)/mtl-scenes' projects/CompressibleMTL/scenes.yaml
+	$(reproduce) '$(OUTPUT)/mtl-scenes-encoder1' projects/CompressibleMTL/scenes_encoder1.yaml
 
 benchmark: install
 	$(run) tools/benchmark.py --output '$(OUTPUT)/benchmark.json'
