@@ -57,7 +57,7 @@ class UncertaintyWeighting(nn.Module):
 
     def weights(self):
         """Returns dict[str, float]: the current w of each loss."""
-        return {name: math.exp(float(log_weight)) for name, log_weight in self.log_weights.items()}
+        return {n: math.exp(float(log_weight.detach())) for n, log_weight in self.log_weights.items()}
 
     def gradient(self, losses):
         """Derivatives of the total by each log w: w L - 1/2.
