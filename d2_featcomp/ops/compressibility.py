@@ -14,6 +14,8 @@ import torch
 
 __all__ = ["compressibility_loss"]
 
+_ELEMENTS_AT_ONCE = 2**17  # on a CPU, so that they stay in its cache
+
 
 def compressibility_loss(features):
     """L1 norm of the transformed prediction residual of every channel, over H * W * C (eq. 5).
@@ -37,14 +39,7 @@ def compressibility_loss(features):
     x = features if features.dtype == torch.float64 else features.float()
     if not x.numel():
         return x.sum()
-    height, width = x.shape[-2:]
-    dct_down, dct_difference_down = _operators(height, x.dtype, x.device)
-    dct_right, dct_difference_right = _operators(width, x.dtype, x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        # T of eq. 4, M (D' F + F D) M' / 2.
-        transformed = dct_difference_down @ (x @ dct_right.T)
-        transformed = transformed + dct_down @ (x @ dct_difference_right.T)
-        return _MeanAbsolute.apply(transformed)
+    return _Loss.apply(x)
 
 
 @functools.lru_cache(maxsize=32)
@@ -66,16 +61,36 @@ def _dct_matrix(size):
     return matrix
 
 
-class _MeanAbsolute(torch.autograd.Function):
-    """Mean of absolute values; their derivative at 0 is 1."""
+class _Loss(torch.autograd.Function):
+    """Mean of |T|, and its gradient along with it, so that T is needed for one part at a time only."""
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.abs().mean()
+        height, width = x.shape[-2:]
+        down, difference_down = _operators(height, x.dtype, x.device)
+        right, difference_right = _operators(width, x.dtype, x.device)
+        channels = x.reshape(-1, height, width)
+        gradient = torch.empty_like(channels) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        part = len(channels) if x.is_cuda else max(1, _ELEMENTS_AT_ONCE // (height * width))
+        with torch.autocast(x.device.type, enabled=False):
+            for start in range(0, len(channels), part):
+                some = channels[start : start + part]
+                # T of eq. 4, M (D' F + F D) M' / 2.
+                transformed = difference_down @ (some @ right.T)
+                transformed += down @ (some @ difference_right.T)
+                total += transformed.abs().sum()
+                if gradient is not None:
+                    slope = (transformed >= 0).to(x.dtype).mul_(2).sub_(1)  # 1 at 0
+                    back = (difference_down.T @ slope) @ right
+                    back += (down.T @ slope) @ difference_right
+                    gradient[start : start + part] = back
+        ctx.save_for_backward(gradient)
+        ctx.shape = x.shape
+        return (total / x.numel()).to(x.dtype)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        step = grad / x.numel()
-        return torch.where(x >= 0, step, -step)
+        (gradient,) = ctx.saved_tensors
+        return (gradient * (grad / gradient.numel())).view(ctx.shape)
