@@ -108,6 +108,31 @@ def test_other_floats(dtype):
     assert x.grad.dtype == dtype and torch.isfinite(x.grad).all()
 
 
+def test_large_features_are_the_mean_of_their_parts():
+    """On a CPU the channels are gone through in parts."""
+    x = features(2, 300, 16, 32).requires_grad_()
+    whole = compressibility_loss(x)
+    whole.backward()
+    parts, gradients = [], []
+    for image in x.detach():
+        for channels in image.split(100):
+            some = channels[None].clone().requires_grad_()
+            loss = compressibility_loss(some)
+            loss.backward()
+            parts.append(float(loss.detach()))
+            gradients.append(some.grad / 6)
+    assert float(whole.detach()) == pytest.approx(sum(parts) / 6, rel=1e-12)
+    assert torch.allclose(x.grad.flatten(0, 1), torch.cat(gradients).flatten(0, 1), rtol=1e-10, atol=0)
+
+
+def test_other_strides_in_memory_change_nothing():
+    x = features(2, 5, 6, 7).requires_grad_()
+    y = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    for tensor in (x, y):
+        compressibility_loss(tensor).backward()
+    assert torch.equal(x.grad, y.grad)
+
+
 def test_autocast_changes_nothing():
     x = features(2, 4, 8, 8, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
