@@ -68,16 +68,18 @@ def _matrices(size, device):
 
 
 def loss_by_image_and_channel(x):
-    """The compressibility loss as its equations are printed: a loop over images and channels."""
-    (down, dct_down), (right, dct_right) = (_matrices(size, x.device) for size in x.shape[-2:])
-    matrices = down, right, dct_down, dct_right
-    total = sum(_one_channel(channel, *matrices) for image in x for channel in image)
+    """The compressibility loss as its equations are printed, for one channel of one image after another."""
+    total = 0.0
+    for image in x:
+        for channel in image:
+            (down, dct_down), (right, dct_right) = (_matrices(n, x.device) for n in channel.shape)
+            total = total + _one_channel(channel, down, right, dct_down, dct_right)
     return total / x.numel()
 
 
 def loss_by_channel(x):
-    """The same, a loop over the channels, the images at once."""
-    (down, dct_down), (right, dct_right) = (_matrices(size, x.device) for size in x.shape[-2:])
+    """A loop over the channels, the images at once, the matrices made once."""
+    (down, dct_down), (right, dct_right) = (_matrices(n, x.device) for n in x.shape[-2:])
     matrices = down, right, dct_down, dct_right
     return sum(_one_channel(x[:, i], *matrices) for i in range(x.shape[1])) / x.numel()
 
