@@ -68,7 +68,7 @@ def _matrices(size, device):
 
 
 def loss_by_image_and_channel(x):
-    """The compressibility loss as its equations are printed, for one channel of one image after another."""
+    """The compressibility loss as it is printed, for one channel of one image after another."""
     total = 0.0
     for image in x:
         for channel in image:
