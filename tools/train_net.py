@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from d2_featcomp.engine import evaluate, report_errors, setup_config, train_steps
+from d2_featcomp.engine import end_process_group, evaluate, report_errors, setup_config, train_steps
 
 
 def main(args):
@@ -24,9 +24,9 @@ def main(args):
         cfg = setup_config(args.config_file, args.opts)
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2_featcomp")
-        if args.eval_only:
-            return evaluate(cfg)
-        return train_steps(cfg, resume=args.resume)
+        results = evaluate(cfg) if args.eval_only else train_steps(cfg, resume=args.resume)
+        end_process_group()
+        return results
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
 
-__all__ = ["report_errors", "setup_config"]
+__all__ = ["end_process_group", "report_errors", "setup_config"]
 
 
 def setup_config(config_file, overrides=()):
@@ -50,6 +50,15 @@ def setup_config(config_file, overrides=()):
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def end_process_group():
+    """Ends the communication of several processes: its threads must not outlive the interpreter."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

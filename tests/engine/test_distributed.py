@@ -126,7 +126,7 @@ import torch
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from d2_featcomp.engine import setup_config, steps
+from d2_featcomp.engine import end_process_group, setup_config, steps
 
 
 def main(config, folder, overrides):
@@ -139,6 +139,7 @@ def main(config, folder, overrides):
 
     steps._train = train_and_keep
     steps.train_steps(setup_config(config, overrides))
+    end_process_group()
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def test_consolidation_is_eq_6(bits, seed):
             low[c].item(),
             high[c].item(),
         )
-        assert found[c, i, j].item() == pytest.approx(expected, rel=1e-5, abs=1e-5 * step[c].item())
+        # Of values near 0 what float32 leaves of the range's ends.
+        rounding = 1e-5 * step[c].item() + 2e-6 * (high[c] - low[c]).item()
+        assert found[c, i, j].item() == pytest.approx(expected, rel=1e-5, abs=rounding)
 
 
 def test_the_largest_and_the_smallest_value_fall_in_the_last_and_first_bin():
