@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import load_weights
-from .pictures import captioned, draw_features, draw_outputs, draw_tasks, side_by_side
+from .pictures import draw_features, draw_outputs, draw_tasks, side_by_side
 from .steps import require_split
 
 __all__ = ["as_input", "build_for_inference", "draw_images"]
@@ -67,7 +67,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
         if "disparity" in output or "reconstruction" in output:
             image = inputs[0]["image"].flip(0) if cfg.INPUT.FORMAT == "BGR" else inputs[0]["image"]
             drawn = draw_tasks(image, output, record, metadata, bgr=cfg.INPUT.FORMAT == "BGR")
-            Image.fromarray(captioned(drawn, caption)).save(f"{stem}_tasks.png")
+            Image.fromarray(side_by_side({caption: drawn})).save(f"{stem}_tasks.png")
         else:
             drawn = {}
             if reference is not None:

@@ -7,7 +7,7 @@ from ..codecs import FeatureCodec
 from ..data.disparity import read_disparity
 from ..ops import tile_channels
 
-__all__ = ["captioned", "draw_features", "draw_outputs", "draw_tasks", "side_by_side"]
+__all__ = ["draw_features", "draw_outputs", "draw_tasks", "side_by_side"]
 
 _CAPTION_HEIGHT = 24  # px
 _MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
@@ -142,11 +142,6 @@ def _heat(values):
 
     drawn = colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * (values > 0)[..., None]
     return np.uint8(np.round(drawn * 255))
-
-
-def captioned(picture, caption):
-    """Puts a caption above a picture, (H, W, 3) uint8 RGB."""
-    return side_by_side({caption: picture})
 
 
 def side_by_side(pictures):

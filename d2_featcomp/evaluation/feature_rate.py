@@ -5,7 +5,8 @@ import os
 from collections import OrderedDict
 
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
+
+from .gathering import gather_rows
 
 __all__ = ["FeatureRateEvaluator"]
 
@@ -80,12 +81,9 @@ class FeatureRateEvaluator(DatasetEvaluator):
 
     def evaluate(self):
         """Returns {"feature_rate": {metric: value}} on the main process, None on the others."""
-        rows = self._rows
-        if self._distributed:
-            comm.synchronize()
-            rows = [row for part in comm.gather(rows, dst=0) for row in part]
-            if not comm.is_main_process():
-                return None
+        rows = gather_rows(self._rows, self._distributed)
+        if rows is None:
+            return None
         if not rows:
             return OrderedDict(feature_rate=OrderedDict())
         rows.sort()

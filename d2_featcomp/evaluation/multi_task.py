@@ -11,9 +11,9 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
 from ..data.disparity import read_disparity
+from .gathering import gather_rows
 
 __all__ = ["DisparityEvaluator", "ReconstructionEvaluator"]
 
@@ -54,12 +54,9 @@ class _MeanOverImages(DatasetEvaluator, abc.ABC):
 
     def _mean(self):
         """Over all images, NaN if there are none; None on all processes but the main one."""
-        values = self._values
-        if self._distributed:
-            comm.synchronize()
-            values = [value for part in comm.gather(values, dst=0) for value in part]
-            if not comm.is_main_process():
-                return None
+        values = gather_rows(self._values, self._distributed)
+        if values is None:
+            return None
         return math.fsum(value for _, value in values) / len(values) if values else math.nan
 
 

@@ -128,18 +128,25 @@ def _targets(batched_inputs, key, device):
         ) from None
 
 
-def _decoder(cfg, input_shape, min_channels, out_channels):
-    return UpsamplingDecoder(
-        in_channels=input_shape.channels,
-        stride=input_shape.stride,
-        min_channels=min_channels,
-        out_channels=out_channels,
-        activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
-    )
+class _DecodingHead(TaskHead):
+    """A head whose prediction is the output of an :class:`UpsamplingDecoder`."""
+
+    def __init__(self, cfg, input_shape, *, min_channels, out_channels):
+        super().__init__()
+        self.decoder = UpsamplingDecoder(
+            in_channels=input_shape.channels,
+            stride=input_shape.stride,
+            min_channels=min_channels,
+            out_channels=out_channels,
+            activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
+        )
+
+    def forward(self, features):
+        return self.decoder(features)
 
 
 @TASK_HEAD_REGISTRY.register()
-class SegmentationHead(TaskHead):
+class SegmentationHead(_DecodingHead):
     """Semantic segmentation, by cross-entropy. Output: "sem_seg", (K, height, width) float logits.
 
     Args:
@@ -151,12 +158,9 @@ class SegmentationHead(TaskHead):
     loss_kind = "segmentation"
 
     def __init__(self, cfg, input_shape):
-        super().__init__()
+        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        super().__init__(cfg, input_shape, min_channels=16, out_channels=classes)
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        self.decoder = _decoder(cfg, input_shape, 16, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-
-    def forward(self, features):
-        return self.decoder(features)
 
     def loss(self, predictions, batched_inputs):
         """Mean cross-entropy over the pixels that are not to be ignored, 0 where there are none."""
@@ -185,7 +189,7 @@ class SegmentationHead(TaskHead):
 
 
 @TASK_HEAD_REGISTRY.register()
-class DisparityHead(TaskHead):
+class DisparityHead(_DecodingHead):
     """Disparity, by squared error. Output: "disparity", (height, width) float, at least 0, in pixels of
     the image of that size.
 
@@ -197,14 +201,10 @@ class DisparityHead(TaskHead):
     task = "disparity"
 
     def __init__(self, cfg, input_shape):
-        super().__init__()
+        super().__init__(cfg, input_shape, min_channels=32, out_channels=1)
         self.scale = cfg.MODEL.MULTI_TASK.DISPARITY_SCALE
         if not self.scale > 0:
             raise ValueError(f"MODEL.MULTI_TASK.DISPARITY_SCALE is {self.scale}: it must be positive")
-        self.decoder = _decoder(cfg, input_shape, 32, 1)
-
-    def forward(self, features):
-        return self.decoder(features)
 
     def loss(self, predictions, batched_inputs):
         """Mean squared error over the pixels of known disparity (above 0), in units of DISPARITY_SCALE
@@ -222,7 +222,7 @@ class DisparityHead(TaskHead):
 
 
 @TASK_HEAD_REGISTRY.register()
-class ReconstructionHead(TaskHead):
+class ReconstructionHead(_DecodingHead):
     """The input image itself, by absolute error. Output: "reconstruction", (3, h, w) float in [0, 1], of
     the image's size in the network and in its order of channels (`INPUT.FORMAT`).
 
@@ -234,11 +234,7 @@ class ReconstructionHead(TaskHead):
     task = "reconstruction"
 
     def __init__(self, cfg, input_shape):
-        super().__init__()
-        self.decoder = _decoder(cfg, input_shape, 16, len(cfg.MODEL.PIXEL_MEAN))
-
-    def forward(self, features):
-        return self.decoder(features)
+        super().__init__(cfg, input_shape, min_channels=16, out_channels=len(cfg.MODEL.PIXEL_MEAN))
 
     def loss(self, predictions, batched_inputs):
         """Mean absolute error over all pixels and channels of the images, padding left out."""
