@@ -45,6 +45,7 @@ class HevcCodec(ImageCodec):
     bit_depths = range(2, 13)
     quality_range = (0, 51)
     quality_meaning = "HEVC quantization parameter QP; larger is worse; leave it out for lossless"
+    typical_qualities = (18, 24, 30, 36, 42, 48)
     effort_range = (0, len(_PRESETS) - 1)
     default_effort = 5
 

@@ -42,6 +42,7 @@ class ImageCodec(abc.ABC):
         quality_range ((float, float) or None): smallest and largest QUALITY; None: it takes none.
         quality_meaning (str): what QUALITY is, with its unit, for help and errors.
         default_quality: used when QUALITY is not given; None codes losslessly.
+        typical_qualities (tuple): QUALITY of the points of a curve of rate and quality.
         effort_range ((int, int) or None): smallest and largest EFFORT; None: it takes none.
         default_effort (int or None): used when EFFORT is not given.
         layout (str): what its image is: "tiles" (a gray image, the channels side by side), "rows" (one
@@ -62,6 +63,7 @@ class ImageCodec(abc.ABC):
     quality_range = None
     quality_meaning = ""
     default_quality = None
+    typical_qualities = ()
     effort_range = None
     default_effort = None
     layout = "tiles"

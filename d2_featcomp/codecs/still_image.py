@@ -5,7 +5,16 @@ import numpy as np
 
 from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
-__all__ = ["AvifCodec", "Jpeg420Codec", "JpegCodec", "JpegLsCodec", "JpegXlCodec", "PngCodec"]
+__all__ = [
+    "Avif420Codec",
+    "AvifCodec",
+    "Jpeg420Codec",
+    "JpegCodec",
+    "JpegLsCodec",
+    "JpegXlCodec",
+    "JpegXlRgbCodec",
+    "PngCodec",
+]
 
 _END_OF_IMAGE = b"\xff\xd9"  # the last marker of a JPEG-LS image
 
@@ -40,6 +49,7 @@ class JpegCodec(ImageCodec):
     quality_range = (1, 100)
     quality_meaning = "the usual JPEG quality; larger is better"
     default_quality = 90
+    typical_qualities = (5, 10, 20, 40, 60, 80, 95)
 
     def _encode(self, samples):
         return imagecodecs.jpeg_encode(samples, level=int(self.quality), optimize=True)
@@ -56,6 +66,7 @@ class Jpeg420Codec(JpegCodec):
     name = "jpeg420"
     layout = "colour"
     bit_depths = (8,)
+    typical_qualities = (10, 30, 50, 70, 85, 95)
 
     def _encode(self, samples):
         return imagecodecs.jpeg_encode(
@@ -104,6 +115,23 @@ class JpegXlCodec(ImageCodec):
 
 
 @IMAGE_CODEC_REGISTRY.register()
+class JpegXlRgbCodec(JpegXlCodec):
+    """JPEG XL of colour images, lossy. QUALITY is the Butteraugli distance, above 0, default 1.
+
+    EFFORT as of :class:`JpegXlCodec`, default 7.
+    """
+
+    name = "jpegxl_rgb"
+    layout = "colour"
+    bit_depths = (8,)
+    quality_range = (0.01, 25)
+    quality_meaning = "Butteraugli distance: 1 is visually lossless, larger is worse"
+    default_quality = 1
+    typical_qualities = (0.5, 1, 2, 4, 8, 15)
+    default_effort = 7
+
+
+@IMAGE_CODEC_REGISTRY.register()
 class JpegLsCodec(ImageCodec):
     """JPEG-LS, lossless."""
 
@@ -128,6 +156,7 @@ class AvifCodec(ImageCodec):
     quality_range = (0, 99)
     quality_meaning = "libavif quality; larger is better"
     default_quality = 60
+    typical_qualities = (10, 30, 50, 70, 85, 95)
     effort_range = (0, 10)
     default_effort = 2
 
@@ -150,3 +179,23 @@ class AvifCodec(ImageCodec):
     @staticmethod
     def _decode(data, *, shape, depth):
         return imagecodecs.avif_decode(data, numthreads=1, out=_frame(shape, depth))
+
+
+@IMAGE_CODEC_REGISTRY.register()
+class Avif420Codec(AvifCodec):
+    """AVIF of colour images, YCbCr 4:2:0, lossy. QUALITY 0 to 99, default 60; EFFORT default 4."""
+
+    name = "avif420"
+    layout = "colour"
+    bit_depths = (8,)
+    default_effort = 4
+
+    def _encode(self, samples):
+        return imagecodecs.avif_encode(
+            samples,
+            level=int(self.quality),
+            speed=10 - int(self.effort),
+            bitspersample=8,
+            pixelformat="yuv420",
+            numthreads=1,
+        )

@@ -7,5 +7,8 @@ from .demo import as_input, build_for_inference, draw_images
 from .experiment import Experiment, read_experiment
 from .experiment_run import run_experiment
 from .labelling import label_images
+from .measurement import measure_settings
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
+from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep
+from .sweep_run import choose_setting, run_sweep
 from .trainer import Trainer

@@ -11,6 +11,7 @@ A file, with its keys:
         start: detector              # another training whose weights it starts from
         config_file: other.yaml      # in place of the one above
         overrides: {...}             # config key: value
+        once: true                   # with the first of the seeds only, for trainings that start from it
       given:
         checkpoint: folder/file.pth  # below DETECTRON2_DATASETS; nothing is trained
     settings:                        # what is measured, on the test set
@@ -60,13 +61,14 @@ __all__ = [
 @dataclasses.dataclass(frozen=True)
 class Training:
     """One training: `name`, `config_file` (path), `start` (name of another or ""), `overrides`; or a
-    `checkpoint` (path) that is there already."""
+    `checkpoint` (path) that is there already. Done with every seed unless `once`."""
 
     name: str
     config_file: str
     start: str = ""
     checkpoint: str = ""
     overrides: dict = dataclasses.field(default_factory=dict)
+    once: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _parse(data, folder):
         raise ValueError(f"seeds must be distinct whole numbers from 0, not {list(seeds)}")
     return Experiment(
         title=data.get("title", ""),
-        trainings=_with_seeds(trainings, seeds, _seeded_training),
+        trainings=_with_seeds(trainings, seeds, _seeded_training(trainings)),
         settings=_with_seeds(settings, seeds, _seeded_setting),
         goals=[Goal(**goal) for goal in data.get("goals", [])],
         pictures=data.get("pictures", {}),
@@ -222,17 +224,30 @@ def seeded(name, seed):
 def _with_seeds(entries, seeds, repeat):
     if not seeds:
         return entries
-    repeated = [repeat(entry, seed) for seed in seeds for entry in entries.values()]
+    repeated = [
+        repeat(entry, seed)
+        for seed in seeds
+        for entry in entries.values()
+        if seed == seeds[0] or not getattr(entry, "once", False)
+    ]
     return {entry.name: entry for entry in repeated}
 
 
-def _seeded_training(training, seed):
-    return dataclasses.replace(
-        training,
-        name=seeded(training.name, seed),
-        start=seeded(training.start, seed),
-        overrides={**training.overrides, "SEED": seed},
-    )
+def _seeded_training(trainings):
+    once = {name for name, training in trainings.items() if training.once}
+
+    def name(plain, seed):
+        return plain if plain in once else seeded(plain, seed)
+
+    def repeat(training, seed):
+        return dataclasses.replace(
+            training,
+            name=name(training.name, seed),
+            start=name(training.start, seed),
+            overrides={**training.overrides, "SEED": seed},
+        )
+
+    return repeat
 
 
 def _seeded_setting(setting, seed):

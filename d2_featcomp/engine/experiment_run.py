@@ -7,12 +7,11 @@ import logging
 import os
 import shutil
 import statistics
-import warnings
 
 import yaml
 from detectron2.data import DatasetCatalog
 
-from ..evaluation import bd_rate
+from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
     format_bd_rates,
     format_table,
@@ -26,7 +25,8 @@ from ..evaluation.tradeoff import (
 from ..files import write_text
 from .demo import build_for_inference, draw_images
 from .experiment import config_of, file_name, seeded
-from .steps import evaluate, train_steps
+from .measurement import measure_settings
+from .steps import train_steps
 
 __all__ = ["run_experiment"]
 
@@ -55,9 +55,9 @@ def run_experiment(experiment, output):
     run = _Run(experiment, output)
     for training in experiment.trainings.values():
         run.train(training)
-        for setting in experiment.settings.values():
-            if setting.training == training.name:
-                run.measure(setting)
+        run.measure(
+            setting for setting in experiment.settings.values() if setting.training == training.name
+        )
     run.report()
     if experiment.pictures:
         run.draw(**experiment.pictures)
@@ -110,15 +110,22 @@ class _Run:
         for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
 
-    def measure(self, setting):
-        training = self.experiment.trainings[setting.training]
-        key = _key(config_of(training, setting.overrides), self.training_keys[setting.training])
-        if self.results.get(setting.name, {}).get("key") != key:
-            logging.getLogger("d2_featcomp").info("Measuring %r", setting.name)
-            cfg = self._config_of(setting)
-            results = evaluate(cfg)
-            self.results[setting.name] = {"key": key, "config": _plain(cfg), "results": results}
-            self.report()
+    def measure(self, settings):
+        """Measures those settings, all of one training, that were not measured as they are now."""
+        wanted, keys = {}, {}
+        for setting in settings:
+            training = self.experiment.trainings[setting.training]
+            key = _key(config_of(training, setting.overrides), self.training_keys[setting.training])
+            if self.results.get(setting.name, {}).get("key") != key:
+                wanted[setting.name], keys[setting.name] = self._config_of(setting), key
+        if not wanted:
+            return
+        logging.getLogger("d2_featcomp").info("Measuring %s", ", ".join(map(repr, wanted)))
+        records = os.path.join(self.output, "records")
+        for name, results in measure_settings(wanted, records).items():
+            self.results[name] = {"key": keys[name], "config": _plain(wanted[name]), "results": results}
+        self.report()
+        shutil.rmtree(records)  # the results are kept
 
     def _config_of(self, setting):
         return config_of(
@@ -215,18 +222,14 @@ class _Run:
 
     def _bd_rate(self, wanted, column, seed):
         curves = self._curves(column, seed)[0]
-        points = []
-        for curve in (wanted.anchor, wanted.test):
-            rows = curves.get(curve, [])[: wanted.points or None]
-            points += [[row[self.experiment.x] for row in rows], [row[column] for row in rows]]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                percent, notes = bd_rate(*points, method=wanted.method), []
-            except ValueError as error:
-                percent, notes = float("nan"), [str(error)]
-        notes += [str(warning.message) for warning in caught]
-        return {"percent": percent, "note": "; ".join(notes)}
+        points = [
+            [
+                (row[self.experiment.x], row[column])
+                for row in curves.get(curve, [])[: wanted.points or None]
+            ]
+            for curve in (wanted.anchor, wanted.test)
+        ]
+        return compare_curves(*points, method=wanted.method)
 
     def draw(self, setting, reference="", count=4):
         folder = os.path.join(self.output, "pictures")

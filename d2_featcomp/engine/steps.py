@@ -103,7 +103,7 @@ def train_steps(cfg, resume=False):
     if not resume and comm.is_main_process():
         _forget(cfg, steps)
     comm.synchronize()
-    _require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     for step in steps:  # so that a mistake in a later step's settings is found now
         _require_trainable(build_model(config_of_step(cfg, step, "")), step)
     results = OrderedDict()
@@ -186,7 +186,8 @@ def _require_trainable(model, step):
         )
 
 
-def _require_data(*names):
+def require_data(*names):
+    """Raises ValueError for names of data sets that are not registered; takes groups of them."""
     unknown = {name for group in names for name in group} - set(DatasetCatalog)
     if unknown:
         raise ValueError(
@@ -206,7 +207,7 @@ def evaluate(cfg):
     Raises:
         FileNotFoundError, CheckpointError: see :func:`load_weights`.
     """
-    _require_data(cfg.DATASETS.TEST)
+    require_data(cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     require_split(model, cfg.MODEL.FEATCOMP.ENABLED)
     load_weights(model, cfg.MODEL.WEIGHTS)

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-__all__ = ["bd_rate"]
+__all__ = ["bd_rate", "compare_curves"]
 
 _LEAST_POINTS = {"cubic": 4, "pchip": 2, "akima": 3}
 _LITTLE_OVERLAP = 0.5  # of the shorter curve's range of quality
@@ -58,6 +58,28 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
         *anchor, *test, method=method, require_matching_points=False, min_overlap=0
     )
     return float(value)
+
+
+def compare_curves(anchor, test, method="cubic"):
+    """:func:`bd_rate`, with what it complains about in words.
+
+    Args:
+        anchor, test (sequence[(float, float)]): rate and quality of each point.
+        method (str): as there.
+
+    Returns:
+        dict: "percent", NaN where it cannot be computed, and "note", errors and warnings, or "".
+    """
+    percent, notes = float("nan"), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            rates_and_qualities = [[p[i] for p in curve] for curve in (anchor, test) for i in (0, 1)]
+            percent = bd_rate(*rates_and_qualities, method=method)
+        except ValueError as error:
+            notes = [str(error)]
+    notes += [str(warning.message) for warning in caught]
+    return {"percent": percent, "note": "; ".join(notes)}
 
 
 def _curve(name, rates, qualities, method):

@@ -19,7 +19,7 @@ from PIL import Image
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "rate_evaluator", "task_evaluators"]
 
 
 def _coco(name, folder):
@@ -72,19 +72,33 @@ def build_evaluator(cfg, dataset_name):
     Raises:
         ValueError: unknown `evaluator_type`.
     """
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    evaluators = task_evaluators(cfg, dataset_name)
+    if cfg.MODEL.FEATCOMP.ENABLED:
+        evaluators.append(rate_evaluator(cfg))
+    return DatasetEvaluators(evaluators)
+
+
+def task_evaluators(cfg, dataset_name):
+    """list[DatasetEvaluator]: the data set's own; arguments and errors are those of
+    :func:`build_evaluator`."""
+    folder = _folder(cfg)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind == "multi_task":
         heads = cfg.MODEL.MULTI_TASK.HEADS
         found = [_OF_HEADS[head](dataset_name) for head in heads if head in _OF_HEADS]
-        evaluators = [evaluator for group in found for evaluator in group]
-    elif kind in _EVALUATORS:
-        evaluators = _EVALUATORS[kind](dataset_name, folder)
-    else:
+        return [evaluator for group in found for evaluator in group]
+    if kind not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}: no evaluator is known for it "
             f"(known: {', '.join([*_EVALUATORS, 'multi_task'])})"
         )
-    if cfg.MODEL.FEATCOMP.ENABLED:
-        evaluators.append(FeatureRateEvaluator(folder))
-    return DatasetEvaluators(evaluators)
+    return _EVALUATORS[kind](dataset_name, folder)
+
+
+def rate_evaluator(cfg):
+    """FeatureRateEvaluator: that writes where the data set's evaluators do."""
+    return FeatureRateEvaluator(_folder(cfg))
+
+
+def _folder(cfg):
+    return os.path.join(cfg.OUTPUT_DIR, "inference")

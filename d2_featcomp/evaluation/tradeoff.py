@@ -114,7 +114,7 @@ def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
 def _cell(column, row, spread):
     if column not in row:
         return "-"
-    decimals = COLUMNS[column][2]
+    decimals = COLUMNS[column][2] if column in COLUMNS else 4
     cell = f"{row[column]:.{decimals}f}"
     return f"{cell} ± {spread[column]:.{decimals}f}" if column in spread else cell
 
@@ -195,8 +195,15 @@ def rate_for_accuracy(rates, accuracies, accuracy):
 
 # Whose differences matter more than their distance from 0.
 _FREE_AXES = ("mIoU", "IRMSE", "RMSE", "PSNR")
+_LEGEND_INSIDE = 6  # entries of a legend that leave room for the curves
 _UNITS = {
+    "box AP": "box AP (%)",
+    "box AP50": "box AP50 (%)",
+    "mask AP": "mask AP (%)",
+    "keypoint AP": "keypoint AP (%)",
+    "PQ": "PQ (%)",
     "BPFE": "bits per feature element (whole bitstream)",
+    "bits/pixel": "bits per pixel of the original image (whole bitstream)",
     "mIoU": "mIoU (%)",
     "IRMSE": "IRMSE (1 / px)",
     "RMSE": "RMSE (px)",
@@ -204,7 +211,9 @@ _UNITS = {
 }
 
 
-def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title="", repeats=None):
+def plot_curves(
+    curves, levels, path, *, x="BPFE", y="box AP", title="", repeats=None, anchors=frozenset()
+):
     """Plots accuracy against rate, the rate on a logarithmic axis.
 
     Args:
@@ -214,17 +223,26 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title="", repeats
         x, y (str): columns of :data:`COLUMNS`.
         title (str): above the plot.
         repeats (dict or None): label -> list of curves that one of `curves` is the mean of, drawn
-        faintly.
+            faintly.
+        anchors (set[str]): labels of curves that others are compared with, drawn with broken lines.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    entries = len(curves) + len(levels)
+    figure = Figure(figsize=(7 if entries <= _LEGEND_INSIDE else 9.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for (label, rows), marker in zip(curves.items(), "os^Dvp*XPhd<>" * 3, strict=False):
-        (line,) = axes.plot(*_points(rows, x, y), marker=marker, markersize=5, label=label)
+        (line,) = axes.plot(
+            *_points(rows, x, y),
+            marker=marker,
+            markersize=5,
+            linestyle="--" if label in anchors else "-",
+            markerfacecolor="none" if label in anchors else None,
+            label=label,
+        )
         for repeat in (repeats or {}).get(label, ()):
             axes.plot(*_points(repeat, x, y), color=line.get_color(), linewidth=0.8, alpha=0.4)
     for (label, level), style in zip(levels.items(), ("--", ":", "-.") * 5, strict=False):
@@ -237,7 +255,10 @@ def plot_curves(curves, levels, path, *, x="BPFE", y="box AP", title="", repeats
     if y not in _FREE_AXES:
         axes.set_ylim(bottom=0)
     axes.grid(True, which="both", alpha=0.25)
-    axes.legend(fontsize="small")
+    if entries <= _LEGEND_INSIDE:
+        axes.legend(fontsize="small")
+    else:
+        figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(f"{path}.png", dpi=120)
     figure.savefig(f"{path}.svg", metadata={"Date": None})
 

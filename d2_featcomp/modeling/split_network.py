@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -14,7 +15,7 @@ from ..codecs.bitstream import FINGERPRINT_BYTES
 from .compressibility import build_compressibility
 from .splits import build_feature_split
 
-__all__ = ["SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
+__all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
 
 LOSSES = ("task", "distill", "both")
 
@@ -139,6 +140,21 @@ def split_network(
     return network
 
 
+@dataclass(frozen=True)
+class EdgeFeatures:
+    """What the edge half computes of one image.
+
+    Attributes:
+        tensors (list[Tensor]): to quantize and send, each (C', H', W') float.
+        sizes (ImageSizes): of the image.
+        elements (int): of the features at the cut, before any reduction.
+    """
+
+    tensors: list
+    sizes: ImageSizes
+    elements: int
+
+
 class SplitInference:
     """What :func:`split_network` adds to a network's class.
 
@@ -224,11 +240,25 @@ class SplitInference:
         Raises:
             RuntimeError: the network is in training mode. ValueError: the features are not finite.
         """
-        self._require_eval("edge_inference")
-        fingerprint = self.fingerprint()
-        return [self._encode_image(record, fingerprint) for record in batched_inputs]
+        return [self.encode(features) for features in self.edge_features(batched_inputs)]
 
-    def _encode_image(self, record, fingerprint):
+    @torch.no_grad()
+    def edge_features(self, batched_inputs):
+        """The edge half, without the codec: for coding the same features in several ways.
+
+        Args:
+            batched_inputs (list[dict]): as :meth:`edge_inference` takes them.
+
+        Returns:
+            list[EdgeFeatures]: one for each image.
+
+        Raises:
+            RuntimeError: the network is in training mode.
+        """
+        self._require_eval("edge_inference")
+        return [self._run_edge(record) for record in batched_inputs]
+
+    def _run_edge(self, record):
         if self.feature_split.sends_image:
             padded = resized = tuple(record["image"].shape[-2:])
             tensors = self.feature_split.reduce({"image": record["image"][None].float()})
@@ -237,16 +267,36 @@ class SplitInference:
             images = self.normalized_images([record])
             padded, resized = tuple(images.tensor.shape[-2:]), tuple(images.image_sizes[0])
             tensors, elements = self.feature_split.edge(self.backbone, images.tensor)
-        return self.feature_codec.compress(
-            [z[0] for z in tensors],
-            split=self.feature_split.name,
-            fingerprint=fingerprint,
+        return EdgeFeatures(
+            tensors=[z[0] for z in tensors],
             sizes=ImageSizes(
                 padded=padded,
                 resized=resized,
                 original=(record.get("height", resized[0]), record.get("width", resized[1])),
             ),
-            feature_elements=elements,
+            elements=elements,
+        )
+
+    @torch.no_grad()
+    def encode(self, features, feature_codec=None):
+        """Codes what the edge half computed.
+
+        Args:
+            features (EdgeFeatures): of this network.
+            feature_codec (FeatureCodec or None): in place of the network's own.
+
+        Returns:
+            FeatureBitstream
+
+        Raises:
+            ValueError: the features are not finite.
+        """
+        return (feature_codec or self.feature_codec).compress(
+            features.tensors,
+            split=self.feature_split.name,
+            fingerprint=self.fingerprint(),
+            sizes=features.sizes,
+            feature_elements=features.elements,
         )
 
     @torch.no_grad()
@@ -265,12 +315,40 @@ class SplitInference:
             does not fit this model, or its payload is damaged.
         """
         self._require_eval("cloud_inference")
-        return [{**self._decode_image(stream), "bitstream": stream} for stream in bitstreams]
+        return [
+            {**self.outputs_of(self.decode(stream), stream), "bitstream": stream}
+            for stream in bitstreams
+        ]
 
-    def _decode_image(self, stream):
+    @torch.no_grad()
+    def decode(self, stream):
+        """The first part of the cloud half: checks a bitstream and decodes its payload.
+
+        Args:
+            stream (FeatureBitstream): of this model's edge half.
+
+        Returns:
+            list[Tensor]: what was sent, each (C', H', W') float32 on the model's device.
+
+        Raises:
+            BitstreamError: as :meth:`cloud_inference`.
+        """
         self._require_own(stream)
+        return self.feature_codec.decompress(stream, device=self.pixel_mean.device)
+
+    @torch.no_grad()
+    def outputs_of(self, tensors, stream):
+        """The rest of the cloud half.
+
+        Args:
+            tensors (list[Tensor]): from :meth:`decode`.
+            stream (FeatureBitstream): that they were decoded from; its payload is not read.
+
+        Returns:
+            dict: what the network returns for an image in evaluation mode.
+        """
         device = self.pixel_mean.device
-        received = [z[None] for z in self.feature_codec.decompress(stream, device=device)]
+        received = [z[None] for z in tensors]
         height, width = stream.sizes.original
         if self.feature_split.sends_image:
             image = self.feature_split.restore(received, stream.sizes.padded)["image"][0]

@@ -13,7 +13,12 @@ from d2_featcomp.codecs import (
     build_image_codec,
 )
 
-QUALITIES = {"jpeg420": (10, 60, 95), "hevc420": (45, 28, 10)}  # poor to good
+QUALITIES = {  # poor to good
+    "jpeg420": (10, 60, 95),
+    "jpegxl_rgb": (15, 3, 0.2),
+    "avif420": (10, 50, 95),
+    "hevc420": (45, 28, 10),
+}
 SIZES = [(1, 1), (3, 5), (16, 16), (17, 41), (64, 96)]
 
 

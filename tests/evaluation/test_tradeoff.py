@@ -103,7 +103,7 @@ def test_plot(tmp_path):
     assert coloured.sum() > 200  # the curves; all else is gray
     assert ElementTree.parse(tmp_path / "curves.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     text = (tmp_path / "curves.svg").read_text()
-    for label in ("MSFC", "JPEG pyramid", "uncut", "A title", "box AP"):
+    for label in ("MSFC", "JPEG pyramid", "uncut", "A title", "box AP (%)"):
         assert f"<!-- {label} -->" in text
     assert "<!-- bits per feature element (whole bitstream) -->" in text
 

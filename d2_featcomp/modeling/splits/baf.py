@@ -130,6 +130,7 @@ class BaF(Layer):
         ValueError: C or a bit depth is out of range.
     """
 
+    anchor_split = "Layer"
     default_quantizer = "channel"
 
     @configurable

@@ -27,6 +27,8 @@ class FeatureSplit(nn.Module, abc.ABC):
         trains_edge (bool): whether training changes what is sent; if not, there is nothing that could
             learn to be compressible.
         trains_from_scratch (bool): whether step 3 of training needs no trained task network.
+        anchor_split (str or None): name of the split that sends all features at the same cut, to compare
+            with.
         edge_modules (tuple[str]): names of the sub-modules that the edge half runs.
         default_quantizer (str): see :class:`FeatureCodec`.
         value_range ((float, float)): of the "fixed" quantizer.
@@ -35,6 +37,7 @@ class FeatureSplit(nn.Module, abc.ABC):
     sends_image = False
     trains_edge = True
     trains_from_scratch = False
+    anchor_split = None
     edge_modules = ()
     default_quantizer = "tensor"
     value_range = (-1.0, 1.0)

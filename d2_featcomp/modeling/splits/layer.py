@@ -86,6 +86,7 @@ class Layer(FeatureSplit):
         stride (int): of the layer's output, in pixels.
     """
 
+    anchor_split = "Layer"
     trains_edge = False
 
     @configurable

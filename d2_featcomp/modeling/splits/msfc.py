@@ -254,6 +254,7 @@ class MSFC(FeatureSplit):
         bits (int): n, for "noise" and "ste".
     """
 
+    anchor_split = "Pyramid"
     edge_modules = ("msff", "encoder")
     default_quantizer = "fixed"
 

@@ -22,6 +22,8 @@ class Pyramid(FeatureSplit):
         pooled (dict[str, str]): pooled level -> the level below it.
     """
 
+    anchor_split = "Pyramid"
+
     @configurable
     def __init__(self, *, shapes, pooled):
         super().__init__()

@@ -50,6 +50,7 @@ class QLayer(Pyramid):
         ValueError: an unknown `train_quantization`, or another quantizer in the config.
     """
 
+    anchor_split = "QLayer"
     trains_from_scratch = True
 
     @configurable

@@ -1,0 +1,288 @@
+"""tools/sweep.py and tools/bdrate.py, as a user calls them."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+from d2_featcomp.engine import report_errors, setup_config
+
+CONFIG = "configs/quick/msfc_R18.yaml"
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    "TEST.DETECTIONS_PER_IMAGE": "10",
+    "INPUT.MIN_SIZE_TEST": "96",
+    "DATALOADER.NUM_WORKERS": "0",
+    "DATASETS.TEST": "('swept_val',)",
+}
+IMAGES = 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    register_scenes("swept", str(folder / "swept"), procedural_recipe({"train": 1, "val": IMAGES}))
+    DatasetCatalog.get("swept_val")
+    torch.manual_seed(0)
+    network = build_model(setup_config(CONFIG, [part for item in SMALL.items() for part in item]))
+    torch.save({"model": network.state_dict()}, folder / "cut.pth")
+    return folder
+
+
+def command(root, script, *arguments, **changes):
+    if script == "tools/sweep.py":
+        opts = {**SMALL, "MODEL.WEIGHTS": root / "cut.pth", **changes}
+        arguments = (
+            "--config-file",
+            CONFIG,
+            *arguments,
+            *(part for item in opts.items() for part in item),
+        )
+    return {
+        "args": [sys.executable, script, *map(str, arguments)],
+        "env": {
+            **os.environ,
+            "DETECTRON2_DATASETS": str(root),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.getcwd(),
+        },
+        "text": True,
+    }
+
+
+def call(*arguments, **changes):
+    return subprocess.run(**command(*arguments, **changes), capture_output=True, check=False)
+
+
+@pytest.fixture
+def in_process(root, monkeypatch, capsys):
+    """Runs a tool without starting another interpreter."""
+
+    def run(script, *arguments, **changes):
+        prepared = command(root, script, *arguments, **changes)
+        monkeypatch.setattr(sys, "argv", prepared["args"][1:])
+        spec = importlib.util.spec_from_file_location("tool", script)
+        tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        with report_errors():
+            tool.main(tool.parse_args())
+        return capsys.readouterr().out
+
+    return run
+
+
+def refused(capsys, run, *arguments, **changes):
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments, **changes)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def sweep(root, output, *arguments, **changes):
+    done = call(root, "tools/sweep.py", "--output", output, *arguments, **changes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+CURVES = """
+curves:
+  - codec: [png, jpegxl]
+    bits: [2, 4]
+  - codec: jpeg
+    bits: 8
+    quality: [10, 50, 90]
+anchors: [image:jpeg420, raw]
+anchor_weights: cut.pth
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(root):
+    """A sweep that nothing disturbed."""
+    (root / "curves.yaml").write_text(CURVES)
+    sweep(root, root / "whole", "--curves", root / "curves.yaml")
+    return root / "whole"
+
+
+def test_what_a_sweep_writes(swept):
+    curves = read(swept / "curves.csv")
+    assert [row["curve"] for row in curves] == [
+        *["png"] * 2,
+        *["jpegxl"] * 2,
+        *["jpeg"] * 3,
+        *["image, jpeg420"] * 6,
+        "raw features, float32",
+        "",
+    ]
+    rows = {row["setting"]: row for row in curves}
+    for row in curves[:-1]:
+        parts = [float(row[f"BPFE_{part}"]) for part in ("header", "side_info", "payload")]
+        assert float(row["BPFE"]) == pytest.approx(sum(parts))
+        assert 0 <= float(row["bbox/AP"]) <= 100 and 0 <= float(row["segm/AP"]) <= 100
+    for n in (2, 4):
+        png, jpegxl = rows[f"png, n = {n}"], rows[f"jpegxl, n = {n}"]
+        assert png["bbox/AP"] == jpegxl["bbox/AP"] and png["BPFE"] != jpegxl["BPFE"]
+    kb = [float(row["kB"]) for row in curves if row["curve"] == "image, jpeg420"]
+    assert kb == sorted(kb) and kb[0] < kb[-1]
+    assert rows["uncompressed"]["BPFE"] == "" and rows["uncompressed"]["codec"] == ""
+    assert float(rows["raw features, float32"]["BPFE_packed"]) == pytest.approx(32 * 1020 / 1024)
+
+    images = read(swept / "per_image.csv")
+    assert len(images) == IMAGES * (len(curves) - 1)
+    of_png = [int(row["bytes"]) for row in images if row["setting"] == "png, n = 2"]
+    assert sum(of_png) / len(of_png) / 1000 == pytest.approx(float(rows["png, n = 2"]["kB"]))
+
+    summary = json.loads((swept / "summary.json").read_text())
+    assert summary["command"][0] == "tools/sweep.py" and summary["versions"]["torch"]
+    assert summary["settings"]["png, n = 2"]["MODEL"]["FEATCOMP"]["CODEC"]["BITS"] == 2
+    pairs = {(entry["test"], entry["anchor"]) for entry in summary["bd_rates"]}
+    assert pairs == {(test, "image, jpeg420") for test in ("png", "jpegxl", "jpeg")}
+    assert "needs at least 4" in (swept / "bd_rates.md").read_text()
+    plots = {
+        f"{y}_{x}.{end}"
+        for y in ("box_AP", "mask_AP")
+        for x in ("BPFE", "bpp")
+        for end in ("png", "svg")
+    }
+    assert plots <= set(os.listdir(swept))
+    assert "image, jpeg420" in (swept / "box_AP_bpp.svg").read_text()
+    assert "image, jpeg420" not in (swept / "box_AP_BPFE.svg").read_text()
+
+
+def test_a_killed_sweep_goes_on_and_gives_the_same(root, swept):
+    output = root / "killed"
+    arguments = command(root, "tools/sweep.py", "--output", output, "--curves", root / "curves.yaml")
+    process = subprocess.Popen(**arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = output / "records"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = (
+            [name for name in os.listdir(records) if name.endswith(".records")]
+            if records.is_dir()
+            else []
+        )
+        if sum((records / name).read_bytes().count(b"\n") for name in found) >= 8:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (output / "curves.csv").exists()
+    with open(records / sorted(found)[0], "ab") as file:
+        file.write(b"4\t{")
+    sweep(root, output, "--curves", root / "curves.yaml")
+    for name in ("curves.csv", "per_image.csv", "bd_rates.csv"):
+        assert (output / name).read_bytes() == (swept / name).read_bytes()
+
+
+def test_two_processes_give_the_same(root, swept):
+    output = root / "two"
+    sweep(root, output, "--curves", root / "curves.yaml", "--num-gpus", "2")
+    for name in ("curves.csv", "per_image.csv", "bd_rates.csv"):
+        assert (output / name).read_bytes() == (swept / name).read_bytes()
+
+
+def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
+    rows = {row["setting"]: row for row in read(swept / "curves.csv")}
+    least = min(float(rows[name]["kB"]) for name in rows if name.startswith(("png", "jpeg")))
+    told = sweep(root, swept, "--curves", root / "curves.yaml", "--target-kb", least)
+    name, overrides = told.strip().splitlines()[-2:]
+    assert float(rows[name.split(":")[0]]["kB"]) == pytest.approx(least)
+    assert "MODEL.FEATCOMP.CODEC.NAME" in overrides
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "words"),
+    [
+        (("--codecs", "gif"), {}, "unknown image codec 'gif'"),
+        (("--bits", "two"), {}, "--bits takes numbers"),
+        (("--bits", "40", "--anchors", "none"), {}, "cannot carry 40 bits"),
+        (
+            ("--codecs", "jpeg", "--qualities", "101", "--anchors", "none"),
+            {},
+            "out of range for codec 'jpeg'",
+        ),
+        (("--anchors", "picture"), {}, "unknown anchor 'picture'"),
+        (("--anchors", "image:png", "--anchor-weights", "a.pth"), {}, "has no quality to vary"),
+        (("--anchors", "image:jpeg", "--anchor-weights", "a.pth"), {}, "for images choose one of"),
+        ((), {}, "--anchor-weights"),
+        (("--anchors", "none"), {"MODEL.WEIGHTS": "''"}, "no weights"),
+        (("--anchors", "none"), {"MODEL.WEIGHTS": "nowhere.pth"}, "no checkpoint 'nowhere.pth'"),
+        (("--curves", "nowhere.yaml"), {}, "no sweep file 'nowhere.yaml'"),
+        (("--target-kb", "1", "--max-drop", "1"), {}, "either --target-kb or --max-drop"),
+    ],
+)
+def test_mistakes_are_told(in_process, capsys, tmp_path, arguments, changes, words):
+    out = tmp_path / "out"
+    error = refused(capsys, in_process, "tools/sweep.py", "--output", out, *arguments, **changes)
+    assert words in error and not out.exists()
+
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.3)
+QUALITIES = (20.0, 31.0, 40.0, 44.0, 47.0)
+
+
+def write_curve(path, rates, qualities, **more):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["BPFE", "bbox/AP", *more])
+        writer.writerows([*pair, *more.values()] for pair in zip(rates, qualities, strict=True))
+    return path
+
+
+def test_half_the_rate_is_minus_fifty_percent(root, in_process, tmp_path):
+    anchor = write_curve(tmp_path / "anchor.csv", RATES, QUALITIES)
+    test = write_curve(tmp_path / "test.csv", [rate / 2 for rate in RATES], QUALITIES, curve="mine")
+    columns = ("--rate", "bpfe", "--quality", "bbox/AP")
+    done = call(root, "tools/bdrate.py", anchor, test, *columns)
+    assert (done.returncode, done.stdout) == (0, "BD-rate: -50.00 %\n"), done.stderr
+    for method in ("cubic", "pchip", "akima"):
+        told = in_process("tools/bdrate.py", anchor, test, *columns, "--method", method)
+        assert told == "BD-rate: -50.00 %\n"
+
+
+def test_curves_of_a_sweep_are_compared(swept, in_process, capsys):
+    file = swept / "curves.csv"
+    arguments = ("tools/bdrate.py", file, file, "--rate", "kb", "--quality", "bbox/ap")
+    assert "holds several curves" in refused(capsys, in_process, *arguments)
+    arguments += ("--anchor-curve", "image, jpeg420", "--test-curve")
+    assert "no curve 'nothing'" in refused(capsys, in_process, *arguments, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no file"),
+        ("", "no column 'bpfe'; there are none"),
+        ("BPFE,AP\n1,2\n", "no column 'bbox/AP'; there are BPFE, AP"),
+        ("BPFE,bbox/AP\n1,2\nx,3\n", "could not convert"),
+        ("BPFE,bbox/AP\n1,2\n2,3\n", "needs at least 4"),
+        ("BPFE,bbox/AP\n1,70\n2,80\n3,90\n4,95\n", "share no quality"),
+        ("BPFE,bbox/AP\n0,20\n2,30\n3,40\n4,45\n", "not positive"),
+    ],
+)
+def test_bad_files_are_told(in_process, capsys, tmp_path, text, words):
+    anchor = write_curve(tmp_path / "anchor.csv", RATES, QUALITIES)
+    test = tmp_path / "test.csv"
+    if text is not None:
+        test.write_text(text)
+    columns = ("--rate", "bpfe", "--quality", "bbox/AP")
+    assert words in refused(capsys, in_process, "tools/bdrate.py", anchor, test, *columns)

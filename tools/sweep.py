@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Measures curves of rate against quality, with anchors, in one command.
+
+    tools/sweep.py --config-file configs/msfc_R50.yaml --anchor-weights output/step1/model_final.pth \\
+        MODEL.WEIGHTS output/model_final.pth
+
+measures the config's own codec at several bit depths, beside the image and all features coded by common
+codecs and the uncut network. Other curves are chosen by flags, or described in a YAML file (--curves;
+its keys are in d2_featcomp/engine/sweep.py). --output gets tables (CSV), BD-rates, plots, and a summary.
+The same command again goes on where it was stopped; other curves may be added.
+"""
+
+import argparse
+import sys
+
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
+
+from d2_featcomp.engine import (
+    choose_setting,
+    end_process_group,
+    plan_sweep,
+    read_sweep,
+    report_errors,
+    run_sweep,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--output", default="output/sweep", help="folder (default: output/sweep)")
+    parser.add_argument("--curves", metavar="YAML", help="what to measure; or these flags:")
+    listed = {"type": lambda text: text.split(","), "metavar": "A,B"}
+    parser.add_argument("--codecs", **listed, help="a curve each (default: the config's codec)")
+    parser.add_argument("--bits", **listed, help="points of lossless codecs (default: 2,3,4,6,8)")
+    parser.add_argument("--qualities", **listed, help="points of lossy codecs (default: the codec's)")
+    parser.add_argument(
+        "--anchors",
+        **listed,
+        help="of image, features, raw, image:CODEC, features:CODEC, or none (default: the first three)",
+    )
+    parser.add_argument(
+        "--anchor-weights",
+        metavar="WEIGHTS",
+        help="the network before it was trained to be cut, for anchors and the uncompressed network",
+    )
+    parser.add_argument(
+        "--bd-method", default="cubic", choices=("cubic", "pchip", "akima"), help="of BD-rates"
+    )
+    parser.add_argument("--target-kb", type=float, help="print the best setting of at most so many kB")
+    parser.add_argument(
+        "--max-drop", type=float, help="print the smallest setting that loses at most so much quality"
+    )
+    parser.add_argument(
+        "--quality", default="", help='for these two, e.g. "mask AP" (default: the first measured)'
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes; on CPUs, too (default: 1)")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--dist-url", default="auto", help="for several machines: tcp://HOST:PORT")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
+    )
+    return parser.parse_args()
+
+
+def described(args):
+    """The sweep that the flags ask for, as a file has it."""
+    flags = {"codec": args.codecs, "bits": args.bits, "quality": args.qualities}
+    given = {key: value for key, value in flags.items() if value is not None}
+    if args.curves and given:
+        raise ValueError("give either --curves or --codecs, --bits and --qualities")
+    description = read_sweep(args.curves) if args.curves else {"curves": [given]}
+    for key, kind in (("bits", int), ("quality", float)):
+        if key in given:
+            try:
+                given[key] = [kind(value) for value in given[key]]
+            except ValueError as error:
+                raise ValueError(f"--{key} takes numbers with commas between them: {error}") from error
+    if args.anchors is not None:
+        description["anchors"] = [] if args.anchors == ["none"] else args.anchors
+        description.setdefault("uncompressed", bool(description["anchors"]))
+    if args.anchor_weights:
+        description["anchor_weights"] = args.anchor_weights
+    return description
+
+
+def main(args):
+    with report_errors():
+        setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
+        setup_logger(distributed_rank=comm.get_rank(), name="d2_featcomp")
+        if args.target_kb is not None and args.max_drop is not None:
+            raise ValueError("give either --target-kb or --max-drop")
+        sweep = plan_sweep(described(args), args.config_file, args.opts, args.output)
+        results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)
+        if results and (args.target_kb is not None or args.max_drop is not None):
+            budget = {"target_kb": args.target_kb, "max_drop": args.max_drop, "quality": args.quality}
+            point, overrides = choose_setting(sweep, results, **budget)
+            print(f"{point.name}: {point.rate:.4g} kB an image, quality {point.quality:.4g}")
+            print(" ".join(overrides))
+        end_process_group()
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except ProcessExitedException as error:  # one of several processes has said what is wrong
+        sys.exit(error.exit_code)
