@@ -1,7 +1,9 @@
 """Before d2_featcomp is imported: one thread, and a folder of our own for data sets."""
 
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -61,3 +63,25 @@ def write_darknet():
                     file.write(part.detach().numpy().astype("<f4").tobytes())
 
     return write
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Runs a command line in this process: (exit status, standard output, standard error)."""
+
+    from d2_featcomp.engine import report_errors
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location("tool", script)
+        tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        status = 0
+        try:
+            with report_errors():
+                tool.main(tool.parse_args())
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
