@@ -6,6 +6,7 @@ from .command_line import end_process_group, report_errors, setup_config
 from .demo import as_input, build_for_inference, draw_images
 from .experiment import Experiment, read_experiment
 from .experiment_run import run_experiment
+from .halves import export_halves, load_half
 from .labelling import label_images
 from .measurement import measure_settings
 from .steps import config_of_step, evaluate, steps_to_run, train_steps

@@ -158,9 +158,14 @@ def save_weights(weights, path):
     Raises:
         OSError: it cannot be written, e.g. for want of disk space; an older file is left as it was.
     """
+    write_checkpoint({"model": weights}, path)
+
+
+def write_checkpoint(data, path):
+    """As :func:`save_weights`, of a dictionary of tensors, text and the like."""
     partial = f"{path}.partial"
     try:
-        torch.save({"model": weights}, partial)
+        torch.save(data, partial)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         with contextlib.suppress(FileNotFoundError):

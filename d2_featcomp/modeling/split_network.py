@@ -169,6 +169,8 @@ class SplitInference:
         self._compressibility = compressibility
         self._cut_losses = {}
         self._fingerprint_cache = None
+        self._given_fingerprint = None
+        self._half = None  # both
         # In training the network's own forward runs unchanged; only what comes out of the module at the
         # cut is replaced by what the cloud half would see.
         self.feature_split.cut_module(self.backbone).register_forward_hook(self._cut)
@@ -238,7 +240,8 @@ class SplitInference:
             size, so that it does not depend on what else is in the batch.
 
         Raises:
-            RuntimeError: the network is in training mode. ValueError: the features are not finite.
+            RuntimeError: the network is in training mode, or was left with its cloud half alone.
+            ValueError: the features are not finite.
         """
         return [self.encode(features) for features in self.edge_features(batched_inputs)]
 
@@ -255,7 +258,7 @@ class SplitInference:
         Raises:
             RuntimeError: the network is in training mode.
         """
-        self._require_eval("edge_inference")
+        self._require_ready("edge")
         return [self._run_edge(record) for record in batched_inputs]
 
     def _run_edge(self, record):
@@ -311,10 +314,10 @@ class SplitInference:
             "bitstream", the :class:`FeatureBitstream` that it was computed from.
 
         Raises:
-            RuntimeError: the network is in training mode. BitstreamError: another model wrote it, it
-            does not fit this model, or its payload is damaged.
+            RuntimeError: the network is in training mode, or was left with its edge half alone.
+            BitstreamError: another model wrote it, it does not fit this model, or its payload is damaged.
         """
-        self._require_eval("cloud_inference")
+        self._require_ready("cloud")
         return [
             {**self.outputs_of(self.decode(stream), stream), "bitstream": stream}
             for stream in bitstreams
@@ -369,9 +372,14 @@ class SplitInference:
         view._modules = {**self._modules, "backbone": backbone}
         return view
 
-    def _require_eval(self, method):
+    def _require_ready(self, half):
         if self.training:
-            raise RuntimeError(f"{method} needs evaluation mode: call model.eval() first")
+            raise RuntimeError(f"{half}_inference needs evaluation mode: call model.eval() first")
+        if self._half not in (None, half):
+            raise RuntimeError(
+                f"this network holds the weights of its {self._half} half only: it cannot run "
+                f"{half}_inference"
+            )
 
     def _require_own(self, stream):
         if stream.split != self.feature_split.name:
@@ -401,6 +409,8 @@ class SplitInference:
         Returns:
             bytes: 4, that every bitstream of this model carries.
         """
+        if self._given_fingerprint is not None:
+            return self._given_fingerprint
         tensors = [
             (name, tensor)
             for name, tensor in self.feature_split.edge_state(self.backbone)
@@ -415,6 +425,38 @@ class SplitInference:
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
             self._fingerprint_cache = state, digest.digest()
         return self._fingerprint_cache[1]
+
+    def keep_half(self, half, fingerprint=None):
+        """Gives up the weights that one half does not need, and with them the other half.
+
+        Args:
+            half (str): "edge" or "cloud": which one to keep.
+            fingerprint (bytes or None): of the edge half's weights, where they were not loaded.
+
+        Returns:
+            set[str]: names of the weights that are kept, of the network's state dict.
+        """
+        kept = self.half_state(half)
+        for prefix, module in self.named_modules():
+            for values in (module._parameters, module._buffers):
+                for name, value in values.items():
+                    full = f"{prefix}.{name}" if prefix else name
+                    if value is None or full in kept or name in module._non_persistent_buffers_set:
+                        continue
+                    gone = value.detach().to("meta")
+                    values[name] = nn.Parameter(gone, False) if values is module._parameters else gone
+        self._given_fingerprint, self._half = fingerprint, half
+        return kept
+
+    def half_state(self, half):
+        """set[str]: names, in the state dict, of what the half "edge" or "cloud" depends on."""
+        split = self.feature_split
+        if half == "edge":
+            return {name for name, _ in split.edge_state(self.backbone)}
+        if half != "cloud":
+            raise ValueError(f"unknown half {half!r}: choose edge or cloud")
+        heads = {n for n in self.state_dict() if not n.startswith(("backbone.", "feature_split."))}
+        return heads | {name for name, _ in split.cloud_state(self.backbone)}
 
     def normalized_images(self, batched_inputs):
         """list[dict] of images -> ImageList, normalized and padded as the network itself does."""

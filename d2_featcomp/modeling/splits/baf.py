@@ -244,6 +244,13 @@ class BaF(Layer):
         yield from super().edge_state(backbone)
         yield "feature_split.order", self.order
 
+    def cloud_state(self, backbone):
+        # The layer at the cut runs on both sides.
+        number = self.layer.number
+        prefix = f"backbone.layers.{number}."
+        yield from backbone.layers[number].state_dict(prefix=prefix, keep_vars=True).items()
+        yield from super().cloud_state(backbone)
+
     def replace(self, output, inputs):
         return self.layer.activate(self(inputs)), []
 

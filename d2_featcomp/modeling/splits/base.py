@@ -132,6 +132,12 @@ class FeatureSplit(nn.Module, abc.ABC):
         for prefix, module in parts.items():
             yield from module.state_dict(prefix=f"{prefix}.", keep_vars=True).items()
 
+    def cloud_state(self, backbone):
+        """Yields (name, Tensor): of backbone and split, what the cloud half's output depends on."""
+        for name, tensor in self.state_dict(prefix="feature_split.", keep_vars=True).items():
+            if name.split(".")[1] not in self.edge_modules:
+                yield name, tensor
+
     def cut_module(self, backbone):
         """The module whose output :meth:`replace` takes the place of in training."""
         return backbone

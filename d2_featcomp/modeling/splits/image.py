@@ -52,3 +52,6 @@ class Image(FeatureSplit):
 
     def edge_state(self, backbone):
         return iter(())
+
+    def cloud_state(self, backbone):
+        yield from backbone.state_dict(prefix="backbone.", keep_vars=True).items()

@@ -117,8 +117,11 @@ class Layer(FeatureSplit):
         return backbone.resume(self.layer.number, self.restore(tensors, image_size)["y"])
 
     def edge_state(self, backbone):
-        for number, module in enumerate(backbone.layers[: self.layer.number + 1]):
-            yield from module.state_dict(prefix=f"backbone.layers.{number}.", keep_vars=True).items()
+        yield from _state_of_layers(backbone, range(self.layer.number + 1))
+
+    def cloud_state(self, backbone):
+        yield from _state_of_layers(backbone, range(self.layer.number + 1, len(backbone.layers)))
+        yield from super().cloud_state(backbone)
 
     def cut_module(self, backbone):
         return self.layer.conv
@@ -128,3 +131,9 @@ class Layer(FeatureSplit):
 
     def run_to_cut(self, backbone, images):
         self.layer.conv(backbone.input_of(self.layer.number, images))
+
+
+def _state_of_layers(backbone, numbers):
+    for number in numbers:
+        prefix = f"backbone.layers.{number}."
+        yield from backbone.layers[number].state_dict(prefix=prefix, keep_vars=True).items()

@@ -87,6 +87,11 @@ class QLayer(Pyramid):
             tensors = [x / self.gains.factors(name) for name, x in levels]
         return super().restore(tensors, image_size)
 
+    def cloud_state(self, backbone):
+        yield from self.state_dict(
+            prefix="feature_split.", keep_vars=True
+        ).items()  # gains, on both sides
+
     def stand_in(self, tensors):
         # In float32: under mixed precision a step would be finer than what the type holds.
         tensors = [x.float() for x in tensors]
