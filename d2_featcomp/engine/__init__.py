@@ -9,6 +9,7 @@ from .experiment_run import run_experiment
 from .halves import export_halves, load_half
 from .labelling import label_images
 from .measurement import measure_settings
+from .onnx_export import check_onnx, export_onnx
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
 from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep
 from .sweep_run import choose_setting, run_sweep

@@ -315,7 +315,7 @@ class SplitInference:
 
         Raises:
             RuntimeError: the network is in training mode, or was left with its edge half alone.
-            BitstreamError: another model wrote it, it does not fit this model, or its payload is damaged.
+            BitstreamError: another model wrote it, it does not fit this one, or its payload is damaged.
         """
         self._require_ready("cloud")
         return [

@@ -5,68 +5,15 @@ import torch
 from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
-from d2_featcomp.engine import CheckpointError, export_halves, load_half, setup_config
+from d2_featcomp.engine import CheckpointError, export_halves, load_half
 
-CONFIGS = {
-    "msfc": (
-        "configs/quick/msfc_R18.yaml",
-        ("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SSFC.CHANNELS", 4),
-    ),
-    "pyramid": (
-        "configs/quick/msfc_R18.yaml",
-        (
-            "MODEL.FPN.OUT_CHANNELS",
-            16,
-            "MODEL.FEATCOMP.SPLIT",
-            "Pyramid",
-            "MODEL.FEATCOMP.CODEC.BITS",
-            8,
-        ),
-    ),
-    "image": (
-        "configs/quick/msfc_R18.yaml",
-        (
-            *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SPLIT", "Image"),
-            *("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8),
-        ),
-    ),
-    "baf": ("configs/quick/baf_yolov3_tiny.yaml", ()),
-    "layer": (
-        "configs/quick/baf_yolov3_tiny.yaml",
-        ("MODEL.FEATCOMP.SPLIT", "Layer", "MODEL.FEATCOMP.CODEC.BITS", 8),
-    ),
-    "tasks": ("configs/quick/mtl_R34.yaml", ("MODEL.RESNETS.DEPTH", 18)),
-    "gains": (
-        "configs/quick/mtl_R34.yaml",
-        ("MODEL.RESNETS.DEPTH", 18, "MODEL.FEATCOMP.CHANNEL_GAINS", True),
-    ),
-}
-
-
-def configured(name, weights="", *more):
-    config, settings = CONFIGS[name]
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(weights), *settings, *more]
-    return setup_config(config, list(map(str, opts)))
-
-
-def random_network(name, seed=0):
-    torch.manual_seed(seed)
-    network = build_model(configured(name)).eval()
-    for buffer_name, buffer in network.named_buffers():  # unlike those of any other network
-        if buffer_name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 1.5)
-    if name == "gains":
-        for parameter in network.feature_split.parameters():
-            parameter.data.uniform_(-0.5, 0.5)
-    if name == "baf":
-        network.feature_split.set_channel_order(torch.randperm(network.feature_split.layer.out_channels))
-    return network
+NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, configured, random_network):
     root = tmp_path_factory.mktemp("halves")
-    for name in CONFIGS:
+    for name in NETWORKS:
         torch.save({"model": random_network(name).state_dict()}, root / f"{name}.pth")
         export_halves(configured(name, root / f"{name}.pth"), str(root / name))
     return root
@@ -83,8 +30,8 @@ def same(first, second):
         assert first == second
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_halves_together_are_the_network(folder, name):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_halves_together_are_the_network(folder, configured, name):
     whole = build_model(configured(name)).eval()
     whole.load_state_dict(torch.load(folder / f"{name}.pth", weights_only=True)["model"])
     record = {"image": torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1)) * 255}
@@ -105,7 +52,7 @@ def test_the_halves_together_are_the_network(folder, name):
         edge.cloud_inference([FeatureBitstream.from_bytes(data)])
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_each_file_holds_its_own_weights_only(folder, name):
     parts = {
         half: torch.load(folder / name / f"{half}.pth", weights_only=True) for half in ("edge", "cloud")
@@ -125,14 +72,14 @@ def test_each_file_holds_its_own_weights_only(folder, name):
     assert parts["edge"]["fingerprint"] == parts["cloud"]["fingerprint"]
 
 
-def test_a_whole_checkpoint_serves_either_half(folder):
+def test_a_whole_checkpoint_serves_either_half(folder, configured):
     edge = load_half(configured("msfc"), str(folder / "msfc.pth"), "edge")
     cloud = load_half(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
     stream = edge.edge_inference([{"image": torch.zeros(3, 64, 64)}])[0]
     assert "instances" in cloud.cloud_inference([stream])[0]
 
 
-def test_halves_of_different_networks_refuse_each_other(folder, tmp_path):
+def test_halves_of_different_networks_refuse_each_other(folder, configured, random_network, tmp_path):
     torch.save({"model": random_network("msfc", seed=5).state_dict()}, tmp_path / "other.pth")
     export_halves(configured("msfc", tmp_path / "other.pth"), str(tmp_path))
     edge = load_half(configured("msfc"), str(tmp_path / "edge.pth"), "edge")
@@ -141,7 +88,7 @@ def test_halves_of_different_networks_refuse_each_other(folder, tmp_path):
         cloud.cloud_inference(edge.edge_inference([{"image": torch.zeros(3, 64, 64)}]))
 
 
-def test_files_that_do_not_fit(folder, tmp_path):
+def test_files_that_do_not_fit(folder, configured, tmp_path):
     edge, cloud = (str(folder / "msfc" / f"{half}.pth") for half in ("edge", "cloud"))
     with pytest.raises(CheckpointError, match="the cloud half of a network, not the edge"):
         load_half(configured("msfc"), cloud, "edge")

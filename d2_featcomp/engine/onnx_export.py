@@ -1,0 +1,154 @@
+"""The edge network as an ONNX file, for devices without PyTorch."""
+
+import json
+import os
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
+
+__all__ = ["EdgeNetwork", "check_onnx", "export_onnx"]
+
+OPSET = 17
+CHECKED_SIZES = ((64, 96), (90, 70), (128, 64))  # height, width in pixels
+
+
+class EdgeNetwork(nn.Module):
+    """The edge half of a network, from the image to what is quantized, as one module.
+
+    Args:
+        network (SplitInference): in evaluation mode; what it sends is no image.
+
+    Raises:
+        ValueError: its split sends the image itself, so there is no edge network.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        if network.feature_split.sends_image:
+            raise ValueError(
+                f"split {network.feature_split.name} sends the image: there is no edge network"
+            )
+        self.network = network
+
+    def forward(self, image):
+        """
+        Args:
+            image (Tensor): (3, H, W) float32, 0 to 255, channels in the order of INPUT.FORMAT, resized.
+
+        Returns:
+            tuple[Tensor]: each (C', H', W') float32, to quantize; of the image padded at its right and
+            bottom.
+        """
+        network = self.network
+        x = ((image - network.pixel_mean) / network.pixel_std)[None]
+        divisor = max(network.backbone.size_divisibility, 1)
+        if divisor > 1:
+            height, width = x.shape[-2:]
+            x = F.pad(
+                x, (0, (divisor - width % divisor) % divisor, 0, (divisor - height % divisor) % divisor)
+            )
+        tensors, _ = network.feature_split.edge(network.backbone, x)
+        return tuple(z[0] for z in tensors)
+
+
+def export_onnx(network, path):
+    """Writes the edge network, for images of any height and width.
+
+    Args:
+        network (SplitInference): in evaluation mode, on the CPU.
+        path (str): of the file, replaced if it exists. Its metadata hold `fingerprint`, `split`, `bits`,
+            `quantizer` and `value_range`, which a bitstream needs.
+
+    Raises:
+        ImportError: the package onnx is not installed. ValueError: see :class:`EdgeNetwork`.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            "ONNX export needs onnx and onnxruntime: pip install 'd2_featcomp[onnx]'"
+        ) from error
+
+    module = EdgeNetwork(network).eval()
+    example = torch.zeros(3, *CHECKED_SIZES[0])
+    names = [f"features{index}" for index in range(len(module(example)))]
+    partial = f"{path}.partial"
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes that are the same in every image
+        torch.onnx.export(
+            module,
+            (example,),
+            partial,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=names,
+            dynamic_axes={
+                "image": {1: "height", 2: "width"},
+                **{name: {1: f"{name}_height", 2: f"{name}_width"} for name in names},
+            },
+        )
+    model = onnx.load(partial)
+    codec = network.feature_codec
+    onnx.helper.set_model_props(
+        model,
+        {
+            "fingerprint": network.fingerprint().hex(),
+            "split": network.feature_split.name,
+            "bits": str(codec.bits),
+            "quantizer": codec.quantizer,
+            "value_range": json.dumps(codec.value_range),
+        },
+    )
+    onnx.save(model, partial)
+    os.replace(partial, path)
+
+
+def check_onnx(network, path, seed=0):
+    """Runs the exported network in onnxruntime, beside PyTorch, on random images of several sizes.
+
+    Args:
+        network (SplitInference): that was exported.
+        path (str): of the ONNX file.
+        seed (int): of the images.
+
+    Returns:
+        (float, int, int): largest difference of features; symbols that differ; symbols compared.
+
+    Raises:
+        ImportError: the package onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("checking ONNX needs onnxruntime: pip install 'd2_featcomp[onnx]'") from error
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    module, codec = EdgeNetwork(network).eval(), network.feature_codec
+    generator = torch.Generator().manual_seed(seed)
+    largest, differing, compared = 0.0, 0, 0
+    for size in CHECKED_SIZES:
+        image = torch.rand(3, *size, generator=generator) * 255
+        with torch.no_grad():
+            expected = module(image)
+        found = session.run(None, {"image": image.numpy()})
+        for wanted, values in zip(expected, map(torch.from_numpy, found), strict=True):
+            if wanted.shape != values.shape:
+                raise ValueError(f"{path!r} gives {tuple(values.shape)}, PyTorch {tuple(wanted.shape)}")
+            largest = max(largest, float((wanted - values).abs().max()))
+            if codec.bits != FLOAT_BITS:
+                differing += int((_symbols(wanted, codec) != _symbols(values, codec)).sum())
+                compared += wanted.numel()
+    return largest, differing, compared
+
+
+def _symbols(z, codec):
+    if codec.quantizer == "fixed":
+        low, high = codec.value_range
+    else:
+        low, high = minmax_range(z, per_channel=codec.quantizer == "channel")
+    return quantize_uniform(z, codec.bits, low, high)
