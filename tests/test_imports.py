@@ -19,6 +19,7 @@ ALLOWED = {
     "data": {"ops", "codecs"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files"},
+    "serving": {"codecs", "data", "engine", "files"},
 }
 
 

@@ -240,15 +240,12 @@ def _bd_rates(sweep, rows, qualities, method):
 
 
 def _write_summary(sweep, bd_rates, command, path):
-    from .. import __version__
-
     first = next(iter(sweep.configs.values()))
     summary = {
         "title": sweep.title,
         "command": list(command),
         "seed": first.SEED,
         "versions": {
-            "d2_featcomp": __version__,
             "detectron2": detectron2_version,
             "python": platform.python_version(),
             **{name: _version_of(name) for name in _PACKAGES},
@@ -264,7 +261,16 @@ def _write_summary(sweep, bd_rates, command, path):
     write_text(json.dumps(summary, indent=1), path)
 
 
-_PACKAGES = ("torch", "torchvision", "numpy", "imagecodecs", "av", "pycocotools", "bjontegaard")
+_PACKAGES = (
+    "d2_featcomp",
+    "torch",
+    "torchvision",
+    "numpy",
+    "imagecodecs",
+    "av",
+    "pycocotools",
+    "bjontegaard",
+)
 
 
 def _version_of(package):

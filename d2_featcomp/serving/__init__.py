@@ -1,0 +1,8 @@
+"""Edge and cloud as programs: files, a server, and a client that loses nothing."""
+
+from .client import CloudClient, RefusedError
+from .inputs import frames_of, list_inputs
+from .link import Link
+from .results import draw_result, read_result, result_of, write_result
+from .server import BusyError, CloudService, ServiceSettings, build_app
+from .spool import Spool, stream_id

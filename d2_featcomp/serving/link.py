@@ -1,0 +1,52 @@
+"""A simulated network between edge and cloud."""
+
+import random
+
+__all__ = ["Link"]
+
+PACKET_BYTES = 1400
+
+
+class Link:
+    """How long bytes take over a network of given properties; lost packets are sent again.
+
+    Args:
+        bandwidth (float): kbit/s, 1000 bits a second.
+        latency (float): ms, one way.
+        loss (float): share of packets that are lost, each on its own, 0 to below 1.
+        seed (int): of the losses.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, bandwidth, latency=0.0, loss=0.0, seed=0):
+        if bandwidth <= 0:
+            raise ValueError(f"bandwidth is {bandwidth} kbit/s: it must be above 0")
+        if latency < 0:
+            raise ValueError(f"latency is {latency} ms: it cannot be negative")
+        if not 0 <= loss < 1:
+            raise ValueError(f"loss is {loss}: it goes from 0 to below 1")
+        self.bandwidth = bandwidth
+        self.latency = latency
+        self.loss = loss
+        self._random = random.Random(seed)
+
+    def seconds(self, size):
+        """
+        Args:
+            size (int): bytes.
+
+        Returns:
+            float: from the first byte sent to the last received. Packets of 1400 bytes; each round of
+            losses costs a round trip and the lost bytes again.
+        """
+        total, left = 0.0, size
+        while left > 0:
+            total += 8 * left / (1000 * self.bandwidth) + self.latency / 1000
+            packets = -(-left // PACKET_BYTES)
+            lost = sum(self._random.random() < self.loss for _ in range(packets))
+            left = min(left, lost * PACKET_BYTES)
+            if left:
+                total += self.latency / 1000  # until the sender knows
+        return total

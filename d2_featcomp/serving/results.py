@@ -1,0 +1,129 @@
+"""What the cloud half gives, as JSON and pictures."""
+
+import base64
+import io
+import json
+import os
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from PIL import Image
+
+from ..data.datasets.image_folders import IMAGE_SUFFIXES
+from ..engine.pictures import draw_outputs
+from ..files import write_text
+
+__all__ = ["draw_result", "read_result", "result_of", "write_result"]
+
+DISPARITY_SCALE = 256  # of 16-bit maps: value = 256 * disparity + 1, as Cityscapes has it
+
+
+def result_of(name, output, class_names=()):
+    """
+    Args:
+        name (str): of the image.
+        output (dict): of :meth:`cloud_inference` for one bitstream.
+        class_names (sequence[str]): of the instances' classes, if known.
+
+    Returns:
+        dict: of JSON's own types: "image_id" (the name), "height", "width", and what the network found:
+        "instances" (as COCO's results: "category_id", counted from 0, "category" if known, "bbox" x, y,
+        width, height in pixels, "score", "segmentation" run-length coded), "segments" (of panoptic
+        networks), "maps": PNG files in base64: "segmentation" and "panoptic" (label of each pixel),
+        "disparity" (16 bits, 256 * pixels + 1), "reconstruction" (RGB).
+    """
+    height, width = output["bitstream"].sizes.original
+    found = {"image_id": name, "height": height, "width": width}
+    if "instances" in output:
+        found["instances"] = instances_to_coco_json(output["instances"].to("cpu"), name)
+        for instance in found["instances"]:
+            if instance["category_id"] < len(class_names):
+                instance["category"] = class_names[instance["category_id"]]
+    maps = {}
+    if "sem_seg" in output:
+        maps["segmentation"] = _png(output["sem_seg"].argmax(dim=0))
+    if "panoptic_seg" in output:
+        labels, segments = output["panoptic_seg"]
+        maps["panoptic"] = _png(labels)
+        found["segments"] = [dict(segment) for segment in segments]
+    if "disparity" in output:
+        maps["disparity"] = _png((output["disparity"] * DISPARITY_SCALE + 1).round().clamp(0, 65535))
+    if "reconstruction" in output:
+        colours = (output["reconstruction"].clamp(0, 1) * 255).round().byte()
+        maps["reconstruction"] = _png(colours.permute(1, 2, 0))
+    if maps:
+        found["maps"] = {key: base64.b64encode(data).decode() for key, data in maps.items()}
+    return json.loads(json.dumps(found, default=_number))
+
+
+def _number(value):
+    return value.item()
+
+
+def _png(values):
+    array = values.detach().cpu().to(torch.int64).numpy()
+    depth = np.uint8 if array.max(initial=0) < 256 else np.uint16
+    file = io.BytesIO()
+    Image.fromarray(array.astype(depth)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_result(result, folder):
+    """Writes `NAME.json`, and each map as the file `NAME_<map>.png` that it then names; the JSON last.
+
+    Args:
+        result (dict): from :func:`result_of`.
+        folder (str): where to.
+
+    Returns:
+        str: path of the JSON file.
+    """
+    name = result["image_id"]
+    files = {}
+    for key, data in result.get("maps", {}).items():
+        files[key] = f"{name}_{key}.png"
+        with open(os.path.join(folder, files[key]), "wb") as file:
+            file.write(base64.b64decode(data))
+    path = os.path.join(folder, f"{name}.json")
+    write_text(json.dumps({**result, "maps": files} if files else result), path)
+    return path
+
+
+def read_result(path):
+    """dict: that :func:`write_result` was given.
+
+    Raises:
+        FileNotFoundError: it is not there. ValueError: it is damaged.
+    """
+    with open(path, encoding="utf-8") as file:
+        result = json.load(file)
+    for key, name in result.get("maps", {}).items():
+        with open(os.path.join(os.path.dirname(path), name), "rb") as file:
+            result["maps"][key] = base64.b64encode(file.read()).decode()
+    return result
+
+
+def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
+    """Draws what was found onto the original image; writes `NAME_found.png`.
+
+    Args:
+        output (dict): of :meth:`cloud_inference` for one bitstream.
+        name (str): of the image, without suffix.
+        images (str): folder of the originals.
+        folder (str): where to write.
+        class_names (sequence[str]): for labels.
+        threshold (float): instances of a lower score are left out.
+
+    Raises:
+        FileNotFoundError: there is no image of that name.
+    """
+    paths = [os.path.join(images, f"{name}{suffix}") for suffix in IMAGE_SUFFIXES]
+    path = next(filter(os.path.isfile, paths), None)
+    if path is None:
+        raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
+    metadata = Metadata(thing_classes=list(class_names)) if class_names else Metadata()
+    picture = draw_outputs(read_image(path, format="RGB"), output, metadata, threshold)
+    Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))

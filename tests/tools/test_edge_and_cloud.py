@@ -1,0 +1,300 @@
+"""Edge and cloud as real processes: through files, and over the network."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.engine import as_input, export_halves, setup_config
+from d2_featcomp.serving import CloudClient, RefusedError, Spool, result_of, stream_id
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+CONFIG = "configs/quick/msfc_R18.yaml"
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    "TEST.DETECTIONS_PER_IMAGE": "3",
+    "INPUT.MIN_SIZE_TEST": "64",
+}
+OPTS = [part for item in SMALL.items() for part in item]
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Weights of both halves, and photographs of several sizes."""
+    folder = tmp_path_factory.mktemp("deployed")
+    torch.manual_seed(0)
+    torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, folder / "whole.pth")
+    export_halves(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder))
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(IMAGES):
+        size = (64 + 8 * index, 96, 3)
+        pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"photo{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(root):
+    """Name of each photograph -> result of the whole network, its bitstream."""
+    cfg = setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(root / "whole.pth")])
+    network = build_model(cfg).eval()
+    network.load_state_dict(torch.load(root / "whole.pth", weights_only=True)["model"])
+    found = {}
+    for path in sorted((root / "photos").iterdir()):
+        with Image.open(path) as image:
+            output = network([as_input(np.asarray(image), cfg)])[0]
+        found[path.stem] = result_of(path.stem, output), output["bitstream"].to_bytes()
+    return found
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
+
+
+def arguments(root, tool, *more):
+    weights = root / f"{tool}.pth"
+    start = (sys.executable, f"tools/{tool}.py", "--config-file", CONFIG, "--weights", weights)
+    return [*map(str, (*start, *more)), *OPTS]
+
+
+def call(root, tool, *more):
+    return subprocess.run(
+        arguments(root, tool, *more), capture_output=True, text=True, env=environment(), check=False
+    )
+
+
+class Server:
+    """tools/cloud.py --serve as a process, on a port of its own."""
+
+    def __init__(self, root, output, *more, port=None):
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._log = open(root / f"server{self.port}.log", "a+")  # noqa: SIM115 - closed by stop
+        self.process = subprocess.Popen(
+            arguments(root, "cloud", "--serve", self.address, "--output", output, *more),
+            stdout=self._log,
+            stderr=self._log,
+            env=environment(),
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                if self.get("/healthz").json() == {"status": "ok"}:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"the server did not start: {self.stop()}")
+
+    def get(self, path):
+        return httpx.get(f"http://{self.address}{path}", timeout=30)
+
+    def put(self, identity, data):
+        return httpx.put(f"http://{self.address}/v1/bitstreams/{identity}", content=data, timeout=120)
+
+    def metric(self, name):
+        return float(re.search(rf"^d2_featcomp_{name} (.+)$", self.get("/metrics").text, re.M)[1])
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(timeout=60)
+        self._log.seek(0)
+        log = self._log.read()
+        self._log.close()
+        return log
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server(root, tmp_path):
+    started = []
+
+    def start(*more, output=tmp_path / "results", port=None):
+        started.append(Server(root, output, *more, port=port))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.stop(signal.SIGKILL)
+
+
+def without_name(result):
+    """A result that does not tell what its image is called."""
+    instances = [{**entry, "image_id": ""} for entry in result["instances"]]
+    return {**result, "image_id": "", "instances": instances}
+
+
+def test_through_files(root, expected, tmp_path):
+    done = call(root, "edge", "--input", root / "photos", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for name, (_, data) in expected.items():
+        assert (tmp_path / "out" / f"{name}.d2fc").read_bytes() == data
+    (tmp_path / "out" / "zz_damaged.d2fc").write_bytes(data[:-1] + b"?")
+    more = ("--images", root / "photos", "--classes", "a,b,c,d,e,f,g")
+    done = call(root, "cloud", "--input", tmp_path / "out", "--output", tmp_path / "results", *more)
+    assert done.returncode == 3 and "zz_damaged.d2fc: feature bitstream is damaged" in done.stderr
+    every = []
+    for name, (result, _) in expected.items():
+        found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+        assert {entry.pop("category") for entry in found["instances"]} <= set("abcdefg")
+        assert found == result and len(found["instances"]) == 3
+        every += found["instances"]
+        assert (tmp_path / "results" / f"{name}_found.png").stat().st_size > 1000
+    assert len(json.loads((tmp_path / "results" / "results.json").read_text())) == len(every)
+
+
+def test_over_the_network(root, expected, server, tmp_path):
+    one = server()
+    more = ("--connect", one.address, "--spool", tmp_path / "spool", "--output", tmp_path / "answers")
+    link = ("--bandwidth", 8000, "--latency", 1, "--loss", 0.1)
+    done = call(root, "edge", "--input", root / "photos", *more, *link)
+    assert done.returncode == 0, done.stderr
+    assert f"{IMAGES} sent, 0 refused, 0 waiting" in done.stdout and "| median" in done.stdout
+    for name, (result, data) in expected.items():
+        identity = stream_id(name, data)
+        kept = json.loads((tmp_path / "results" / f"{identity}.json").read_text())
+        answer = json.loads((tmp_path / "answers" / f"{identity}.json").read_text())
+        assert kept == answer and without_name(kept) == without_name(result)
+    assert one.metric("done_total") == IMAGES and one.metric("errors_total") == 0
+
+    # Sent again, they are not computed again, and in the order of a client's choice.
+    for name, (_, data) in reversed(expected.items()):
+        assert one.put(stream_id(name, data), data).status_code == 200
+    assert one.metric("done_total") == IMAGES and one.metric("repeated_total") == IMAGES
+    log = one.stop()
+    assert one.process.returncode == 0 and "Traceback" not in log
+
+
+def test_a_server_that_is_killed_loses_nothing(root, expected, server, tmp_path):
+    spool = tmp_path / "spool"
+    to = free_port()
+    more = ("--connect", f"127.0.0.1:{to}", "--spool", spool, "--attempts", "2", "--timeout", "5")
+    done = call(root, "edge", "--input", root / "photos", *more)  # nobody is there
+    assert done.returncode == 3 and f"0 sent, 0 refused, {IMAGES} waiting" in done.stdout
+    assert len(Spool(str(spool)).waiting()) == IMAGES
+
+    first = server(port=to)
+    with subprocess.Popen(
+        arguments(root, "edge", *more, "--attempts", "50"),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as edge:
+        results = tmp_path / "results"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any(
+            name.endswith(".json") for name in os.listdir(results)
+        ):
+            time.sleep(0.005)
+        first.stop(signal.SIGKILL)
+        second = server(port=to)
+        told = edge.communicate(timeout=120)[0]
+    assert edge.returncode == 0 and "0 refused, 0 waiting" in told
+    found = {name[:-5] for name in os.listdir(results) if name.endswith(".json")}
+    assert found == {stream_id(name, data) for name, (_, data) in expected.items()}
+    assert 0 < second.metric("done_total") <= IMAGES
+
+
+def test_eight_clients_get_their_own_results(expected, server):
+    one = server()
+    client = threading.local()
+
+    def send(job):
+        number, (name, (result, data)) = job
+        if not hasattr(client, "of"):
+            client.of = CloudClient(one.address, timeout=120)
+        answer, seconds = client.of.send(stream_id(f"{name}_{number}", data), data)
+        assert seconds >= 0
+        return without_name(answer) == without_name(result)
+
+    jobs = [(number, item) for number in range(8) for item in expected.items()]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(send, jobs))
+    assert one.metric("done_total") == len(jobs)
+
+
+def test_more_than_it_can_do(expected, server):
+    one = server("--queue", "2", "--max-batch", "1")
+    (_, data), *_ = expected.values()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: one.put(stream_id(f"flood{n}", data), data), range(60)))
+    codes = {answer.status_code for answer in answers}
+    assert codes == {200, 503}
+    busy = next(answer for answer in answers if answer.status_code == 503)
+    assert busy.headers["retry-after"] == "1" and "busy" in busy.json()["detail"]
+    assert one.get("/healthz").status_code == 200
+    assert one.metric("busy_total") == sum(answer.status_code == 503 for answer in answers)
+    assert one.metric("accepted_total") == one.metric("done_total")
+
+
+def test_a_stop_finishes_what_was_accepted(expected, server, tmp_path):
+    one = server()
+    (_, data), *_ = expected.values()
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        sent = [pool.submit(one.put, stream_id(f"last{n}", data), data) for n in range(12)]
+        deadline = time.monotonic() + 60
+        while one.metric("accepted_total") < 12 and time.monotonic() < deadline:
+            pass
+        one.stop(signal.SIGTERM)
+        assert {answer.result().status_code for answer in sent} == {200}
+    assert one.process.returncode == 0
+    assert sum(name.endswith(".json") for name in os.listdir(tmp_path / "results")) == 12
+
+
+def test_bad_requests(root, expected, server):
+    one = server("--max-bytes", "100000", "--receive-timeout", "1")
+    (name, (_, data)), (_, (_, other)), *_ = expected.items()
+    identity = stream_id(name, data)
+    assert one.put(identity, other).status_code == 409
+    assert one.put("no_id", data).status_code == 400
+    damaged = data[:-1] + b"?"
+    answer = one.put(stream_id(name, damaged), damaged)
+    assert answer.status_code == 400 and "damaged" in answer.json()["detail"]
+    large = bytes(100001)
+    assert one.put(stream_id(name, large), large).status_code == 413
+    stream = FeatureBitstream.from_bytes(data)
+    foreign = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
+    answer = one.put(stream_id(name, foreign), foreign)
+    assert answer.status_code == 400 and "another model" in answer.json()["detail"]
+    # An oversized body of no declared length, a client that stops in the middle, one that says nothing.
+    chunks = (bytes(60000) for _ in range(2))
+    assert httpx.put(f"http://{one.address}/v1/bitstreams/{identity}", content=chunks).status_code == 413
+    head = f"PUT /v1/bitstreams/{identity} HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", one.port)) as slow:
+        slow.sendall(head + data[:10])
+        slow.settimeout(30)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    with socket.create_connection(("127.0.0.1", one.port)):
+        assert one.put(identity, data).status_code == 200
+
+    client = CloudClient(one.address)
+    with pytest.raises(RefusedError, match="damaged"):
+        client.send(stream_id(name, damaged), damaged)

@@ -1,0 +1,187 @@
+#!/usr/bin/env python
+"""The cloud half as a program: feature bitstreams to results, from files or as a server.
+
+    tools/cloud.py --config-file configs/msfc_R50.yaml --weights deployed/cloud.pth --input out/ \\
+        --output results/
+    tools/cloud.py --config-file configs/msfc_R50.yaml --weights deployed/cloud.pth --output results/ \\
+        --serve 0.0.0.0:8000
+
+Needs the weights of the cloud half alone (tools/export.py). For each bitstream NAME.d2fc it writes
+NAME.json, what was found, with the maps of dense tasks as PNG files; and results.json, all instances in
+COCO's result format. With --images, the folder of the original images, it draws them, too. The server
+takes PUT /v1/bitstreams/ID, and answers GET /healthz and GET /metrics. It ends on SIGTERM, when all that
+it has accepted is answered.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+from d2_featcomp.codecs import BitstreamError, FeatureBitstream
+from d2_featcomp.engine import load_half, report_errors, setup_config
+from d2_featcomp.files import write_text
+from d2_featcomp.serving import (
+    CloudService,
+    ServiceSettings,
+    build_app,
+    draw_result,
+    result_of,
+    write_result,
+)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--weights", help="cloud.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
+    parser.add_argument("--output", default="results", help="folder (default: results)")
+    parser.add_argument("--images", help="folder of the original images, to draw what was found")
+    parser.add_argument(
+        "--classes",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="names of the classes (default: of DATASETS.TEST)",
+    )
+    parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
+    defaults = ServiceSettings()
+    parser.add_argument(
+        "--max-batch", type=int, default=defaults.max_batch, help="bitstreams at once (8)"
+    )
+    parser.add_argument(
+        "--max-wait", type=float, default=1000 * defaults.max_wait, help="for a batch, ms (5)"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=defaults.queue_size, help="bitstreams that wait (64)"
+    )
+    parser.add_argument("--max-bytes", type=int, default=defaults.max_bytes, help="of a request (2^24)")
+    parser.add_argument(
+        "--receive-timeout",
+        type=float,
+        default=defaults.receive_timeout,
+        help="of a request, seconds (30)",
+    )
+    parser.add_argument(
+        "--answer-timeout",
+        type=float,
+        default=defaults.answer_timeout,
+        help="of an answer, seconds (60)",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
+    )
+    return parser.parse_args()
+
+
+def list_bitstreams(given):
+    """Paths of .d2fc files, sorted within folders."""
+    found = []
+    for entry in given:
+        if os.path.isdir(entry):
+            names = sorted(name for name in os.listdir(entry) if name.endswith(".d2fc"))
+            if not names:
+                raise FileNotFoundError(f"no .d2fc file in {entry!r}")
+            found += [os.path.join(entry, name) for name in names]
+        elif os.path.isfile(entry):
+            found.append(entry)
+        else:
+            raise FileNotFoundError(f"no file or folder {entry!r}")
+    return found
+
+
+def class_names(cfg, given):
+    if given:
+        return given
+    for dataset in cfg.DATASETS.TEST:
+        if dataset in DatasetCatalog:
+            names = MetadataCatalog.get(dataset).get("thing_classes")
+            if names:
+                return names
+    return []
+
+
+def convert(network, args, names):
+    """Results of files; returns how many could not be decoded."""
+    os.makedirs(args.output, exist_ok=True)
+    instances, failed = [], 0
+    for path in tqdm(list_bitstreams(args.input), desc="bitstreams", mininterval=1):
+        name = os.path.splitext(os.path.basename(path))[0]
+        try:
+            with open(path, "rb") as file:
+                stream = FeatureBitstream.from_bytes(file.read())
+            output = network.cloud_inference([stream])[0]
+        except BitstreamError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        result = result_of(name, output, names)
+        write_result(result, args.output)
+        instances += result.get("instances", [])
+        if args.images:
+            draw_result(output, name, args.images, args.output, names)
+    write_text(json.dumps(instances), os.path.join(args.output, "results.json"))
+    print(f"{args.output}/results.json: {len(instances)} instances")
+    return failed
+
+
+def serve(network, args, names):
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError(
+            "a server needs FastAPI and uvicorn: pip install 'd2_featcomp[serve]'"
+        ) from error
+    host, _, port = args.serve.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"--serve is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
+    settings = ServiceSettings(
+        max_batch=args.max_batch,
+        max_wait=args.max_wait / 1000,
+        queue_size=args.queue,
+        max_bytes=args.max_bytes,
+        receive_timeout=args.receive_timeout,
+        answer_timeout=args.answer_timeout,
+    )
+    service = CloudService(network, settings, args.output, names)
+    # uvicorn raises the signal again when all that was accepted is answered.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    uvicorn.run(
+        build_app(service),
+        host=host.strip("[]"),
+        port=int(port),
+        log_level="info",
+        access_log=False,
+        timeout_keep_alive=30,
+    )
+
+
+def main(args):
+    setup_logger(name="d2_featcomp")
+    if bool(args.input) == bool(args.serve):
+        raise ValueError("give either --input, files to decode, or --serve HOST:PORT")
+    if args.images and not os.path.isdir(args.images):
+        raise FileNotFoundError(f"no folder {args.images!r}")
+    cfg = setup_config(args.config_file, args.opts)
+    weights = args.weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("no weights: add --weights and a file of tools/export.py")
+    network = load_half(cfg, weights, "cloud")
+    names = class_names(cfg, args.classes)
+    if args.serve:
+        serve(network, args, names)
+    elif convert(network, args, names):
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with report_errors():
+        main(arguments)

@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""The edge half as a program: images to feature bitstreams, in files or to a server.
+
+    tools/edge.py --config-file configs/msfc_R50.yaml --weights deployed/edge.pth --input photos/ \\
+        --output out/
+    tools/edge.py --config-file configs/msfc_R50.yaml --weights deployed/edge.pth --input video.mp4 \\
+        --connect cloud.example:8000 --spool spool/
+
+Needs the weights of the edge half alone (tools/export.py). With --output it writes NAME.d2fc for each
+image. With --connect it sends them to tools/cloud.py --serve; what cannot be sent stays in --spool, and
+is sent first the next time: without --input, that is all it does. --bandwidth, --latency and --loss
+simulate a slower network; a table then tells where the time goes.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+from tqdm import tqdm
+
+from d2_featcomp.engine import as_input, load_half, report_errors, setup_config
+from d2_featcomp.serving import CloudClient, Link, RefusedError, Spool, frames_of, list_inputs
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", help="of the network that is cut")
+    parser.add_argument("--weights", help="edge.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument(
+        "--input", nargs="+", default=[], help="images, folders, patterns, videos, or camera:0"
+    )
+    parser.add_argument(
+        "--output", help="folder for NAME.d2fc; with --connect for results, NAME-ID.json"
+    )
+    parser.add_argument("--connect", metavar="HOST:PORT", help="server to send to")
+    parser.add_argument(
+        "--spool", default="spool", help="folder for what is not sent yet (default: spool)"
+    )
+    parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
+    parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
+    parser.add_argument("--limit", type=int, help="stop after this many images")
+    parser.add_argument("--bandwidth", type=float, help="simulate: kbit/s to the cloud")
+    parser.add_argument("--latency", type=float, default=0, help="simulate: ms each way (0)")
+    parser.add_argument("--loss", type=float, default=0, help="simulate: share of packets lost (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the packets that are lost (0)")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
+    )
+    return parser.parse_args()
+
+
+class Sender:
+    """Sends what is in the spool, and what is added to it, in order."""
+
+    def __init__(self, args):
+        self.spool = Spool(args.spool)
+        self.client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
+        self.output = args.output
+        self.reachable = True
+        self.sent = self.refused = 0
+
+    def send(self, identity):
+        """Seconds that the cloud half took; None if it was not sent."""
+        try:
+            answer = self.client.send(identity, self.spool.read(identity))
+        except RefusedError as error:
+            self.spool.reject(identity, str(error))
+            self.refused += 1
+            print(
+                f"{identity}: refused ({error}); kept in {self.spool.folder}/rejected", file=sys.stderr
+            )
+            return None
+        self.reachable = answer is not None
+        if answer is None:
+            return None
+        if self.output:
+            with open(os.path.join(self.output, f"{identity}.json"), "w", encoding="utf-8") as file:
+                json.dump(answer[0], file)
+        self.spool.remove(identity)
+        self.sent += 1
+        return answer[1]
+
+    def send_waiting(self):
+        for identity in self.spool.waiting():
+            self.send(identity)
+            if not self.reachable:
+                return
+
+
+def timed(function, *args):
+    start = time.perf_counter()
+    return function(*args), time.perf_counter() - start
+
+
+def encode(args, opts):
+    """Yields (name, bytes, seconds of the edge network, seconds of the codec)."""
+    cfg = setup_config(args.config_file, opts)
+    weights = args.weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("no weights: add --weights and a file of tools/export.py")
+    network = load_half(cfg, weights, "edge")
+    entries = list_inputs(args.input)
+    count = 0
+    with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
+        for entry in entries:
+            for name, picture in frames_of(entry):
+                if args.limit is not None and count >= args.limit:
+                    return
+                record = as_input(picture, cfg)
+                (features,), network_seconds = timed(network.edge_features, [record])
+                stream, codec_seconds = timed(network.encode, features)
+                count += 1
+                yield name, stream.to_bytes(), network_seconds, codec_seconds
+            progress.update()
+
+
+def main(args):
+    setup_logger(name="d2_featcomp")
+    if not args.output and not args.connect:
+        raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
+    if args.input and not args.config_file:
+        raise ValueError("--input needs --config-file")
+    if not args.input and not args.connect:
+        raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
+    link = Link(args.bandwidth, args.latency, args.loss, args.seed) if args.bandwidth else None
+    if args.output:
+        os.makedirs(args.output, exist_ok=True)
+    sender = Sender(args) if args.connect else None
+    if sender:
+        sender.send_waiting()
+    rows, names, size, count = [], set(), 0, 0
+    for name, data, network_seconds, codec_seconds in encode(args, args.opts) if args.input else ():
+        count += 1
+        size += len(data)
+        transfer = link.seconds(len(data)) if link else 0.0
+        cloud_seconds = None
+        if sender:
+            identity = sender.spool.add(name, data)
+            if link:
+                time.sleep(transfer)
+            if sender.reachable:
+                cloud_seconds = sender.send(identity)
+        else:
+            if name in names:
+                raise ValueError(f"two images are called {name!r}: give them in separate calls")
+            names.add(name)
+            with open(os.path.join(args.output, f"{name}.d2fc"), "wb") as file:
+                file.write(data)
+        rows.append((name, len(data), network_seconds, codec_seconds, transfer, cloud_seconds))
+    if sender and not sender.reachable:
+        sender.send_waiting()
+    if count:
+        print(f"{count} images, {size / count / 1000:.2f} kB an image")
+    if rows and link:
+        print(_table(rows))
+    if sender:
+        left = len(sender.spool.waiting())
+        print(f"{sender.sent} sent, {sender.refused} refused, {left} waiting in {sender.spool.folder}")
+        sender.client.close()
+        if left or sender.refused:
+            sys.exit(3)
+
+
+def _table(rows):
+    """Milliseconds of each image, and their medians."""
+    head = ["image", "bytes", "edge network", "codec", "transfer", "cloud", "end to end (ms)"]
+    lines = []
+    for name, size, *seconds in rows:
+        total = sum(part or 0.0 for part in seconds)
+        lines.append([name, size, *(None if s is None else 1000 * s for s in (*seconds, total))])
+    medians = [
+        statistics.median([line[column] for line in lines if line[column] is not None] or [float("nan")])
+        for column in range(1, len(head))
+    ]
+    cells = [
+        [line[0], f"{line[1]:.0f}", *("-" if value is None else f"{value:.1f}" for value in line[2:])]
+        for line in [*lines, ["median", *medians]]
+    ]
+    align = ("left", *("right" for _ in head[1:]))
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with report_errors():
+        main(arguments)
