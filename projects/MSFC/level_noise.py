@@ -116,8 +116,8 @@ def main(args):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["level", *columns])
         writer.writerows([level, *(row[column] for column in columns)] for level, row in rows.items())
-    unit = "times its own" if args.relative else ""
-    draw(rows, columns, stem, f"Gaussian noise of variance {args.variance:g} {unit} on one level")
+    unit = " times its own" if args.relative else ""
+    draw(rows, columns, stem, f"Gaussian noise of variance {args.variance:g}{unit} on one level")
     print(f"{stem}.png")
 
 

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""Feeds damaged bitstreams to the decoder: it must raise BitstreamError, soon, or decode them.
+
+    tests/fuzz_bitstreams.py --inputs 1000000
+
+Starts from bitstreams of every codec and mutates them: single bits and bytes, runs, cuts, insertions,
+joined halves of two. Most get a right checksum, so that what lies behind it is reached. Ends with status
+1 at the first other error, call of over a second, or allocation beyond the limits.
+"""
+
+import argparse
+import collections
+import random
+import resource
+import struct
+import sys
+import time
+import zlib
+
+import torch
+from tqdm import tqdm
+
+from d2_featcomp.codecs import (
+    IMAGE_CODEC_REGISTRY,
+    BitstreamError,
+    DecodeLimits,
+    FeatureBitstream,
+    FeatureCodec,
+    ImageSizes,
+    build_image_codec,
+)
+
+LIMITS = DecodeLimits(max_elements=2**20, max_image_side=2**14, max_tensors=8)
+MOST_SECONDS = 1.0
+MOST_MEGABYTES = 600  # above what the process takes before
+FIXED_LENGTHS = (0, 1, 2, 127, 128, 255)
+
+
+def corpus():
+    """Valid bitstreams: every codec that is installed, several bit depths, quantizers and shapes."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for name, codec in IMAGE_CODEC_REGISTRY:
+        try:
+            codec.require_library()
+        except ImportError:
+            continue
+        shapes = [(3, 24, 16)] if codec.layout == "colour" else [(4, 8, 12), (5, 3, 7), (1, 1, 1)]
+        for bits in (2, 8, 12, 32):
+            if bits not in codec.bit_depths:
+                continue
+            for quantizer in ("fixed", "tensor", "channel"):
+                smooth = [
+                    torch.rand(shape, generator=generator).cumsum(-1) / 8 - 0.5 for shape in shapes
+                ]
+                stream = FeatureCodec(
+                    image_codec=build_image_codec(name, bits=bits), quantizer=quantizer
+                ).compress(
+                    smooth,
+                    split="MSFC",
+                    fingerprint=b"abcd",
+                    sizes=ImageSizes((64, 96), (60, 90), (120, 180)),
+                    feature_elements=4096,
+                )
+                found.append(stream.to_bytes())
+    return found
+
+
+def mutate(data, others, rng):
+    """One of several kinds of damage."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        kind = rng.randrange(7)
+        at = rng.randrange(len(data)) if data else 0
+        if not data:
+            data += rng.randbytes(8)
+        elif kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at] = rng.choice(FIXED_LENGTHS) if rng.random() < 0.5 else rng.randrange(256)
+        elif kind == 2:
+            end = min(len(data), at + rng.randrange(1, 9))
+            data[at:end] = rng.randbytes(end - at)
+        elif kind == 3:
+            del data[at : at + rng.randrange(1, 17)]
+        elif kind == 4:
+            data[at:at] = rng.randbytes(rng.randrange(1, 17))
+        elif kind == 5:
+            data = data[:at]
+        else:
+            other = rng.choice(others)
+            data = data[:at] + other[rng.randrange(len(other)) :]
+    if rng.random() < 0.85 and len(data) > 8:
+        body = bytes(data[:-4])
+        return body + struct.pack("<I", zlib.crc32(body))
+    return bytes(data)
+
+
+def decode(data):
+    """ "decoded", or why not."""
+    try:
+        stream = FeatureBitstream.from_bytes(data, LIMITS)
+    except BitstreamError:
+        return "refused by the parser"
+    try:
+        FeatureCodec.decompress(stream)
+    except BitstreamError:
+        return "refused by a codec"
+    return "decoded"
+
+
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=int, default=1000000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rng, originals = random.Random(args.seed), corpus()
+    for data in originals:
+        if decode(data) != "decoded":
+            sys.exit("an undamaged bitstream was refused")
+    before, slowest, outcomes = megabytes(), 0.0, collections.Counter()
+    for number in tqdm(range(args.inputs), mininterval=5):
+        data = mutate(rng.choice(originals), originals, rng)
+        start = time.perf_counter()
+        try:
+            outcome = decode(data)
+        except Exception as error:
+            sys.exit(f"input {number}: {type(error).__name__}: {error}\n{data.hex()}")
+        seconds = time.perf_counter() - start
+        slowest = max(slowest, seconds)
+        if seconds > MOST_SECONDS:
+            sys.exit(f"input {number}: {seconds:.2f} s\n{data.hex()}")
+        if megabytes() - before > MOST_MEGABYTES:
+            sys.exit(f"input {number}: {megabytes() - before:.0f} MB\n{data.hex()}")
+        outcomes[outcome] += 1
+    print(f"{args.inputs} inputs from {len(originals)} bitstreams: {dict(outcomes)}")
+    print(f"slowest {slowest:.3f} s, {megabytes() - before:.0f} MB more than at the start")
+
+
+if __name__ == "__main__":
+    main()
