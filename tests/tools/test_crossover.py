@@ -1,0 +1,50 @@
+"""tools/crossover.py, on random weights."""
+
+import importlib.util
+import re
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2_featcomp.engine import setup_config
+
+SCRIPT = "tools/crossover.py"
+CONFIG = "configs/quick/msfc_R18.yaml"
+SMALL = ("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("crossover", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_where_both_take_equally_long(tool):
+    # 0.5 s more of computing, 50 kB less to send: 400 kbit in 0.5 s.
+    assert tool.crossover((0.9, 1000), (0.4, 51000)) == pytest.approx(800)
+    assert tool.crossover((0.4, 51000), (0.9, 1000)) == pytest.approx(800)
+    assert tool.crossover((0.4, 1000), (0.9, 51000)) is None
+    assert tool.crossover((0.4, 1000), (0.4, 51000)) is None
+
+
+def test_a_table_a_bandwidth(run_tool, tmp_path):
+    torch.manual_seed(0)
+    torch.save({"model": build_model(setup_config(CONFIG, SMALL)).state_dict()}, tmp_path / "a.pth")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    flags = ("--config-file", CONFIG, "--input", tmp_path / "*.png", "--bandwidths", "100,1000")
+    opts = (*SMALL, "INPUT.MIN_SIZE_TEST", "64", "MODEL.WEIGHTS", tmp_path / "a.pth")
+    status, told, error = run_tool(SCRIPT, *flags, "--edge-factor", "2", *opts)
+    assert status == 0, error
+    assert re.search(
+        r"^\| +100 \|.*\|\n\| +1000 \|.*\|\n(cross-over: \d+ kbit/s|\w+ is faster at)", told, re.M
+    )
+    status, _, error = run_tool(SCRIPT, *flags, "--edge-factor", "0", *opts)
+    assert status == 2 and "must be above 0" in error
