@@ -15,7 +15,7 @@ def write_text(text, path):
     Raises:
         OSError: it cannot be written; an older file is left as it was.
     """
-    partial = f"{path}.partial"
+    partial = f"{path}.{os.getpid()}.partial"
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(partial, path)

@@ -14,6 +14,7 @@ it has accepted is answered.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -23,8 +24,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from d2_featcomp.codecs import BitstreamError, FeatureBitstream
-from d2_featcomp.engine import load_half, report_errors, setup_config
+from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from d2_featcomp.engine import file_digest, load_half, report_errors, setup_config
 from d2_featcomp.files import write_text
 from d2_featcomp.serving import (
     CloudService,
@@ -54,15 +55,12 @@ def parse_args():
     parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
     defaults = ServiceSettings()
     parser.add_argument(
-        "--max-batch", type=int, default=defaults.max_batch, help="bitstreams at once (8)"
-    )
-    parser.add_argument(
-        "--max-wait", type=float, default=1000 * defaults.max_wait, help="for a batch, ms (5)"
-    )
-    parser.add_argument(
         "--queue", type=int, default=defaults.queue_size, help="bitstreams that wait (64)"
     )
     parser.add_argument("--max-bytes", type=int, default=defaults.max_bytes, help="of a request (2^24)")
+    parser.add_argument(
+        "--max-pixels", type=int, default=DecodeLimits.max_image_pixels, help="of an image (2^26)"
+    )
     parser.add_argument(
         "--receive-timeout",
         type=float,
@@ -112,7 +110,12 @@ def convert(network, args, names):
     """Results of files; returns how many could not be decoded."""
     os.makedirs(args.output, exist_ok=True)
     instances, failed = [], 0
-    for path in tqdm(list_bitstreams(args.input), desc="bitstreams", mininterval=1):
+    paths = list_bitstreams(args.input)
+    stems = [os.path.basename(path) for path in paths]
+    twice = {name for name in stems if stems.count(name) > 1}
+    if twice:
+        raise ValueError(f"several files are called {sorted(twice)[0]}: give them in separate calls")
+    for path in tqdm(paths, desc="bitstreams", mininterval=1):
         name = os.path.splitext(os.path.basename(path))[0]
         try:
             with open(path, "rb") as file:
@@ -126,13 +129,16 @@ def convert(network, args, names):
         write_result(result, args.output)
         instances += result.get("instances", [])
         if args.images:
-            draw_result(output, name, args.images, args.output, names)
+            try:
+                draw_result(output, name, args.images, args.output, names)
+            except FileNotFoundError as error:
+                print(error, file=sys.stderr)
     write_text(json.dumps(instances), os.path.join(args.output, "results.json"))
     print(f"{args.output}/results.json: {len(instances)} instances")
     return failed
 
 
-def serve(network, args, names):
+def serve(network, args, names, cfg, weights):
     try:
         import uvicorn
     except ImportError as error:
@@ -143,14 +149,15 @@ def serve(network, args, names):
     if not host or not port.isdecimal():
         raise ValueError(f"--serve is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
     settings = ServiceSettings(
-        max_batch=args.max_batch,
-        max_wait=args.max_wait / 1000,
         queue_size=args.queue,
         max_bytes=args.max_bytes,
         receive_timeout=args.receive_timeout,
         answer_timeout=args.answer_timeout,
+        limits=DecodeLimits(max_image_pixels=args.max_pixels),
     )
-    service = CloudService(network, settings, args.output, names)
+    about = json.dumps([file_digest(weights), cfg.MODEL.dump(), list(names)])
+    maker = hashlib.sha256(about.encode()).hexdigest()[:16]
+    service = CloudService(network, settings, args.output, names, maker)
     # uvicorn raises the signal again when all that was accepted is answered.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.run(
@@ -176,7 +183,7 @@ def main(args):
     network = load_half(cfg, weights, "cloud")
     names = class_names(cfg, args.classes)
     if args.serve:
-        serve(network, args, names)
+        serve(network, args, names, cfg, weights)
     elif convert(network, args, names):
         sys.exit(3)
 

@@ -19,12 +19,24 @@ import statistics
 import sys
 import time
 
+import torch
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.engine import as_input, load_half, report_errors, setup_config
-from d2_featcomp.serving import CloudClient, Link, RefusedError, Spool, frames_of, list_inputs
+from d2_featcomp.files import write_text
+from d2_featcomp.serving import (
+    CloudClient,
+    Link,
+    RefusedError,
+    ServerFaultError,
+    Spool,
+    frames_of,
+    list_inputs,
+)
+
+TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away
 
 
 def parse_args():
@@ -46,7 +58,7 @@ def parse_args():
     parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
     parser.add_argument("--limit", type=int, help="stop after this many images")
-    parser.add_argument("--bandwidth", type=float, help="simulate: kbit/s to the cloud")
+    parser.add_argument("--bandwidth", type=float, help="simulate: kbit/s to the cloud (default: any)")
     parser.add_argument("--latency", type=float, default=0, help="simulate: ms each way (0)")
     parser.add_argument("--loss", type=float, default=0, help="simulate: share of packets lost (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the packets that are lost (0)")
@@ -57,19 +69,22 @@ def parse_args():
 
 
 class Sender:
-    """Sends what is in the spool, and what is added to it, in order."""
+    """Sends what is in the spool, and what is added to it; tries again where the server was away."""
 
     def __init__(self, args):
         self.spool = Spool(args.spool)
         self.client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
         self.output = args.output
-        self.reachable = True
-        self.sent = self.refused = 0
+        self.away_since = None
+        self.sent = self.refused = self.failed = 0
 
     def send(self, identity):
         """Seconds that the cloud half took; None if it was not sent."""
+        data = self.spool.read(identity)
+        if data is None:  # another program with this spool has sent it
+            return None
         try:
-            answer = self.client.send(identity, self.spool.read(identity))
+            answer = self.client.send(identity, data)
         except RefusedError as error:
             self.spool.reject(identity, str(error))
             self.refused += 1
@@ -77,12 +92,17 @@ class Sender:
                 f"{identity}: refused ({error}); kept in {self.spool.folder}/rejected", file=sys.stderr
             )
             return None
-        self.reachable = answer is not None
+        except ServerFaultError as error:
+            self.failed += 1
+            print(
+                f"{identity}: the server failed ({error}); kept in {self.spool.folder}", file=sys.stderr
+            )
+            return None
+        self.away_since = time.monotonic() if answer is None else None
         if answer is None:
             return None
         if self.output:
-            with open(os.path.join(self.output, f"{identity}.json"), "w", encoding="utf-8") as file:
-                json.dump(answer[0], file)
+            write_text(json.dumps(answer[0]), os.path.join(self.output, f"{identity}.json"))
         self.spool.remove(identity)
         self.sent += 1
         return answer[1]
@@ -90,16 +110,36 @@ class Sender:
     def send_waiting(self):
         for identity in self.spool.waiting():
             self.send(identity)
-            if not self.reachable:
+            if self.away_since is not None:
                 return
+
+    def send_new(self, identity):
+        """As :meth:`send`; while the server is away, only now and then, and then the oldest first."""
+        if self.away_since is None:
+            return self.send(identity)
+        if time.monotonic() - self.away_since > TRY_AGAIN_AFTER:
+            self.send_waiting()
+        return None
 
 
 def timed(function, *args):
     start = time.perf_counter()
-    return function(*args), time.perf_counter() - start
+    result = function(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
 
 
-def encode(args, opts):
+def readable(entry, failures):
+    """The frames of an entry, up to what cannot be read, which is told."""
+    try:
+        yield from frames_of(entry)
+    except ValueError as error:
+        failures.append(entry)
+        print(error, file=sys.stderr)
+
+
+def encode(args, opts, failures):
     """Yields (name, bytes, seconds of the edge network, seconds of the codec)."""
     cfg = setup_config(args.config_file, opts)
     weights = args.weights or cfg.MODEL.WEIGHTS
@@ -110,7 +150,7 @@ def encode(args, opts):
     count = 0
     with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
         for entry in entries:
-            for name, picture in frames_of(entry):
+            for name, picture in readable(entry, failures):
                 if args.limit is not None and count >= args.limit:
                     return
                 record = as_input(picture, cfg)
@@ -129,14 +169,17 @@ def main(args):
         raise ValueError("--input needs --config-file")
     if not args.input and not args.connect:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
-    link = Link(args.bandwidth, args.latency, args.loss, args.seed) if args.bandwidth else None
+    simulated = args.bandwidth is not None or args.latency or args.loss
+    link = Link(args.bandwidth, args.latency, args.loss, args.seed) if simulated else None
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     sender = Sender(args) if args.connect else None
     if sender:
         sender.send_waiting()
-    rows, names, size, count = [], set(), 0, 0
-    for name, data, network_seconds, codec_seconds in encode(args, args.opts) if args.input else ():
+    rows, names, failures, size, count = [], set(), [], 0, 0
+    for name, data, network_seconds, codec_seconds in (
+        encode(args, args.opts, failures) if args.input else ()
+    ):
         count += 1
         size += len(data)
         transfer = link.seconds(len(data)) if link else 0.0
@@ -145,8 +188,7 @@ def main(args):
             identity = sender.spool.add(name, data)
             if link:
                 time.sleep(transfer)
-            if sender.reachable:
-                cloud_seconds = sender.send(identity)
+            cloud_seconds = sender.send_new(identity)
         else:
             if name in names:
                 raise ValueError(f"two images are called {name!r}: give them in separate calls")
@@ -154,7 +196,7 @@ def main(args):
             with open(os.path.join(args.output, f"{name}.d2fc"), "wb") as file:
                 file.write(data)
         rows.append((name, len(data), network_seconds, codec_seconds, transfer, cloud_seconds))
-    if sender and not sender.reachable:
+    if sender and sender.away_since is not None and args.input:
         sender.send_waiting()
     if count:
         print(f"{count} images, {size / count / 1000:.2f} kB an image")
@@ -164,8 +206,9 @@ def main(args):
         left = len(sender.spool.waiting())
         print(f"{sender.sent} sent, {sender.refused} refused, {left} waiting in {sender.spool.folder}")
         sender.client.close()
-        if left or sender.refused:
-            sys.exit(3)
+        failures += [None] * (left or sender.refused)
+    if failures:
+        sys.exit(3)
 
 
 def _table(rows):

@@ -17,7 +17,6 @@ import argparse
 import os
 
 from d2_featcomp.engine import (
-    check_onnx,
     export_halves,
     export_onnx,
     load_half,
@@ -46,8 +45,7 @@ def main(args):
     if args.onnx:
         path = os.path.join(args.output, "edge.onnx")
         network = load_half(cfg, os.path.join(args.output, "edge.pth"), "edge")
-        export_onnx(network, path)
-        largest, differing, compared = check_onnx(network, path)
+        largest, differing, compared = export_onnx(network, path)
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB")
         print(
             f"against PyTorch: {differing} of {compared} symbols differ; features by up to {largest:.2g}"

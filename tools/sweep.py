@@ -7,7 +7,8 @@
 measures the config's own codec at several bit depths, beside the image and all features coded by common
 codecs and the uncut network. Other curves are chosen by flags, or described in a YAML file (--curves;
 its keys are in d2_featcomp/engine/sweep.py). --output gets tables (CSV), BD-rates, plots, and a summary.
-The same command again goes on where it was stopped; other curves may be added.
+The same command again goes on where it was stopped; other curves may be added. --target-kb and
+--max-drop choose among the settings on the convex hull of quality over rate.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def parse_args():
     parser.add_argument(
         "--bd-method", default="cubic", choices=("cubic", "pchip", "akima"), help="of BD-rates"
     )
-    parser.add_argument("--target-kb", type=float, help="print the best setting of at most so many kB")
+    parser.add_argument(
+        "--target-kb", type=float, help="print the best setting of at most so many kB an image"
+    )
     parser.add_argument(
         "--max-drop", type=float, help="print the smallest setting that loses at most so much quality"
     )
@@ -97,6 +100,8 @@ def main(args):
         if args.target_kb is not None and args.max_drop is not None:
             raise ValueError("give either --target-kb or --max-drop")
         sweep = plan_sweep(described(args), args.config_file, args.opts, args.output)
+        if args.max_drop is not None and not sweep.levels:
+            raise ValueError("--max-drop needs the uncompressed network: do not leave it out")
         results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)
         if results and (args.target_kb is not None or args.max_drop is not None):
             budget = {"target_kb": args.target_kb, "max_drop": args.max_drop, "quality": args.quality}

@@ -57,11 +57,13 @@ class DecodeLimits:
     Attributes:
         max_elements (int): elements of all tensors of a bitstream together.
         max_image_side (int): pixels, of any of the three image sizes.
+        max_image_pixels (int): height times width of any of them.
         max_tensors (int): tensors of a bitstream.
     """
 
     max_elements: int = 2**26
     max_image_side: int = 2**15
+    max_image_pixels: int = 2**26
     max_tensors: int = 16
 
 
@@ -241,6 +243,12 @@ class _Reader:
         split, codec = self.text(), self.text()
         fingerprint = self.take(FINGERPRINT_BYTES)
         sizes = [self.image_side() for _ in range(6)]
+        pixels = max(height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True))
+        if pixels > self.limits.max_image_pixels:
+            raise BitstreamError(
+                f"feature bitstream declares an image of {pixels} pixels; at most "
+                f"{self.limits.max_image_pixels} are accepted"
+            )
         feature_elements = self.varint()
         if feature_elements == 0:
             raise BitstreamError("feature bitstream declares no feature elements")

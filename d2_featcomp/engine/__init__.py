@@ -8,7 +8,7 @@ from .experiment import Experiment, read_experiment
 from .experiment_run import run_experiment
 from .halves import export_halves, load_half
 from .labelling import label_images
-from .measurement import measure_settings
+from .measurement import file_digest, measure_settings
 from .onnx_export import check_onnx, export_onnx
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
 from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep

@@ -4,7 +4,9 @@ The edge half runs once an image for all settings of one network; settings whose
 same, those of all lossless codecs at one bit depth, share one pass through the cloud half.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
@@ -13,7 +15,12 @@ import os
 import torch
 import yaml
 from detectron2.checkpoint.detection_checkpoint import PathManager
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -55,20 +62,36 @@ def measure_settings(settings, folder, on_measured=None):
     if comm.is_main_process():
         os.makedirs(folder, exist_ok=True)
     comm.synchronize()
-    for network in networks:
-        network.find_pending(folder)
-    # Each process takes its share of the images.
-    total = sum(len(network.pending) for network in networks) / comm.get_world_size()
     results = {}
-    with tqdm(
-        total=round(total), desc="images", mininterval=1, disable=not comm.is_main_process() or not total
-    ) as progress:
+    with _locked(folder):
         for network in networks:
-            for name, found in network.measure(folder, progress):
-                results[name] = found
-                if on_measured:
-                    on_measured(name, found)
+            network.find_pending(folder)
+        # Each process takes its share of the images.
+        total = round(sum(len(network.pending) for network in networks) / comm.get_world_size())
+        hidden = not comm.is_main_process() or not total
+        with tqdm(total=total, desc="images", mininterval=1, disable=hidden) as progress:
+            for network in networks:
+                for name, found in network.measure(folder, progress):
+                    results[name] = found
+                    if on_measured:
+                        on_measured(name, found)
     return {name: results[name] for name in settings if name in results}
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Keeps other programs from measuring into the same folder at the same time."""
+    if not comm.is_main_process():
+        yield
+        return
+    with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another program is measuring into {folder!r}: wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 class _Records:
@@ -204,6 +227,8 @@ class _Network:
         records = _Records(folder, group.key)
         result = {}
         lines = dict(records.lines()) if comm.is_main_process() else {}
+        if comm.is_main_process() and not group.live:
+            self._require_all(lines, folder)
         taken = [json.loads(lines.pop(position)) for position in sorted(lines)]
         for index, evaluator in enumerate(group.evaluators):
             result.update(evaluator.evaluate(parts[index] for parts in taken) or {})
@@ -214,11 +239,20 @@ class _Network:
             write_text(json.dumps(group.result), _result_path(folder, group))
             records.remove()
 
-    @staticmethod
-    def _rates(folder, setting):
+    def _require_all(self, lines, folder):
+        missing = set(range(len(self.dataset))) - lines.keys()
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(self.dataset)} images are missing in {folder!r}: all processes "
+                "must see this folder, and nothing else may change it; run the command again"
+            )
+
+    def _rates(self, folder, setting):
         if setting.codec is None:
             return {}
         records = dict(_Records(folder, setting.key).lines()) if comm.is_main_process() else {}
+        if comm.is_main_process():
+            self._require_all(records, folder)
         evaluator = ImageRecords(rate_evaluator(setting.cfg))
         return evaluator.evaluate(json.loads(records[position]) for position in sorted(records)) or {}
 
@@ -287,7 +321,7 @@ class _Network:
                     stream = FeatureBitstream.from_bytes(data)
                     tensors = model.decode(stream)
                     first = first or tensors
-                    if not all(map(torch.equal, first, tensors)):
+                    if first is not tensors and not all(map(torch.equal, first, tensors)):
                         raise ValueError(
                             f"{' and '.join(group.names())} are lossless at {setting.codec.bits} bits, "
                             f"but decode to different features: codec {stream.codec!r} is not lossless"
@@ -335,7 +369,7 @@ def _networks(settings):
         if dataset not in datasets:
             require_data([dataset])
             records = get_detection_dataset_dicts([dataset], filter_empty=False)
-            datasets[dataset] = records, _digest([_file_of(record) for record in records])
+            datasets[dataset] = records, _digest_of_data(dataset, records)
         key = _digest([_plain_without_codec(cfg), file_digest(cfg.MODEL.WEIGHTS), datasets[dataset][1]])
         network = found.setdefault(key, _Network(cfg, [], datasets[dataset][0]))
         codec, group_key, setting_key = None, _digest([key, "outputs"]), ""
@@ -354,8 +388,17 @@ def _networks(settings):
     return list(found.values())
 
 
-def _file_of(record):
-    return os.path.basename(str(record.get("file_name", record.get("image_id", ""))))
+def _digest_of_data(dataset, records):
+    """Tells a data set: its records with their annotations, and the state of the files they name."""
+    files = {str(MetadataCatalog.get(dataset).get("json_file", ""))}
+    for record in records:
+        files |= {value for key, value in record.items() if key.endswith("file_name")}
+    states = [
+        (path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+        for path in sorted(files)
+        if os.path.isfile(path)
+    ]
+    return _digest([json.dumps(records, sort_keys=True, default=str), states])
 
 
 def _plain_without_codec(cfg):

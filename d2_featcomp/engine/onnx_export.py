@@ -5,7 +5,6 @@ import os
 import warnings
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
@@ -14,6 +13,7 @@ __all__ = ["EdgeNetwork", "check_onnx", "export_onnx"]
 
 OPSET = 17
 CHECKED_SIZES = ((64, 96), (90, 70), (128, 64))  # height, width in pixels
+MOST_DIFFERING = 1e-3  # share of symbols; rounding moves some across the border to the next
 
 
 class EdgeNetwork(nn.Module):
@@ -37,34 +37,31 @@ class EdgeNetwork(nn.Module):
     def forward(self, image):
         """
         Args:
-            image (Tensor): (3, H, W) float32, 0 to 255, channels in the order of INPUT.FORMAT, resized.
+            image (Tensor): (1, 3, H, W) float32, as the network's own preprocessing gives it: normalized
+                and padded, see :meth:`SplitInference.normalized_images`.
 
         Returns:
-            tuple[Tensor]: each (C', H', W') float32, to quantize; of the image padded at its right and
-            bottom.
+            tuple[Tensor]: each (C', H', W') float32, to quantize.
         """
-        network = self.network
-        x = ((image - network.pixel_mean) / network.pixel_std)[None]
-        divisor = max(network.backbone.size_divisibility, 1)
-        if divisor > 1:
-            height, width = x.shape[-2:]
-            x = F.pad(
-                x, (0, (divisor - width % divisor) % divisor, 0, (divisor - height % divisor) % divisor)
-            )
-        tensors, _ = network.feature_split.edge(network.backbone, x)
+        tensors, _ = self.network.feature_split.edge(self.network.backbone, image)
         return tuple(z[0] for z in tensors)
 
 
 def export_onnx(network, path):
-    """Writes the edge network, for images of any height and width.
+    """Writes the edge network, for images of any height and width, and checks it.
 
     Args:
         network (SplitInference): in evaluation mode, on the CPU.
-        path (str): of the file, replaced if it exists. Its metadata hold `fingerprint`, `split`, `bits`,
-            `quantizer` and `value_range`, which a bitstream needs.
+        path (str): of the file, replaced if it exists. Its input "image" is what
+            :meth:`SplitInference.normalized_images` gives; its metadata hold `fingerprint`, `split`,
+            `bits`, `quantizer` and `value_range`, which a bitstream needs.
+
+    Returns:
+        (float, int, int): as :func:`check_onnx`.
 
     Raises:
-        ImportError: the package onnx is not installed. ValueError: see :class:`EdgeNetwork`.
+        ImportError: onnx or onnxruntime is not installed. ValueError: see :class:`EdgeNetwork`; or
+        onnxruntime gives other symbols than PyTorch, and no file is left.
     """
     try:
         import onnx
@@ -74,42 +71,60 @@ def export_onnx(network, path):
         ) from error
 
     module = EdgeNetwork(network).eval()
-    example = torch.zeros(3, *CHECKED_SIZES[0])
+    example = _preprocessed(network, torch.zeros(3, *CHECKED_SIZES[0]))
     names = [f"features{index}" for index in range(len(module(example)))]
     partial = f"{path}.partial"
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are the same in every image
-        torch.onnx.export(
-            module,
-            (example,),
-            partial,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=names,
-            dynamic_axes={
-                "image": {1: "height", 2: "width"},
-                **{name: {1: f"{name}_height", 2: f"{name}_width"} for name in names},
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of the tracer, about sizes that are the same in every image
+            torch.onnx.export(
+                module,
+                (example,),
+                partial,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=names,
+                dynamic_axes={
+                    "image": {2: "height", 3: "width"},
+                    **{name: {1: f"{name}_height", 2: f"{name}_width"} for name in names},
+                },
+            )
+        model = onnx.load(partial)
+        codec = network.feature_codec
+        onnx.helper.set_model_props(
+            model,
+            {
+                "fingerprint": network.fingerprint().hex(),
+                "split": network.feature_split.name,
+                "bits": str(codec.bits),
+                "quantizer": codec.quantizer,
+                "value_range": json.dumps(codec.value_range),
             },
         )
-    model = onnx.load(partial)
-    codec = network.feature_codec
-    onnx.helper.set_model_props(
-        model,
-        {
-            "fingerprint": network.fingerprint().hex(),
-            "split": network.feature_split.name,
-            "bits": str(codec.bits),
-            "quantizer": codec.quantizer,
-            "value_range": json.dumps(codec.value_range),
-        },
-    )
-    onnx.save(model, partial)
-    os.replace(partial, path)
+        onnx.save(model, partial)
+        largest, differing, compared = check_onnx(network, partial)
+        if differing > MOST_DIFFERING * compared:
+            raise ValueError(
+                f"onnxruntime gives other symbols than PyTorch, {differing} of {compared}: this network "
+                "cannot be exported"
+            )
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return largest, differing, compared
+
+
+def _preprocessed(network, image):
+    return network.normalized_images([{"image": image}]).tensor
 
 
 def check_onnx(network, path, seed=0):
-    """Runs the exported network in onnxruntime, beside PyTorch, on random images of several sizes.
+    """Runs the exported network in onnxruntime, beside the edge half itself, on random images of several
+    sizes.
 
     Args:
         network (SplitInference): that was exported.
@@ -128,14 +143,13 @@ def check_onnx(network, path, seed=0):
         raise ImportError("checking ONNX needs onnxruntime: pip install 'd2_featcomp[onnx]'") from error
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    module, codec = EdgeNetwork(network).eval(), network.feature_codec
+    codec = network.feature_codec
     generator = torch.Generator().manual_seed(seed)
     largest, differing, compared = 0.0, 0, 0
     for size in CHECKED_SIZES:
         image = torch.rand(3, *size, generator=generator) * 255
-        with torch.no_grad():
-            expected = module(image)
-        found = session.run(None, {"image": image.numpy()})
+        expected = network.edge_features([{"image": image}])[0].tensors
+        found = session.run(None, {"image": _preprocessed(network, image).numpy()})
         for wanted, values in zip(expected, map(torch.from_numpy, found), strict=True):
             if wanted.shape != values.shape:
                 raise ValueError(f"{path!r} gives {tuple(values.shape)}, PyTorch {tuple(wanted.shape)}")

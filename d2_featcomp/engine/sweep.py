@@ -226,6 +226,13 @@ def _curves(entry, base):
         for point in entry["points"]:
             _check_keys(point, _POINT_KEYS, "a point")
         points = [_point({**common, **point}, base, name) for point in entry["points"]]
+        names = [point.name for point in points]
+        points = [
+            point
+            if names.count(point.name) == 1
+            else dataclasses.replace(point, name=f"{point.name}, no. {number}")
+            for number, point in enumerate(points, 1)
+        ]
         return [Curve(name, tuple(points), anchor)]
     found = []
     codecs = _listed(common.get("codec", base.MODEL.FEATCOMP.CODEC.NAME))
@@ -261,9 +268,10 @@ def _point(entry, base, curve):
     own = base.MODEL.FEATCOMP.CODEC
     codec, bits = entry.get("codec", own.NAME), entry.get("bits", own.BITS)
     quality, effort = entry.get("quality"), entry.get("effort")
-    parts = [curve] if codec in curve else [curve, codec]
+    parts = [curve] if codec in curve.split(", ") else [curve, codec]
     parts += [f"n = {bits}"] if f"n = {bits}" not in curve else []
     parts += [f"quality {quality:g}"] if isinstance(quality, (int, float)) else []
+    parts += [f"effort {effort}"] if effort is not None and f"effort {effort}" not in curve else []
     parts += [f"{key} {value}" for key, value in _told_apart(entry)]
     overrides = {
         **(entry.get("overrides") or {}),

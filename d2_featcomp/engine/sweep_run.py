@@ -95,9 +95,9 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
     """
     rows = _rows(results)
     known = _qualities(rows)
-    quality = quality or known[0]
+    quality = quality or next(iter(known), "")
     if quality not in known:
-        raise ValueError(f"unknown quality {quality!r}: measured were {', '.join(known)}")
+        raise ValueError(f"unknown quality {quality!r}: measured were {', '.join(known) or 'none'}")
     points = {point.name: point for curve in sweep.curves if not curve.anchor for point in curve.points}
     measured = [
         OperatingPoint(name, rows[name]["kB/image"], rows[name].get(quality, float("nan")))
@@ -106,7 +106,9 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
     if max_drop is not None:
         if not sweep.levels:
             raise ValueError("a largest drop needs the uncompressed network: do not leave it out")
-        least = rows[sweep.levels[0].name][quality] - max_drop
+        least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
+        if least != least:
+            raise ValueError(f"{quality} of the uncompressed network was not measured")
         chosen = within_budget(measured, least_quality=least)
     else:
         chosen = within_budget(measured, most_rate=target_kb)
@@ -297,7 +299,11 @@ def _draw(sweep, rows, qualities, output):
             stem = f"{file_name(quality)}_{rate}"
             plot_curves(
                 {name: points for name, points in curves.items() if points},
-                {level.name: rows[level.name][quality] for level in sweep.levels},
+                {
+                    level.name: rows[level.name][quality]
+                    for level in sweep.levels
+                    if quality in rows[level.name]
+                },
                 os.path.join(output, stem),
                 x=column,
                 y=quality,

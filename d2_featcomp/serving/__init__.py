@@ -1,6 +1,6 @@
 """Edge and cloud as programs: files, a server, and a client that loses nothing."""
 
-from .client import CloudClient, RefusedError
+from .client import CloudClient, RefusedError, ServerFaultError
 from .inputs import frames_of, list_inputs
 from .link import Link
 from .results import draw_result, read_result, result_of, write_result

@@ -5,12 +5,18 @@ import time
 
 __all__ = ["CloudClient", "RefusedError"]
 
-# What another attempt may mend: no answer, busy, stopping, a broken gateway.
-_TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+# Busy or stopping: another attempt may be answered; a fault of the server's: perhaps; and what is final.
+_BUSY = (408, 429, 503)
+_FAULT = (500, 502, 504)
+_REFUSED = (400, 409, 413)
 
 
 class RefusedError(ValueError):
     """The server will never take this bitstream: it is damaged, foreign or too large."""
+
+
+class ServerFaultError(RuntimeError):
+    """The server failed with this bitstream, each time that it was sent; others may fare better."""
 
 
 class CloudClient:
@@ -55,20 +61,30 @@ class CloudClient:
             half took; None if the server was not reached or stayed busy.
 
         Raises:
-            RefusedError: it does not take this bitstream.
+            RefusedError, ServerFaultError: see there. ValueError: what answers at this address is no
+            such server, or something before it wants what this client does not send.
         """
+        answer = None
         for attempt in range(self._attempts):
             try:
                 answer = self._client.put(f"/v1/bitstreams/{identity}", content=data)
             except self._httpx.TransportError:
                 answer = None
-            if answer is not None and answer.status_code == 200:
+            status = answer.status_code if answer is not None else None
+            if status == 200:
                 return answer.json(), float(answer.headers.get("x-cloud-seconds", "nan"))
-            if answer is not None and answer.status_code not in _TRY_AGAIN:
-                raise RefusedError(f"{answer.status_code}: {_reason(answer)}")
+            if status in _REFUSED:
+                raise RefusedError(f"{status}: {_reason(answer)}")
+            if status not in (None, *_BUSY, *_FAULT):
+                raise ValueError(
+                    f"{self._client.base_url} answers {status} ({_reason(answer)}): is it the address "
+                    "of tools/cloud.py --serve?"
+                )
             if attempt + 1 < self._attempts:
                 wait = min(self._backoff * 2**attempt, 30) * self._random.uniform(0.5, 1.5)
                 self._sleep(max(wait, _asked_wait(answer)))
+        if answer is not None and answer.status_code in _FAULT:
+            raise ServerFaultError(f"{answer.status_code}: {_reason(answer)}")
         return None
 
     def close(self):

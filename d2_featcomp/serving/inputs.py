@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
+from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
 
@@ -62,7 +63,7 @@ def frames_of(entry):
     else:
         try:
             yield _stem(entry), read_image(entry, format="RGB")
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
 

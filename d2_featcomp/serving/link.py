@@ -11,7 +11,7 @@ class Link:
     """How long bytes take over a network of given properties; lost packets are sent again.
 
     Args:
-        bandwidth (float): kbit/s, 1000 bits a second.
+        bandwidth (float or None): kbit/s, 1000 bits a second; None: any amount at once.
         latency (float): ms, one way.
         loss (float): share of packets that are lost, each on its own, 0 to below 1.
         seed (int): of the losses.
@@ -20,8 +20,8 @@ class Link:
         ValueError: a value is out of range.
     """
 
-    def __init__(self, bandwidth, latency=0.0, loss=0.0, seed=0):
-        if bandwidth <= 0:
+    def __init__(self, bandwidth=None, latency=0.0, loss=0.0, seed=0):
+        if bandwidth is not None and bandwidth <= 0:
             raise ValueError(f"bandwidth is {bandwidth} kbit/s: it must be above 0")
         if latency < 0:
             raise ValueError(f"latency is {latency} ms: it cannot be negative")
@@ -43,7 +43,9 @@ class Link:
         """
         total, left = 0.0, size
         while left > 0:
-            total += 8 * left / (1000 * self.bandwidth) + self.latency / 1000
+            total += self.latency / 1000
+            if self.bandwidth is not None:
+                total += 8 * left / (1000 * self.bandwidth)
             packets = -(-left // PACKET_BYTES)
             lost = sum(self._random.random() < self.loss for _ in range(packets))
             left = min(left, lost * PACKET_BYTES)

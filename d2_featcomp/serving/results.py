@@ -85,8 +85,10 @@ def write_result(result, folder):
     files = {}
     for key, data in result.get("maps", {}).items():
         files[key] = f"{name}_{key}.png"
-        with open(os.path.join(folder, files[key]), "wb") as file:
+        partial = os.path.join(folder, f"{files[key]}.{os.getpid()}.partial")
+        with open(partial, "wb") as file:
             file.write(base64.b64decode(data))
+        os.replace(partial, os.path.join(folder, files[key]))
     path = os.path.join(folder, f"{name}.json")
     write_text(json.dumps({**result, "maps": files} if files else result), path)
     return path
@@ -120,10 +122,19 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
     Raises:
         FileNotFoundError: there is no image of that name.
     """
-    paths = [os.path.join(images, f"{name}{suffix}") for suffix in IMAGE_SUFFIXES]
-    path = next(filter(os.path.isfile, paths), None)
+    wanted = {f"{name}{suffix}".lower() for suffix in IMAGE_SUFFIXES}
+    path = next((p for p in sorted(os.listdir(images)) if p.lower() in wanted), None)
     if path is None:
         raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
-    metadata = Metadata(thing_classes=list(class_names)) if class_names else Metadata()
-    picture = draw_outputs(read_image(path, format="RGB"), output, metadata, threshold)
+    metadata = Metadata()
+    if class_names:
+        metadata.thing_classes = list(class_names)
+    if "sem_seg" in output:
+        metadata.stuff_classes = [str(number) for number in range(len(output["sem_seg"]))]
+    elif "panoptic_seg" in output:
+        numbers = [segment["category_id"] for segment in output["panoptic_seg"][1]]
+        metadata.stuff_classes = [str(number) for number in range(max(numbers, default=0) + 1)]
+        metadata.thing_classes = metadata.get("thing_classes", metadata.stuff_classes)
+    picture = read_image(os.path.join(images, path), format="RGB")
+    picture = draw_outputs(picture, output, metadata, threshold)
     Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))

@@ -32,8 +32,6 @@ class ServiceSettings:
     """How a service behaves under load.
 
     Attributes:
-        max_batch (int): bitstreams that the cloud half is given at once.
-        max_wait (float): seconds that the first of a batch waits for others.
         queue_size (int): bitstreams that wait; more are answered "busy, retry".
         max_bytes (int): of a request.
         receive_timeout (float): seconds in which a request must have arrived.
@@ -41,8 +39,6 @@ class ServiceSettings:
         limits (DecodeLimits): of a bitstream.
     """
 
-    max_batch: int = 8
-    max_wait: float = 0.005
     queue_size: int = 64
     max_bytes: int = 2**24
     receive_timeout: float = 30.0
@@ -50,11 +46,9 @@ class ServiceSettings:
     limits: DecodeLimits = dataclasses.field(default_factory=DecodeLimits)
 
     def __post_init__(self):
-        for name in ("max_batch", "queue_size", "max_bytes", "receive_timeout", "answer_timeout"):
+        for name in ("queue_size", "max_bytes", "receive_timeout", "answer_timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        if self.max_wait < 0:
-            raise ValueError(f"max_wait is {self.max_wait}: it cannot be negative")
 
 
 class BusyError(RuntimeError):
@@ -62,21 +56,24 @@ class BusyError(RuntimeError):
 
 
 class CloudService:
-    """Runs the cloud half of a network for many clients: one thread computes, in batches.
+    """Runs the cloud half of a network for many clients, in one thread: one bitstream after the other,
+    so that no output depends on what else is asked at the same time.
 
     Args:
         network (SplitInference): in evaluation mode.
         settings (ServiceSettings): see there.
         folder (str): for results, a JSON file and pictures an image. A bitstream whose id has a result
-            there is answered from it.
+            there, of the same `maker`, is answered from it.
         class_names (sequence[str]): for results.
+        maker (str): tells this network, its weights and settings, from others.
     """
 
-    def __init__(self, network, settings, folder, class_names=()):
+    def __init__(self, network, settings, folder, class_names=(), maker=""):
         self.settings = settings
         self._network = network
         self._folder = folder
         self._class_names = class_names
+        self._maker = maker
         self._queue = queue.Queue(maxsize=settings.queue_size)
         self._pending = {}  # id -> (digest, future): not computed twice at the same time
         self._lock = threading.Lock()
@@ -110,17 +107,17 @@ class CloudService:
         digest = hashlib.sha256(data).hexdigest()
         if not identity.endswith(digest[:16]):
             raise FileExistsError(f"{identity!r} is the id of other bytes")
-        known = self._known(identity)
-        if known is not None:
-            self._count("repeated")
-            future = concurrent.futures.Future()
-            future.set_result((known, 0.0))
-            return future
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
         with self._lock:
             if identity in self._pending:
                 self.counts["repeated"] += 1
                 return self._pending[identity]
+            known = self._known(identity)
+            if known is not None:
+                self.counts["repeated"] += 1
+                future = concurrent.futures.Future()
+                future.set_result((known, 0.0))
+                return future
             if self._stopping:
                 raise BusyError("the server is stopping: try another one, or later")
             future = concurrent.futures.Future()
@@ -136,58 +133,38 @@ class CloudService:
 
     def _known(self, identity):
         try:
-            return read_result(os.path.join(self._folder, f"{identity}.json"))
+            result = read_result(os.path.join(self._folder, f"{identity}.json"))
         except (FileNotFoundError, ValueError):
             return None
+        return result if result.get("maker") == self._maker else None
 
     def _count(self, name):
         with self._lock:
             self.counts[name] += 1
 
     def _work(self):
-        while True:
-            batch = self._next_batch()
-            if not batch:
-                return
-            for identity, stream, future in batch:
-                start = time.perf_counter()
-                try:
-                    # One by one: outputs must not depend on what else is asked at the same time.
-                    output = self._network.cloud_inference([stream])[0]
-                    result = result_of(identity, output, self._class_names)
-                    write_result(result, self._folder)
-                    seconds = time.perf_counter() - start
-                    outcome = result, seconds
-                    self._latencies.append(seconds)
-                    self._count("done")
-                except Exception as error:  # whatever one client sends, the others are served
-                    outcome = error
-                    self._count("errors")
-                    if not isinstance(error, BitstreamError):
-                        logging.getLogger("d2_featcomp").exception("%s", identity)
-                with self._lock:
-                    self._pending.pop(identity, None)
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-    def _next_batch(self):
-        """A list of what to compute; empty when all is done and it is time to stop."""
-        first = self._queue.get()
-        if first is _STOP:
-            return []
-        batch, deadline = [first], time.monotonic() + self.settings.max_wait
-        while len(batch) < self.settings.max_batch:
+        while (item := self._queue.get()) is not _STOP:
+            identity, stream, future = item
+            start = time.perf_counter()
             try:
-                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if item is _STOP:
-                self._queue.put(_STOP)
-                break
-            batch.append(item)
-        return batch
+                output = self._network.cloud_inference([stream])[0]
+                result = result_of(identity, output, self._class_names)
+                result["maker"] = self._maker
+                write_result(result, self._folder)
+                outcome = result, time.perf_counter() - start
+                self._latencies.append(outcome[1])
+                self._count("done")
+            except Exception as error:  # whatever one client sends, the others are served
+                outcome = error
+                self._count("errors")
+                if not isinstance(error, BitstreamError):
+                    logging.getLogger("d2_featcomp").exception("%s", identity)
+            with self._lock:
+                self._pending.pop(identity, None)
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
     def stop(self):
         """Takes nothing more, finishes what was accepted, and ends."""

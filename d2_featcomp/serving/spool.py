@@ -1,5 +1,6 @@
 """Bitstreams that are not sent yet, on disk: they outlive the program and the network."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -8,18 +9,19 @@ __all__ = ["Spool", "stream_id"]
 
 SUFFIX = ".d2fc"
 REJECTED = "rejected"
-_ID = re.compile(r"[\w.=-]{1,200}-[0-9a-f]{16}")
+_ID = re.compile(r"\w[\w.=-]{0,199}-[0-9a-f]{16}", re.ASCII)
 
 
 def stream_id(name, data):
     """str: name of an image, and a digest of its bitstream: equal for equal bytes, and only for them."""
-    plain = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII)[:180] or "_"
+    plain = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII)[:180]
+    plain = re.sub(r"^\W", "_", plain, flags=re.ASCII) or "_"
     return f"{plain}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def is_stream_id(text):
     """bool: whether a text is an id as :func:`stream_id` makes them; such a text is a safe file name."""
-    return bool(_ID.fullmatch(text)) and not text.startswith(".")
+    return bool(_ID.fullmatch(text))
 
 
 class Spool:
@@ -37,7 +39,7 @@ class Spool:
         return os.path.join(self.folder, f"{identity}{SUFFIX}")
 
     def add(self, name, data):
-        """Keeps a bitstream, until :meth:`remove`; survives a loss of power. Returns its id."""
+        """Keeps a bitstream, on disk, until :meth:`remove`. Returns its id."""
         identity = stream_id(name, data)
         partial = f"{self._path(identity)}.partial"
         with open(partial, "wb") as file:
@@ -52,15 +54,24 @@ class Spool:
         paths = [
             os.path.join(self.folder, name) for name in os.listdir(self.folder) if name.endswith(SUFFIX)
         ]
-        ordered = sorted(paths, key=lambda path: (os.stat(path).st_mtime_ns, path))
+        times = {}
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # another program has sent it
+                times[path] = os.stat(path).st_mtime_ns
+        ordered = sorted(times, key=lambda path: (times[path], path))
         return [os.path.basename(path)[: -len(SUFFIX)] for path in ordered]
 
     def read(self, identity):
-        with open(self._path(identity), "rb") as file:
-            return file.read()
+        """bytes, or None if it is not there any more."""
+        try:
+            with open(self._path(identity), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
 
     def remove(self, identity):
-        os.remove(self._path(identity))
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._path(identity))
 
     def reject(self, identity, reason):
         """Puts a bitstream that the cloud will never take aside, with the reason beside it."""
@@ -68,4 +79,5 @@ class Spool:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, f"{identity}.txt"), "w", encoding="utf-8") as file:
             file.write(f"{reason}\n")
-        os.replace(self._path(identity), os.path.join(folder, f"{identity}{SUFFIX}"))
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._path(identity), os.path.join(folder, f"{identity}{SUFFIX}"))

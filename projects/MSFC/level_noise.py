@@ -106,6 +106,9 @@ def main(args):
     results = {level or "no noise": measure(cfg, network, level, args) for level in (None, *levels)}
     rows = rows_of(results)
     columns = [column for column in ("box AP", "mask AP") if column in next(iter(rows.values()))]
+    for row in rows.values():  # a network that finds nothing has no AP
+        row.update({column: 0.0 for column in columns if not row.get(column, 0.0) >= 0})
+        row.update({column: 0.0 for column in columns if column not in row})
     if not columns:
         raise ValueError(f"{args.config_file}: its evaluators give no box AP")
     table = format_table(rows, columns)

@@ -266,7 +266,7 @@ def test_every_coding_round_trips(coding):
 @given(
     split=st.text(st.characters(max_codepoint=127), max_size=40),
     fingerprint=st.binary(min_size=4, max_size=4),
-    sides=st.lists(st.integers(1, 2**15), min_size=6, max_size=6),
+    sides=st.lists(st.integers(1, 2**13), min_size=6, max_size=6),
     feature_elements=st.integers(1, 2**35 - 1),
 )
 def test_what_is_known_of_the_image_round_trips(split, fingerprint, sides, feature_elements):
@@ -411,6 +411,7 @@ HOSTILE = {
         f"{bits} bits": (stream_of(bits=bytes([bits])), f"bit depth of {bits}$")
         for bits in (0, 1, 17, 31, 33, 64, 255)
     },
+    "image area": (stream_of(sizes=6 * varint(2**14)), "an image of 268435456 pixels"),
     "32 bits, fixed range": (stream_of(bits=b"\x20"), "quantizer 1 at 32 bits"),
     "4 bits, no quantizer": (stream_of(quantizer=b"\x00"), "quantizer 0 at 4 bits"),
     "quantizer 4": (stream_of(quantizer=b"\x04"), "quantizer 4 at 4 bits"),
@@ -517,7 +518,9 @@ def test_the_stream_that_hostile_fields_are_put_into_is_sound():
 
 
 def test_the_largest_accepted_values_are_accepted():
-    FeatureBitstream.from_bytes(stream_of(sizes=6 * varint(2**15), feature_elements=LARGEST))
+    FeatureBitstream.from_bytes(
+        stream_of(sizes=3 * (varint(2**15) + varint(2**11)), feature_elements=LARGEST)
+    )
     FeatureBitstream.from_bytes(stream_of(shape=shape_of(64, 1024, 1024)))
     count = stream_of(
         count=b"\x10",

@@ -149,7 +149,7 @@ def server(root, tmp_path):
 def without_name(result):
     """A result that does not tell what its image is called."""
     instances = [{**entry, "image_id": ""} for entry in result["instances"]]
-    return {**result, "image_id": "", "instances": instances}
+    return {**result, "image_id": "", "maker": "", "instances": instances}
 
 
 def test_through_files(root, expected, tmp_path):
@@ -242,7 +242,7 @@ def test_eight_clients_get_their_own_results(expected, server):
 
 
 def test_more_than_it_can_do(expected, server):
-    one = server("--queue", "2", "--max-batch", "1")
+    one = server("--queue", "2")
     (_, data), *_ = expected.values()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: one.put(stream_id(f"flood{n}", data), data), range(60)))
@@ -295,6 +295,8 @@ def test_bad_requests(root, expected, server):
     with socket.create_connection(("127.0.0.1", one.port)):
         assert one.put(identity, data).status_code == 200
 
+    with pytest.raises(ValueError, match="answers 404"):
+        CloudClient(f"http://{one.address}/elsewhere").send(identity, data)
     client = CloudClient(one.address)
     with pytest.raises(RefusedError, match="damaged"):
         client.send(stream_id(name, damaged), damaged)
