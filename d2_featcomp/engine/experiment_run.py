@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog
 
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
+    OF_MEANS,
     format_bd_rates,
     format_table,
     mean_rows,
@@ -217,11 +218,14 @@ class _Run:
             | self._bd_rate(wanted, column, seed)
             for wanted in self.experiment.bd_rates
             for column in wanted.columns
-            for seed in self.experiment.seeds or (None,)
+            for seed in (
+                *(self.experiment.seeds or (None,)),
+                *([OF_MEANS] if len(self.experiment.seeds) > 1 else []),
+            )
         ]
 
     def _bd_rate(self, wanted, column, seed):
-        curves = self._curves(column, seed)[0]
+        curves = self._curves(column, None if seed == OF_MEANS else seed)[0]
         points = [
             [
                 (row[self.experiment.x], row[column])

@@ -13,6 +13,7 @@ from ..files import write_text
 __all__ = [
     "COLUMNS",
     "DEFAULT_COLUMNS",
+    "OF_MEANS",
     "format_bd_rates",
     "format_table",
     "mean_rows",
@@ -119,33 +120,39 @@ def _cell(column, row, spread):
     return f"{cell} ± {spread[column]:.{decimals}f}" if column in spread else cell
 
 
+OF_MEANS = "mean"  # in place of a seed: the curves of the seeds' means
 _PAIR = ("test", "anchor", "column", "points", "method")
 
 
 def format_bd_rates(found):
     """
     Args:
-        found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None),
+        found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None, or
+            :data:`OF_MEANS`),
             "percent" (NaN where it cannot be computed) and "note" (what to know about it, or "").
 
     Returns:
         str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one
-        of them gives none), their standard deviation, each value, and the notes.
+        of them gives none), their standard deviation, each value, that of the curves of mean points,
+        and the notes.
     """
     groups = {}
     for entry in found:
         groups.setdefault(tuple(entry[field] for field in _PAIR), []).append(entry)
     cells = []
     for pair, entries in groups.items():
-        values = [entry["percent"] for entry in entries]
+        of_means = [entry["percent"] for entry in entries if entry["seed"] == OF_MEANS]
+        values = [entry["percent"] for entry in entries if entry["seed"] != OF_MEANS]
         whole = not any(math.isnan(value) for value in values)
         mean = f"{statistics.fmean(values):+.2f} %" if whole else "-"
         spread = f"{_deviation(values):.2f}" if whole and len(values) > 1 else "-"
         notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         each = ", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values)
-        cells.append([*pair, mean, spread, each, notes])
-    head = ["curve", "against", "by", "points", "method", "BD-rate", "± (seeds)", "each", "note"]
-    align = ("left", "left", "left", "right", "left", "right", "right", "left", "left")
+        joint = ", ".join("-" if math.isnan(value) else f"{value:+.2f} %" for value in of_means) or "-"
+        cells.append([*pair, mean, spread, each, joint, notes])
+    head = ["curve", "against", "by", "points", "method", "BD-rate", "± (seeds)", "each"]
+    head += ["of mean curves", "note"]
+    align = ("left", "left", "left", "right", "left", "right", "right", "left", "right", "left")
     return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 

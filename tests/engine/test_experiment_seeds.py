@@ -107,12 +107,27 @@ def test_everything_is_done_with_each_seed(folder):
     assert [(row["test"], row["seed"]) for row in found] == [
         ("tested", "3"),
         ("tested", "4"),
+        ("tested", "mean"),
         ("common", "3"),
         ("common", "4"),
+        ("common", "mean"),
     ]
-    for row in found[2:]:
+    for row in found[3:]:
         assert float(row["percent"]) == pytest.approx(0, abs=1e-6)
     assert "| common  | common    | PSNR |      all | akima" in (out / "bd_rates.md").read_text()
+
+
+def test_a_training_done_once_is_the_start_of_all(folder):
+    trainings = {name: dict(entry) for name, entry in DESCRIPTION["trainings"].items()}
+    trainings["common"] = {**trainings["common"], "once": True}
+    settings = [entry for entry in DESCRIPTION["settings"] if entry["training"] == "tested"]
+    changes = {"trainings": trainings, "settings": settings, "bd_rates": [], "goals": []}
+    experiment = read_experiment(write(folder, **changes))
+    assert list(experiment.trainings) == ["common", "tested, seed 3", "tested, seed 4"]
+    starts = [training.start for training in experiment.trainings.values()]
+    assert starts == ["", "common", "common"]
+    seeds = [training.overrides["SEED"] for training in experiment.trainings.values()]
+    assert seeds == [3, 3, 4]
 
 
 def test_what_cannot_be_compared_is_noted(folder):
@@ -120,7 +135,7 @@ def test_what_cannot_be_compared_is_noted(folder):
     missed = run_experiment(experiment, str(folder / "out"))
     assert len(missed) == 1 and "BD-rate against common by PSNR" in missed[0]
     with open(folder / "out" / "bd_rates.csv", newline="") as file:
-        (first, second) = csv.DictReader(file)
+        first, second, _ = csv.DictReader(file)
     assert math.isnan(float(first["percent"])) and first["seed"] == "3"
     assert "has 3 points: BD-rate by cubic needs at least 4" in second["note"]
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from d2_featcomp.evaluation.tradeoff import (
     COLUMNS,
+    OF_MEANS,
     format_bd_rates,
     format_table,
     mean_rows,
@@ -157,6 +158,7 @@ def test_table_of_bd_rates(tmp_path):
     found = [
         bd_entry(1, -10.0),
         bd_entry(2, -30.0, "little overlap"),
+        bd_entry(OF_MEANS, -25.0),
         bd_entry(None, 5.0, column="mIoU"),
     ]
     found.append(bd_entry(1, float("nan"), "no overlap", column="IRMSE"))
@@ -171,10 +173,11 @@ def test_table_of_bd_rates(tmp_path):
         "-20.00 %",
         "14.14",
         "-10.00, -30.00",
+        "-25.00 %",
         "little overlap",
     ]
-    assert cells[1][5:] == ["+5.00 %", "-", "+5.00", ""]
-    assert cells[2][5:] == ["-", "-", "-", "no overlap"]
+    assert cells[1][5:] == ["+5.00 %", "-", "+5.00", "-", ""]
+    assert cells[2][5:] == ["-", "-", "-", "-", "no overlap"]
     write_bd_rates(found, str(tmp_path / "bd.csv"))
     assert (tmp_path / "bd.csv").read_text().splitlines()[:2] == [
         "test,anchor,column,points,method,seed,percent,note",
