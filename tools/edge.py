@@ -223,7 +223,11 @@ def _table(rows):
         for column in range(1, len(head))
     ]
     cells = [
-        [line[0], f"{line[1]:.0f}", *("-" if value is None else f"{value:.1f}" for value in line[2:])]
+        [
+            line[0],
+            f"{line[1]:.0f}",
+            *("-" if value is None or value != value else f"{value:.1f}" for value in line[2:]),
+        ]
         for line in [*lines, ["median", *medians]]
     ]
     align = ("left", *("right" for _ in head[1:]))
