@@ -1,8 +1,10 @@
 """Files that are whole or not there."""
 
+import csv
+import io
 import os
 
-__all__ = ["write_text"]
+__all__ = ["write_csv", "write_text"]
 
 
 def write_text(text, path):
@@ -19,3 +21,18 @@ def write_text(text, path):
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(partial, path)
+
+
+def write_csv(head, rows, path):
+    """Writes a CSV file in one piece, see :func:`write_text`.
+
+    Args:
+        head (sequence): names of the columns.
+        rows (iterable[sequence]): the lines.
+        path (str): replaced if it exists.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_text(text.getvalue(), path)

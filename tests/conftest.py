@@ -65,17 +65,28 @@ def write_darknet():
     return write
 
 
+@pytest.fixture(scope="session")
+def load_tool():
+    """Imports a script by its path."""
+
+    def load(script):
+        spec = importlib.util.spec_from_file_location("tool", script)
+        tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        return tool
+
+    return load
+
+
 @pytest.fixture
-def run_tool(monkeypatch, capsys):
+def run_tool(load_tool, monkeypatch, capsys):
     """Runs a command line in this process: (exit status, standard output, standard error)."""
 
     from d2_featcomp.engine import report_errors
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location("tool", script)
-        tool = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(tool)
+        tool = load_tool(script)
         status = 0
         try:
             with report_errors():

@@ -12,15 +12,20 @@ tells how many times slower the edge device is than this machine.
 
 import argparse
 import statistics
-import time
 
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.engine import as_input, build_for_inference, report_errors, setup_config
-from d2_featcomp.serving import frames_of, list_inputs
+from d2_featcomp.engine import (
+    as_input,
+    build_for_inference,
+    report_errors,
+    require_weights,
+    setup_config,
+)
+from d2_featcomp.serving import frames_of, list_inputs, timed
 
 BANDWIDTHS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
 
@@ -52,17 +57,11 @@ def parse_args():
     return parser.parse_args()
 
 
-def clock(function, *args):
-    start = time.perf_counter()
-    result = function(*args)
-    return result, time.perf_counter() - start
-
-
 def measure(network, record):
     """(seconds on the edge, bytes, seconds in the cloud) of one image."""
-    (features,), edge = clock(network.edge_features, [record])
-    data, coding = clock(lambda: network.encode(features).to_bytes())
-    _, cloud = clock(lambda: network.cloud_inference([FeatureBitstream.from_bytes(data)]))
+    (features,), edge = timed(network.edge_features, [record])
+    data, coding = timed(lambda: network.encode(features).to_bytes())
+    _, cloud = timed(lambda: network.cloud_inference([FeatureBitstream.from_bytes(data)]))
     return edge + coding, len(data), cloud
 
 
@@ -81,8 +80,7 @@ def main(args):
     if args.edge_factor <= 0 or args.latency < 0 or min(args.bandwidths) <= 0 or args.limit < 1:
         raise ValueError("--edge-factor, --bandwidths and --limit must be above 0, --latency not below")
     cfg = setup_config(args.config_file, args.opts)
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
+    require_weights(cfg)
     image_cfg = setup_config(
         args.config_file,
         [

@@ -19,7 +19,6 @@ import statistics
 import sys
 import time
 
-import torch
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
@@ -34,6 +33,7 @@ from d2_featcomp.serving import (
     Spool,
     frames_of,
     list_inputs,
+    timed,
 )
 
 TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away
@@ -76,7 +76,7 @@ class Sender:
         self.client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
         self.output = args.output
         self.away_since = None
-        self.sent = self.refused = self.failed = 0
+        self.sent = self.refused = 0
 
     def send(self, identity):
         """Seconds that the cloud half took; None if it was not sent."""
@@ -93,7 +93,6 @@ class Sender:
             )
             return None
         except ServerFaultError as error:
-            self.failed += 1
             print(
                 f"{identity}: the server failed ({error}); kept in {self.spool.folder}", file=sys.stderr
             )
@@ -120,14 +119,6 @@ class Sender:
         if time.monotonic() - self.away_since > TRY_AGAIN_AFTER:
             self.send_waiting()
         return None
-
-
-def timed(function, *args):
-    start = time.perf_counter()
-    result = function(*args)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - start
 
 
 def readable(entry, failures):

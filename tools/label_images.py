@@ -11,7 +11,13 @@ uncut network itself reaches 100 AP.
 
 import argparse
 
-from d2_featcomp.engine import build_for_inference, label_images, report_errors, setup_config
+from d2_featcomp.engine import (
+    build_for_inference,
+    label_images,
+    report_errors,
+    require_weights,
+    setup_config,
+)
 
 
 def parse_args():
@@ -34,8 +40,7 @@ def main(args):
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score is {args.score}: it goes from 0 to 1")
     cfg = setup_config(args.config_file, args.opts)
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
+    require_weights(cfg)
     network = build_for_inference(cfg, cfg.MODEL.WEIGHTS, enabled=False)
     images, labels = label_images(cfg, network, args.images, score=args.score, class_names=args.classes)
     print(f"{args.images}: {labels} labels in {images} images")

@@ -2,7 +2,7 @@
 
 from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
-from .command_line import end_process_group, report_errors, setup_config
+from .command_line import end_process_group, report_errors, require_weights, setup_config
 from .demo import as_input, build_for_inference, draw_images
 from .experiment import Experiment, read_experiment
 from .experiment_run import run_experiment

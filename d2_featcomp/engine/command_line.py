@@ -10,7 +10,13 @@ from detectron2.config import get_cfg
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
 
-__all__ = ["end_process_group", "report_errors", "setup_config"]
+__all__ = [
+    "end_process_group",
+    "plain_config",
+    "report_errors",
+    "require_weights",
+    "setup_config",
+]
 
 
 def setup_config(config_file, overrides=()):
@@ -50,6 +56,17 @@ def setup_config(config_file, overrides=()):
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def plain_config(cfg):
+    """CfgNode -> dict, of JSON's own types."""
+    return yaml.safe_load(cfg.dump())
+
+
+def require_weights(cfg):
+    """Raises ValueError if MODEL.WEIGHTS is not set."""
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
 
 
 def end_process_group():

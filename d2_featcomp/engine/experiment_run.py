@@ -8,7 +8,6 @@ import os
 import shutil
 import statistics
 
-import yaml
 from detectron2.data import DatasetCatalog
 
 from ..evaluation.bjontegaard_delta import compare_curves
@@ -24,9 +23,10 @@ from ..evaluation.tradeoff import (
     write_csv,
 )
 from ..files import write_text
+from .command_line import plain_config
 from .demo import build_for_inference, draw_images
 from .experiment import config_of, file_name, seeded
-from .measurement import measure_settings
+from .measurement import file_digest, measure_settings
 from .steps import train_steps
 
 __all__ = ["run_experiment"]
@@ -91,7 +91,7 @@ class _Run:
 
     def train(self, training):
         if training.checkpoint:
-            self.training_keys[training.name] = _file_key(training.checkpoint)
+            self.training_keys[training.name] = file_digest(training.checkpoint)[:16]
             return
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
         folder = self._folder("trainings", training.name)
@@ -124,7 +124,11 @@ class _Run:
         logging.getLogger("d2_featcomp").info("Measuring %s", ", ".join(map(repr, wanted)))
         records = os.path.join(self.output, "records")
         for name, results in measure_settings(wanted, records).items():
-            self.results[name] = {"key": keys[name], "config": _plain(wanted[name]), "results": results}
+            self.results[name] = {
+                "key": keys[name],
+                "config": plain_config(wanted[name]),
+                "results": results,
+            }
         self.report()
         shutil.rmtree(records)  # the results are kept
 
@@ -286,19 +290,10 @@ def _within(goal, what, value):
     return goal.at_least <= value <= goal.at_most, f"{what} {value:.5g} ({' and '.join(bounds)})"
 
 
-def _plain(cfg):
-    return yaml.safe_load(cfg.dump())
-
-
 def _key(cfg, before):
     """Tells one configuration, and all that it starts from, from another."""
-    settings = {**_plain(cfg), "OUTPUT_DIR": "", "before": before}
+    settings = {**plain_config(cfg), "OUTPUT_DIR": "", "before": before}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_key(path):
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def _read_json(path):

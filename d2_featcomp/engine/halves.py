@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .checkpoint import CheckpointError, load_weights, write_checkpoint
+from .command_line import require_weights
 from .steps import require_split
 
 __all__ = ["HALVES", "export_halves", "load_half"]
@@ -29,8 +30,7 @@ def export_halves(cfg, folder):
         ValueError: the network is not cut, or there are no weights. FileNotFoundError, CheckpointError:
         see :func:`load_weights`. OSError: the disk is full.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
+    require_weights(cfg)
     model = build_model(cfg).eval()
     require_split(model, True)
     load_weights(model, cfg.MODEL.WEIGHTS)

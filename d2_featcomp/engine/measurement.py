@@ -13,7 +13,6 @@ import logging
 import os
 
 import torch
-import yaml
 from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import (
     DatasetMapper,
@@ -30,8 +29,9 @@ from ..codecs import FeatureBitstream
 from ..evaluation.build import rate_evaluator, task_evaluators
 from ..evaluation.recording import ImageRecords, UnrecordableError
 from ..files import write_text
-from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
+from ..modeling import build_feature_codec, find_feature_split
 from .checkpoint import load_weights
+from .command_line import plain_config
 from .steps import require_data, require_split
 
 __all__ = ["file_digest", "measure_settings"]
@@ -374,7 +374,7 @@ def _networks(settings):
         network = found.setdefault(key, _Network(cfg, [], datasets[dataset][0]))
         codec, group_key, setting_key = None, _digest([key, "outputs"]), ""
         if cfg.MODEL.FEATCOMP.ENABLED:
-            split = FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT)
+            split = find_feature_split(cfg.MODEL.FEATCOMP.SPLIT)
             codec = build_feature_codec(cfg, split)
             setting_key = _digest([key, "rates", dict(cfg.MODEL.FEATCOMP.CODEC)])
             alike = [codec.bits, codec.quantizer] if codec.image_codec.lossless else setting_key
@@ -402,7 +402,7 @@ def _digest_of_data(dataset, records):
 
 
 def _plain_without_codec(cfg):
-    plain = yaml.safe_load(cfg.dump())
+    plain = plain_config(cfg)
     del plain["OUTPUT_DIR"], plain["MODEL"]["WEIGHTS"], plain["MODEL"]["FEATCOMP"]["CODEC"]
     return plain
 

@@ -76,9 +76,8 @@ def export_onnx(network, path):
     partial = f"{path}.partial"
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of the tracer, about sizes that are the same in every image
+            # Of the tracer, about sizes that are the same in every image.
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 module,
                 (example,),

@@ -33,8 +33,8 @@ import os
 import yaml
 
 from ..codecs.image_codec import find_image_codec
-from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
-from .command_line import setup_config
+from ..modeling import build_feature_codec, find_feature_split
+from .command_line import require_weights, setup_config
 from .experiment import file_name
 from .measurement import file_digest
 
@@ -147,11 +147,10 @@ def plan_sweep(description, config_file, opts, output):
     """
     _check_keys(description, _KEYS, "a sweep")
     base = setup_config(config_file, opts)
-    if not base.MODEL.WEIGHTS:
-        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
+    require_weights(base)
     if not base.MODEL.FEATCOMP.ENABLED:
         raise ValueError("MODEL.FEATCOMP.ENABLED is False: a sweep needs a network that is cut")
-    split = _split_of(base)
+    split = find_feature_split(base.MODEL.FEATCOMP.SPLIT)
     anchors = description.get("anchors", list(ANCHORS))
     curves = []
     for entry in description.get("curves") or [{}]:
@@ -179,20 +178,12 @@ def plan_sweep(description, config_file, opts, output):
     return Sweep(title, tuple(curves), tuple(levels), configs)
 
 
-def _split_of(cfg):
-    name = cfg.MODEL.FEATCOMP.SPLIT
-    if name not in FEATURE_SPLIT_REGISTRY:
-        known = ", ".join(sorted(split for split, _ in FEATURE_SPLIT_REGISTRY))
-        raise ValueError(f"unknown feature split {name!r} (MODEL.FEATCOMP.SPLIT): choose one of {known}")
-    return FEATURE_SPLIT_REGISTRY.get(name)
-
-
 def _config(config_file, opts, point, folder):
     overrides = {**point.overrides, "OUTPUT_DIR": os.path.join(folder, file_name(point.name))}
     try:
         cfg = setup_config(config_file, [*opts, *(part for pair in overrides.items() for part in pair)])
         if cfg.MODEL.FEATCOMP.ENABLED:
-            build_feature_codec(cfg, _split_of(cfg))
+            build_feature_codec(cfg, find_feature_split(cfg.MODEL.FEATCOMP.SPLIT))
     except (ValueError, ImportError) as error:
         raise type(error)(f"{point.name}: {error}") from error
     file_digest(cfg.MODEL.WEIGHTS)  # so that a missing file is found now

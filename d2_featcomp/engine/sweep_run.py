@@ -1,7 +1,6 @@
 """Runs a sweep: measures its curves, compares them, draws them."""
 
 import csv
-import io
 import json
 import logging
 import os
@@ -9,7 +8,6 @@ import platform
 from importlib import metadata
 
 import torch
-import yaml
 from detectron2 import __version__ as detectron2_version
 from detectron2.utils import comm
 
@@ -23,7 +21,8 @@ from ..evaluation.tradeoff import (
     rows_of,
     write_bd_rates,
 )
-from ..files import write_text
+from ..files import write_csv, write_text
+from .command_line import plain_config
 from .experiment import file_name
 from .measurement import measure_settings
 
@@ -160,14 +159,6 @@ def _value(cfg, key):
     return "" if cfg is None else cfg
 
 
-def _write_csv(path, head, rows):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_text(text.getvalue(), path)
-
-
 def _write_curves(sweep, results, path):
     rates = dict.fromkeys(m for groups in results.values() for m in groups.get("feature_rate", {}))
     metrics = dict.fromkeys(
@@ -196,7 +187,7 @@ def _write_curves(sweep, results, path):
             ]
         )
     head = ["curve", "anchor", "setting", *_SETTING_FIELDS, *rates]
-    _write_csv(path, [*head, *(f"{group}/{metric}" for group, metric in metrics)], rows)
+    write_csv([*head, *(f"{group}/{metric}" for group, metric in metrics)], rows, path)
 
 
 def _write_images(sweep, path):
@@ -208,7 +199,7 @@ def _write_images(sweep, path):
             with open(os.path.join(folder, "feature_rates.csv"), newline="", encoding="utf-8") as file:
                 head, *images = csv.reader(file)
             rows += [[point.name, *image] for image in images]
-    _write_csv(path, ["setting", *head], rows)
+    write_csv(["setting", *head], rows, path)
 
 
 def _bd_rates(sweep, rows, qualities, method):
@@ -254,7 +245,7 @@ def _write_summary(sweep, bd_rates, command, path):
         },
         "processes": comm.get_world_size(),
         "threads": torch.get_num_threads(),
-        "settings": {name: yaml.safe_load(cfg.dump()) for name, cfg in sweep.configs.items()},
+        "settings": {name: plain_config(cfg) for name, cfg in sweep.configs.items()},
         "bd_rates": [
             {**entry, "percent": entry["percent"] if entry["percent"] == entry["percent"] else None}
             for entry in bd_rates

@@ -1,14 +1,12 @@
 """Rate against accuracy: the table and the plot of a comparison."""
 
-import csv
-import io
 import math
 import statistics
 
 import numpy as np
 from tabulate import tabulate
 
-from ..files import write_text
+from .. import files
 
 __all__ = [
     "COLUMNS",
@@ -158,23 +156,15 @@ def format_bd_rates(found):
 
 def write_bd_rates(found, path):
     """Writes what :func:`format_bd_rates` takes, a line an entry, in one piece."""
-    text = io.StringIO()
     fields = [*_PAIR, "seed", "percent", "note"]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write_text(text.getvalue(), path)
+    files.write_csv(fields, ([entry[field] for field in fields] for entry in found), path)
 
 
 def write_csv(rows, path):
     """Writes the rows with all their digits, in one piece."""
     columns = _measured(COLUMNS, rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["setting", *columns])
-    for name, row in rows.items():
-        writer.writerow([name, *(row.get(column, "") for column in columns)])
-    write_text(text.getvalue(), path)
+    lines = ([name, *(row.get(column, "") for column in columns)] for name, row in rows.items())
+    files.write_csv(["setting", *columns], lines, path)
 
 
 def rate_for_accuracy(rates, accuracies, accuracy):

@@ -26,6 +26,7 @@ from .splits import (
     SSFCDecoder,
     SSFCEncoder,
     build_feature_split,
+    find_feature_split,
     format_channel_order,
     read_channel_order,
 )

@@ -2,7 +2,7 @@
 
 from .client import CloudClient, RefusedError, ServerFaultError
 from .inputs import frames_of, list_inputs
-from .link import Link
+from .link import Link, timed
 from .results import draw_result, read_result, result_of, write_result
 from .server import BusyError, CloudService, ServiceSettings, build_app
 from .spool import Spool, stream_id

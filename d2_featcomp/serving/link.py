@@ -1,8 +1,11 @@
-"""A simulated network between edge and cloud."""
+"""How long things take: a simulated network between edge and cloud, and what is computed."""
 
 import random
+import time
 
-__all__ = ["Link"]
+import torch
+
+__all__ = ["Link", "timed"]
 
 PACKET_BYTES = 1400
 
@@ -52,3 +55,12 @@ class Link:
             if left:
                 total += self.latency / 1000  # until the sender knows
         return total
+
+
+def timed(function, *args):
+    """(what a function returns, the seconds that it took, work on a GPU included)."""
+    start = time.perf_counter()
+    result = function(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start

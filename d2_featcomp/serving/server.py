@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import queue
@@ -19,7 +18,7 @@ import time
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from .results import read_result, result_of, write_result
-from .spool import is_stream_id
+from .spool import digest_of, is_stream_id
 
 __all__ = ["BusyError", "CloudService", "ServiceSettings", "build_app"]
 
@@ -75,7 +74,7 @@ class CloudService:
         self._class_names = class_names
         self._maker = maker
         self._queue = queue.Queue(maxsize=settings.queue_size)
-        self._pending = {}  # id -> (digest, future): not computed twice at the same time
+        self._pending = {}  # id -> future: not computed twice at the same time
         self._lock = threading.Lock()
         self._stopping = False
         self.counts = collections.Counter()
@@ -104,8 +103,7 @@ class CloudService:
         """
         if not is_stream_id(identity):
             raise BitstreamError(f"malformed id {identity[:100]!r}")
-        digest = hashlib.sha256(data).hexdigest()
-        if not identity.endswith(digest[:16]):
+        if not identity.endswith(f"-{digest_of(data)}"):
             raise FileExistsError(f"{identity!r} is the id of other bytes")
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
         with self._lock:
@@ -152,8 +150,9 @@ class CloudService:
                 result["maker"] = self._maker
                 write_result(result, self._folder)
                 outcome = result, time.perf_counter() - start
-                self._latencies.append(outcome[1])
-                self._count("done")
+                with self._lock:
+                    self._latencies.append(outcome[1])
+                    self.counts["done"] += 1
             except Exception as error:  # whatever one client sends, the others are served
                 outcome = error
                 self._count("errors")

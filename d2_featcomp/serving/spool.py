@@ -16,7 +16,12 @@ def stream_id(name, data):
     """str: name of an image, and a digest of its bitstream: equal for equal bytes, and only for them."""
     plain = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII)[:180]
     plain = re.sub(r"^\W", "_", plain, flags=re.ASCII) or "_"
-    return f"{plain}-{hashlib.sha256(data).hexdigest()[:16]}"
+    return f"{plain}-{digest_of(data)}"
+
+
+def digest_of(data):
+    """str: the part of an id that tells the bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def is_stream_id(text):

@@ -9,7 +9,6 @@ seed, the same in every call.
 """
 
 import argparse
-import csv
 import os
 
 import torch
@@ -17,10 +16,10 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.logger import setup_logger
 
-from d2_featcomp.engine import build_for_inference, report_errors, setup_config
+from d2_featcomp.engine import build_for_inference, report_errors, require_weights, setup_config
 from d2_featcomp.evaluation import build_evaluator
 from d2_featcomp.evaluation.tradeoff import format_table, rows_of
-from d2_featcomp.files import write_text
+from d2_featcomp.files import write_csv, write_text
 
 
 def parse_args():
@@ -98,8 +97,7 @@ def main(args):
     setup_logger(name="detectron2")
     opts = [*args.opts, "MODEL.FEATCOMP.ENABLED", "False", "OUTPUT_DIR", args.output]
     cfg = setup_config(args.config_file, opts)
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("no weights: add MODEL.WEIGHTS and a checkpoint at the end")
+    require_weights(cfg)
     network = build_for_inference(cfg, cfg.MODEL.WEIGHTS, enabled=False)
     levels = list(network.backbone.output_shape())
     os.makedirs(args.output, exist_ok=True)
@@ -115,10 +113,8 @@ def main(args):
     print(table)
     stem = os.path.join(args.output, "level_noise")
     write_text(f"{table}\n", f"{stem}.md")
-    with open(f"{stem}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["level", *columns])
-        writer.writerows([level, *(row[column] for column in columns)] for level, row in rows.items())
+    lines = ([level, *(row[column] for column in columns)] for level, row in rows.items())
+    write_csv(["level", *columns], lines, f"{stem}.csv")
     unit = " times its own" if args.relative else ""
     draw(rows, columns, stem, f"Gaussian noise of variance {args.variance:g}{unit} on one level")
     print(f"{stem}.png")

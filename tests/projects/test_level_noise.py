@@ -1,7 +1,6 @@
 """projects/MSFC/level_noise.py, on a random network."""
 
 import csv
-import importlib.util
 
 import pytest
 import torch
@@ -26,11 +25,8 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("level_noise", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool(SCRIPT)
 
 
 def test_noise_has_the_variance_that_was_asked_for(tool):

@@ -1,6 +1,5 @@
 """tools/crossover.py, on random weights."""
 
-import importlib.util
 import re
 
 import numpy as np
@@ -17,11 +16,8 @@ SMALL = ("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("crossover", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool(SCRIPT)
 
 
 def test_where_both_take_equally_long(tool):

@@ -6,7 +6,7 @@ import torch
 from detectron2.utils.registry import Registry
 from torch import nn
 
-__all__ = ["FEATURE_SPLIT_REGISTRY", "FeatureSplit", "build_feature_split"]
+__all__ = ["FEATURE_SPLIT_REGISTRY", "FeatureSplit", "build_feature_split", "find_feature_split"]
 
 FEATURE_SPLIT_REGISTRY = Registry("FEATURE_SPLIT")
 FEATURE_SPLIT_REGISTRY.__doc__ = """
@@ -203,8 +203,12 @@ def build_feature_split(cfg, backbone):
     Raises:
         ValueError: no split of that name is registered, or a setting does not suit the backbone.
     """
-    name = cfg.MODEL.FEATCOMP.SPLIT
+    return find_feature_split(cfg.MODEL.FEATCOMP.SPLIT)(cfg, backbone)
+
+
+def find_feature_split(name):
+    """Returns the registered class; ValueError, listing those there are, for an unknown name."""
     if name not in FEATURE_SPLIT_REGISTRY:
         known = ", ".join(sorted(split for split, _ in FEATURE_SPLIT_REGISTRY))
         raise ValueError(f"unknown feature split {name!r} (MODEL.FEATCOMP.SPLIT): choose one of {known}")
-    return FEATURE_SPLIT_REGISTRY.get(name)(cfg, backbone)
+    return FEATURE_SPLIT_REGISTRY.get(name)
