@@ -47,6 +47,13 @@ def add_featcomp_config(cfg):
     # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
+    # The cloud half as a server.
+    featcomp.SERVER = CN()
+    # Bitstreams that the network computes at once, of images of one padded size.
+    featcomp.SERVER.MAX_BATCH = 8
+    # Milliseconds for which a bitstream may wait for others to fill its batch.
+    featcomp.SERVER.MAX_WAIT = 5.0
+
     # Multi-scale feature fusion (MSFC sec. 3.1).
     featcomp.MSFF = CN()
     featcomp.MSFF.SE_REDUCTION = 16

@@ -9,29 +9,29 @@
 Needs the weights of the cloud half alone (tools/export.py). For each bitstream NAME.d2fc it writes
 NAME.json, what was found, with the maps of dense tasks as PNG files; and results.json, all instances in
 COCO's result format. With --images, the folder of the original images, it draws them, too. The server
-takes PUT /v1/bitstreams/ID, and answers GET /healthz and GET /metrics. It ends on SIGTERM, when all that
-it has accepted is answered.
+takes PUT /v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
+MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. It ends on SIGTERM, when all that it has accepted is
+answered.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import signal
 import sys
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from d2_featcomp.engine import file_digest, load_half, report_errors, setup_config
+from d2_featcomp.engine import load_half, report_errors, setup_config
 from d2_featcomp.files import write_text
 from d2_featcomp.serving import (
-    CloudService,
     ServiceSettings,
     build_app,
+    class_names,
     draw_result,
+    load_service,
     result_of,
     write_result,
 )
@@ -95,17 +95,6 @@ def list_bitstreams(given):
     return found
 
 
-def class_names(cfg, given):
-    if given:
-        return given
-    for dataset in cfg.DATASETS.TEST:
-        if dataset in DatasetCatalog:
-            names = MetadataCatalog.get(dataset).get("thing_classes")
-            if names:
-                return names
-    return []
-
-
 def convert(network, args, names):
     """Results of files; returns how many could not be decoded."""
     os.makedirs(args.output, exist_ok=True)
@@ -138,7 +127,7 @@ def convert(network, args, names):
     return failed
 
 
-def serve(network, args, names, cfg, weights):
+def serve(args, cfg, weights):
     try:
         import uvicorn
     except ImportError as error:
@@ -148,16 +137,17 @@ def serve(network, args, names, cfg, weights):
     host, _, port = args.serve.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"--serve is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
-    settings = ServiceSettings(
+    service = load_service(
+        cfg,
+        weights,
+        args.output,
+        args.classes,
         queue_size=args.queue,
         max_bytes=args.max_bytes,
         receive_timeout=args.receive_timeout,
         answer_timeout=args.answer_timeout,
         limits=DecodeLimits(max_image_pixels=args.max_pixels),
     )
-    about = json.dumps([file_digest(weights), cfg.MODEL.dump(), list(names)])
-    maker = hashlib.sha256(about.encode()).hexdigest()[:16]
-    service = CloudService(network, settings, args.output, names, maker)
     # uvicorn raises the signal again when all that was accepted is answered.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.run(
@@ -180,11 +170,11 @@ def main(args):
     weights = args.weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("no weights: add --weights and a file of tools/export.py")
-    network = load_half(cfg, weights, "cloud")
-    names = class_names(cfg, args.classes)
     if args.serve:
-        serve(network, args, names, cfg, weights)
-    elif convert(network, args, names):
+        serve(args, cfg, weights)
+        return
+    network = load_half(cfg, weights, "cloud")
+    if convert(network, args, args.classes or class_names(cfg)):
         sys.exit(3)
 
 

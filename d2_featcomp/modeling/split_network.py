@@ -339,9 +339,8 @@ class SplitInference:
         self._require_own(stream)
         return self.feature_codec.decompress(stream, device=self.pixel_mean.device)
 
-    @torch.no_grad()
     def outputs_of(self, tensors, stream):
-        """The rest of the cloud half.
+        """The rest of the cloud half, for one image.
 
         Args:
             tensors (list[Tensor]): from :meth:`decode`.
@@ -350,21 +349,46 @@ class SplitInference:
         Returns:
             dict: what the network returns for an image in evaluation mode.
         """
+        return self.outputs_of_batch([tensors], [stream])[0]
+
+    @torch.no_grad()
+    def outputs_of_batch(self, batch, streams):
+        """The rest of the cloud half, for several images at once.
+
+        Args:
+            batch (list[list[Tensor]]): of each image what :meth:`decode` returned.
+            streams (list[FeatureBitstream]): that they were decoded from; all of one padded size.
+
+        Returns:
+            list[dict]: of each image what the network returns in evaluation mode: equal, up to the
+            rounding of floating-point sums, to what :meth:`outputs_of` returns.
+
+        Raises:
+            ValueError: the padded sizes differ.
+        """
+        sizes = {stream.sizes.padded for stream in streams}
+        if len(sizes) != 1:
+            raise ValueError(f"images of padded sizes {sorted(sizes)} cannot be computed at once")
+        (padded,) = sizes
         device = self.pixel_mean.device
-        received = [z[None] for z in tensors]
-        height, width = stream.sizes.original
+        received = [torch.stack(tensors) for tensors in zip(*batch, strict=True)]
         if self.feature_split.sends_image:
-            image = self.feature_split.restore(received, stream.sizes.padded)["image"][0]
+            images = self.feature_split.restore(received, padded)["image"]
             cloud = self
         else:
-            steps = self.feature_codec.quantizer_steps(stream, device=device)
-            features = self.feature_split.cloud(self.backbone, received, stream.sizes.padded, steps)
-            # The network's own code wants an image, for its size only.
-            image = torch.zeros((), device=device).expand(len(self.pixel_mean), *stream.sizes.resized)
+            every = [self.feature_codec.quantizer_steps(stream, device=device) for stream in streams]
+            steps = [torch.stack(tensors) for tensors in zip(*every, strict=True)]
+            features = self.feature_split.cloud(self.backbone, received, padded, steps)
+            # The network's own code wants images, for their sizes only.
+            nothing = torch.zeros((), device=device)
+            images = [nothing.expand(len(self.pixel_mean), *stream.sizes.resized) for stream in streams]
             cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
         return super(SplitInference, cloud).forward(
-            [{"image": image, "height": height, "width": width}]
-        )[0]
+            [
+                {"image": image, "height": stream.sizes.original[0], "width": stream.sizes.original[1]}
+                for image, stream in zip(images, streams, strict=True)
+            ]
+        )
 
     def _with_backbone(self, backbone):
         """This network, sharing everything, with another backbone; safe beside other threads."""

@@ -1,6 +1,7 @@
 """Edge and cloud as programs: files, a server, and a client that loses nothing."""
 
 from .client import CloudClient, RefusedError, ServerFaultError
+from .deployment import class_names, load_service, ray_app
 from .inputs import frames_of, list_inputs
 from .link import Link, timed
 from .results import draw_result, read_result, result_of, write_result

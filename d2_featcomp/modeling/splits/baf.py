@@ -220,7 +220,7 @@ class BaF(Layer):
         Args:
             tensors (list[Tensor]): [(N, C, H, W)], dequantized.
             image_size ((int, int)): not used.
-            steps (list[Tensor] or None): [(C, 1, 1)], of the quantizer; None leaves out eq. 6.
+            steps (list[Tensor] or None): [(N, C, 1, 1)], of the quantizer; None leaves out eq. 6.
 
         Returns:
             dict[str, Tensor]: {"z": (N, P, H, W)}.

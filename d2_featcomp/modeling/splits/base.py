@@ -117,7 +117,8 @@ class FeatureSplit(nn.Module, abc.ABC):
             backbone (Backbone): that the split was built for.
             tensors (list[Tensor]): decoded, each (N, C', H', W') float.
             image_size ((int, int)): height and width, in pixels, of the padded images.
-            steps (list[Tensor]): of the quantizer, see :meth:`FeatureCodec.quantizer_steps`.
+            steps (list[Tensor]): of the quantizer, see :meth:`FeatureCodec.quantizer_steps`; each
+                (N, C', 1, 1) or (N, 1, 1, 1).
 
         Returns:
             dict[str, Tensor]: as the backbone returns.

@@ -1,0 +1,95 @@
+"""From a configuration and weights to a service: for tools/cloud.py --serve, and for Ray Serve."""
+
+import hashlib
+import json
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..engine import file_digest, load_half, setup_config
+from .server import CloudService, ServiceSettings, build_app
+
+__all__ = ["class_names", "load_service", "ray_app"]
+
+
+def load_service(cfg, weights, folder, names=None, **settings):
+    """
+    Args:
+        cfg (CfgNode): of the network that is cut; MODEL.FEATCOMP.SERVER says how large batches are.
+        weights (str): file of the cloud half, or a whole checkpoint.
+        folder (str): for results.
+        names (sequence[str] or None): of the classes; None takes those of DATASETS.TEST.
+        **settings: the rest of :class:`ServiceSettings`.
+
+    Returns:
+        CloudService: started.
+
+    Raises:
+        ValueError: a setting is out of range. FileNotFoundError, CheckpointError: see
+        :func:`d2_featcomp.engine.load_half`.
+    """
+    server = cfg.MODEL.FEATCOMP.SERVER
+    settings = ServiceSettings(max_batch=server.MAX_BATCH, max_wait=server.MAX_WAIT / 1000, **settings)
+    names = list(class_names(cfg) if names is None else names)
+    network = load_half(cfg, weights, "cloud")
+    model = cfg.MODEL.clone()
+    model.FEATCOMP.pop("SERVER")  # no result depends on it
+    about = json.dumps([file_digest(weights), model.dump(), names])
+    maker = hashlib.sha256(about.encode()).hexdigest()[:16]
+    return CloudService(network, settings, folder, names, maker)
+
+
+def class_names(cfg):
+    """sequence[str]: of the first data set in DATASETS.TEST that has names; () if none has."""
+    for dataset in cfg.DATASETS.TEST:
+        if dataset in DatasetCatalog:
+            names = MetadataCatalog.get(dataset).get("thing_classes")
+            if names:
+                return names
+    return ()
+
+
+def ray_app(args):
+    """An application for Ray Serve: the same service, in several processes on several machines.
+
+        serve run d2_featcomp.serving:ray_app config_file=configs/msfc_R50.yaml \\
+            weights=deployed/cloud.pth output=results replicas=2
+
+    Args:
+        args (dict): "config_file", "weights", "output" (a folder that all replicas share, so that a
+            bitstream which comes twice is computed once); optionally "replicas" (1), "gpus" and "cpus"
+            of each (0 and 1), "opts" (list of config overrides), "classes" (list of names). All paths
+            must be readable where the replicas run.
+
+    Returns:
+        ray.serve.Application
+
+    Raises:
+        ImportError: Ray Serve is not installed. ValueError: an argument is missing or unknown.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise ImportError("Ray Serve is missing: pip install 'd2_featcomp[serve]'") from error
+    needed, more = {"config_file", "weights", "output"}, {"replicas", "gpus", "cpus", "opts", "classes"}
+    if needed - args.keys() or args.keys() - needed - more:
+        raise ValueError(
+            f"arguments {sorted(args)}: give {', '.join(sorted(needed))} and, if need be, "
+            f"{', '.join(sorted(more))}"
+        )
+    cpus = int(args.get("cpus", 1))
+
+    def app():
+        import torch
+
+        torch.set_num_threads(cpus)
+        cfg = setup_config(args["config_file"], args.get("opts", []))
+        return build_app(load_service(cfg, args["weights"], args["output"], args.get("classes")))
+
+    deployment = serve.deployment(
+        name="CloudHalf",
+        num_replicas=int(args.get("replicas", 1)),
+        # So many are passed on to a replica: all that its queue and its batches hold.
+        max_ongoing_requests=2 * ServiceSettings.queue_size,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": float(args.get("gpus", 0))},
+    )
+    return deployment(serve.ingress(app)()).bind()
