@@ -35,7 +35,13 @@ setup(
     ],
     extras_require={
         "hevc": ["av>=14"],
-        "serve": ["fastapi>=0.110", "uvicorn>=0.29", "httpx>=0.27"],
+        "edge": ["httpx>=0.27"],
+        "serve": [
+            "fastapi>=0.110",
+            "uvicorn>=0.29",
+            "httpx>=0.27",
+            "ray[serve]>=2.45 ; python_version < '3.14'",
+        ],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "demo": ["opencv-python-headless>=4.9"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],

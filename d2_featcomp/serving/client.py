@@ -39,7 +39,7 @@ class CloudClient:
             import httpx
         except ImportError as error:
             raise ImportError(
-                "sending over a network needs httpx: pip install 'd2_featcomp[serve]'"
+                "sending over a network needs httpx: pip install 'd2_featcomp[edge]'"
             ) from error
         self._httpx = httpx
         url = address if "://" in address else f"http://{address}"
