@@ -7,6 +7,7 @@ from .demo import as_input, build_for_inference, draw_images
 from .experiment import Experiment, read_experiment
 from .experiment_run import run_experiment
 from .halves import export_halves, load_half
+from .inference import prepare_for_inference
 from .labelling import label_images
 from .measurement import file_digest, measure_settings
 from .onnx_export import check_onnx, export_onnx

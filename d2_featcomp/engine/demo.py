@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import load_weights
+from .inference import prepare_for_inference
 from .pictures import draw_features, draw_outputs, draw_tasks, side_by_side
 from .steps import require_split
 
@@ -34,9 +35,10 @@ def build_for_inference(cfg, weights, enabled=True):
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.FEATCOMP.ENABLED = enabled
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
     require_split(model, enabled)
     load_weights(model, weights)
+    prepare_for_inference(model, cfg)
     return model
 
 

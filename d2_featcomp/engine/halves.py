@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .checkpoint import CheckpointError, load_weights, write_checkpoint
 from .command_line import require_weights
+from .inference import prepare_for_inference
 from .steps import require_split
 
 __all__ = ["HALVES", "export_halves", "load_half"]
@@ -79,6 +80,7 @@ def load_half(cfg, path, half):
         load_weights(model, path)
         fingerprint = model.fingerprint()
         model.keep_half(half, fingerprint)
+        prepare_for_inference(model, cfg)
         return model
     if data["half"] != half:
         raise CheckpointError(
@@ -105,6 +107,7 @@ def load_half(cfg, path, half):
     if half == "edge" and model.fingerprint() != fingerprint:
         raise CheckpointError(f"{path!r} is damaged: its weights do not have its fingerprint")
     model.keep_half(half, fingerprint)
+    prepare_for_inference(model, cfg)
     return model
 
 

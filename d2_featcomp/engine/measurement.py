@@ -32,6 +32,7 @@ from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .checkpoint import load_weights
 from .command_line import plain_config
+from .inference import prepare_for_inference
 from .steps import require_data, require_split
 
 __all__ = ["file_digest", "measure_settings"]
@@ -284,7 +285,7 @@ class _Network:
         model = build_model(self.cfg)
         require_split(model, self.cfg.MODEL.FEATCOMP.ENABLED)
         load_weights(model, self.cfg.MODEL.WEIGHTS)
-        model.eval()
+        prepare_for_inference(model, self.cfg)
         files = {
             key: _Records(folder, key)
             for group in self.groups

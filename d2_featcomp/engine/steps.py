@@ -14,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from ..modeling import FEATURE_SPLIT_REGISTRY, SplitInference
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
+from .inference import prepare_for_inference
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
@@ -211,6 +212,7 @@ def evaluate(cfg):
     model = Trainer.build_model(cfg)
     require_split(model, cfg.MODEL.FEATCOMP.ENABLED)
     load_weights(model, cfg.MODEL.WEIGHTS)
+    prepare_for_inference(model, cfg)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

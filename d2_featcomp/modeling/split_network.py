@@ -13,11 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .compressibility import build_compressibility
+from .fusion import fused_copy
 from .splits import build_feature_split
 
 __all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
 
 LOSSES = ("task", "distill", "both")
+INFERENCE = ("exact", "fused", "bfloat16")
 
 
 def build_feature_codec(cfg, feature_split):
@@ -68,6 +70,10 @@ def SplitNetwork(cfg):
         raise ValueError(
             f"MODEL.FEATCOMP.TASK_NETWORK is {featcomp.TASK_NETWORK!r}: name a registered Detectron2 "
             "meta-architecture, e.g. GeneralizedRCNN, RetinaNet or PanopticFPN"
+        )
+    if featcomp.INFERENCE not in INFERENCE:
+        raise ValueError(
+            f"MODEL.FEATCOMP.INFERENCE is {featcomp.INFERENCE!r}: choose one of {', '.join(INFERENCE)}"
         )
     network = META_ARCH_REGISTRY.get(featcomp.TASK_NETWORK)(cfg)
     if not featcomp.ENABLED:
@@ -171,6 +177,9 @@ class SplitInference:
         self._fingerprint_cache = None
         self._given_fingerprint = None
         self._half = None  # both
+        self._fused = {}  # half -> the network that computes it in this one's place
+        self._edge_layout = {"memory_format": torch.preserve_format}
+        self.register_load_state_dict_post_hook(_forget_fused)
         # In training the network's own forward runs unchanged; only what comes out of the module at the
         # cut is replaced by what the cloud half would see.
         self.feature_split.cut_module(self.backbone).register_forward_hook(self._cut)
@@ -181,11 +190,42 @@ class SplitInference:
 
     def train(self, mode=True):
         super().train(mode)
+        if mode:
+            self._fused = {}
         if mode and self._task_network_frozen:
             for name, module in self.named_modules():
                 if isinstance(module, _BatchNorm) and not name.startswith("feature_split."):
                     module.eval()
         return self
+
+    def fuse_for_inference(self, edge_dtype=torch.float32):
+        """Makes both halves faster: batch norms are multiplied into convolutions, and weights are kept
+        with their channels last. The outputs are equal but for rounding: a symbol on the border to the
+        next may change.
+
+        The parameters stay as they are, with their names, beside a second, fused set: checkpoints are
+        loaded and saved as before. Loading other weights or :meth:`train` undoes it; after weights were
+        changed in another way, call it again.
+
+        Args:
+            edge_dtype (torch.dtype): of the edge half. torch.bfloat16 is faster still where the
+                processor computes in it, and changes symbols: measure what that costs.
+
+        Raises:
+            RuntimeError: the network is in training mode. ValueError: another dtype.
+        """
+        if self.training:
+            raise RuntimeError("fuse_for_inference needs evaluation mode: call model.eval() first")
+        if edge_dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"edge_dtype is {edge_dtype}: give torch.float32 or torch.bfloat16")
+        self._fused = {}
+        cloud = edge = fused_copy(self)
+        if edge_dtype != torch.float32:
+            edge = fused_copy(self)
+            edge.backbone.to(edge_dtype)
+            edge.feature_split.to(edge_dtype)
+        edge._edge_layout = {"dtype": edge_dtype, "memory_format": torch.channels_last}
+        self._fused = {"edge": edge, "cloud": cloud}
 
     def _cut(self, module, inputs, features):
         if not self.training:
@@ -259,7 +299,8 @@ class SplitInference:
             RuntimeError: the network is in training mode.
         """
         self._require_ready("edge")
-        return [self._run_edge(record) for record in batched_inputs]
+        network = self._fused.get("edge", self)
+        return [network._run_edge(record) for record in batched_inputs]
 
     def _run_edge(self, record):
         if self.feature_split.sends_image:
@@ -269,9 +310,10 @@ class SplitInference:
         else:
             images = self.normalized_images([record])
             padded, resized = tuple(images.tensor.shape[-2:]), tuple(images.image_sizes[0])
-            tensors, elements = self.feature_split.edge(self.backbone, images.tensor)
+            batch = images.tensor.to(**self._edge_layout)
+            tensors, elements = self.feature_split.edge(self.backbone, batch)
         return EdgeFeatures(
-            tensors=[z[0] for z in tensors],
+            tensors=[z[0].float() for z in tensors],
             sizes=ImageSizes(
                 padded=padded,
                 resized=resized,
@@ -369,7 +411,9 @@ class SplitInference:
         sizes = {stream.sizes.padded for stream in streams}
         if len(sizes) != 1:
             raise ValueError(f"images of padded sizes {sorted(sizes)} cannot be computed at once")
-        (padded,) = sizes
+        return self._fused.get("cloud", self)._run_cloud(batch, streams, *sizes)
+
+    def _run_cloud(self, batch, streams, padded):
         device = self.pixel_mean.device
         received = [torch.stack(tensors) for tensors in zip(*batch, strict=True)]
         if self.feature_split.sends_image:
@@ -470,6 +514,7 @@ class SplitInference:
                     gone = value.detach().to("meta")
                     values[name] = nn.Parameter(gone, False) if values is module._parameters else gone
         self._given_fingerprint, self._half = fingerprint, half
+        self._fused = {}
         return kept
 
     def half_state(self, half):
@@ -506,6 +551,11 @@ class _ReceivedFeatures(nn.Module):
 
     def forward(self, images):
         return self.features
+
+
+def _forget_fused(network, incompatible_keys):
+    """When other weights are loaded."""
+    network._fused = {}
 
 
 def _version(tensor):

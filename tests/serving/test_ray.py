@@ -19,7 +19,7 @@ from d2_featcomp.engine import export_halves
 from d2_featcomp.serving import CloudClient, ray_app, stream_id
 
 httpx = pytest.importorskip("httpx")
-FILE = "projects/MSFC/ray_serve.yaml"
+FILE = "projects/MSFC/deployment/ray_serve.yaml"
 
 
 def test_the_arguments_are_checked():

@@ -139,6 +139,10 @@ class FeatureSplit(nn.Module, abc.ABC):
             if name.split(".")[1] not in self.edge_modules:
                 yield name, tensor
 
+    def unfolded(self):
+        """tuple[nn.Module]: convolutions whose batch norms are read, so must not be folded into them."""
+        return ()
+
     def cut_module(self, backbone):
         """The module whose output :meth:`replace` takes the place of in training."""
         return backbone

@@ -123,6 +123,9 @@ class Layer(FeatureSplit):
         yield from _state_of_layers(backbone, range(self.layer.number + 1, len(backbone.layers)))
         yield from super().cloud_state(backbone)
 
+    def unfolded(self):
+        return (self.layer.conv,)
+
     def cut_module(self, backbone):
         return self.layer.conv
 

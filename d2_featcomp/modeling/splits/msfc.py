@@ -18,6 +18,7 @@ from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+from .sampled_pyramid import sampled_pyramid
 from .stand_in import find_stand_in
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
@@ -354,6 +355,18 @@ class MSFC(FeatureSplit):
 
     def reduce(self, features):
         return [self.encoder(self.msff([features[name] for name in self.fused]))]
+
+    def edge(self, backbone, images):
+        pyramid = None
+        if self.msff.downsample == "nearest":
+            pyramid = sampled_pyramid(backbone, images, self.stride, self.fused)
+        if pyramid is None:
+            return super().edge(backbone, images)
+        elements = 0
+        for level in backbone.output_shape().values():
+            height, width = level_size(images.shape[-2:], level.stride)
+            elements += level.channels * height * width
+        return self.reduce(pyramid), elements
 
     def restore(self, tensors, image_size):
         return self.msfr(self.decoder(tensors[0]), image_size)

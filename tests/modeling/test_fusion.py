@@ -1,0 +1,216 @@
+"""Faster forms of the same networks."""
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
+from detectron2.modeling import FPN, build_model
+from detectron2.modeling.backbone import Backbone
+from torch import nn
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.engine import export_halves, load_half
+from d2_featcomp.modeling.fusion import fold_norms
+from d2_featcomp.modeling.splits.base import FeatureSplit
+from d2_featcomp.modeling.splits.resampling import size_align
+from d2_featcomp.modeling.splits.sampled_pyramid import sampled_pyramid
+
+NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
+LEVELS = ("p2", "p3", "p4", "p5")
+
+
+class Strided(Backbone):
+    """One convolution a stage, so that every value of the pyramid matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Conv2d(3 if k == 0 else 4, 4, 4 if k == 0 else 2, stride=4 if k == 0 else 2)
+            for k in range(4)
+        )
+        self._out_features = [f"res{k}" for k in range(2, 6)]
+        self._out_feature_channels = dict.fromkeys(self._out_features, 4)
+        self._out_feature_strides = {f"res{k}": 2**k for k in range(2, 6)}
+
+    def forward(self, x):
+        found = {}
+        for name, stage in zip(self._out_features, self.stages, strict=True):
+            found[name] = x = stage(x)
+        return found
+
+
+def pyramid_network(norm="", fuse_type="sum"):
+    torch.manual_seed(0)
+    network = FPN(Strided(), Strided()._out_features, 8, norm=norm, fuse_type=fuse_type).eval()
+    for name, value in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("norm", ["", "BN", "FrozenBN"])
+@pytest.mark.parametrize("fuse_type", ["sum", "avg"])
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [(32, 64), (160, 96)])
+@torch.no_grad()
+def test_a_sampled_pyramid_is_the_pyramid_where_it_is_sampled(norm, fuse_type, stride, size):
+    network = pyramid_network(norm, fuse_type)
+    images = torch.randn(2, 3, *size)
+    whole = network(images)
+    found = sampled_pyramid(network, images, stride, LEVELS)
+    assert found.keys() == set(LEVELS)
+    for name, level in whole.items():
+        target = tuple(side // stride for side in size)
+        wanted = size_align(level, target) if level.shape[-1] > target[1] else level
+        assert torch.equal(found[name], wanted), name
+    assert sampled_pyramid(network, images, stride, ("p3",)).keys() == {"p3"}
+
+
+def test_other_pyramids_are_computed_whole():
+    images = torch.zeros(1, 3, 64, 64)
+    network = pyramid_network()
+    assert sampled_pyramid(network.train(), images, 32, LEVELS) is None
+    assert sampled_pyramid(network.eval(), images, 32, ("p6",)) is None
+    # Group norm mixes what a level holds everywhere.
+    network.lateral_convs[0].norm = nn.GroupNorm(2, 8)
+    assert sampled_pyramid(network, images, 32, LEVELS) is None
+    assert sampled_pyramid(Strided().eval(), images, 32, LEVELS) is None
+
+
+@torch.no_grad()
+def test_the_edge_half_samples_exactly(random_network):
+    network = random_network("msfc")
+    images = torch.randn(1, 3, 64, 128)
+    (fast,), elements = network.feature_split.edge(network.backbone, images)
+    (slow,), expected = FeatureSplit.edge(network.feature_split, network.backbone, images)
+    assert torch.equal(fast, slow) and elements == expected
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_folded_norms_give_the_same(norm, bias):
+    torch.manual_seed(0)
+    conv = Conv2d(3, 5, 3, bias=bias, norm=get_norm(norm, 5), activation=nn.ReLU()).eval()
+    for value in (conv.norm.weight, conv.norm.bias, conv.norm.running_mean, conv.norm.running_var):
+        value.data.uniform_(0.5, 1.5)
+    kept = Conv2d(5, 5, 1, norm=get_norm(norm, 5)).eval()
+    network = nn.Sequential(conv, kept)
+    x = torch.randn(2, 3, 9, 9)
+    expected = network(x)
+    assert fold_norms(network, keep=(kept,)) == 1
+    assert conv.norm is None and kept.norm is not None
+    torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def lively_network(random_network):
+    """As random_network, of which no feature is zero everywhere."""
+
+    def build(name):
+        network = random_network(name)
+        for key, value in network.named_buffers():
+            if key.endswith("running_mean"):
+                value.div_(20)
+        return network
+
+    return build
+
+
+def record(height=64, width=96):
+    generator = torch.Generator().manual_seed(1)
+    return {"image": torch.rand(3, height, width, generator=generator) * 255}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fused_network_sends_and_restores_the_same(lively_network, name):
+    network = lively_network(name)
+    (plain,) = network.edge_features([record()])
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fingerprint = network.fingerprint()
+    network.fuse_for_inference()
+    (fused,) = network.edge_features([record()])
+    assert fused.sizes == plain.sizes and fused.elements == plain.elements
+    for x, y in zip(fused.tensors, plain.tensors, strict=True):
+        assert y.abs().max() > 0 and (x - y).abs().max() <= 1e-4 * y.abs().max()
+    # What is trained and saved is as it was, and tells the same network.
+    after = network.state_dict()
+    assert after.keys() == before.keys() and network.fingerprint() == fingerprint
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    # Both halves take each other's bitstreams, fused or not.
+    stream = FeatureBitstream.from_bytes(network.edge_inference([record()])[0].to_bytes())
+    inner, outer = network._fused["cloud"], lively_network(name)
+    seen = {}
+    for key, each in (("fused", inner), ("plain", outer)):
+        seen[key] = features_in_the_cloud(each, network.decode(stream), stream)
+    for fast, slow in zip(*seen.values(), strict=True):
+        assert slow.abs().max() > 0 and (fast - slow).abs().max() <= 1e-3 * slow.abs().max()
+    assert network.cloud_inference([stream])[0]["bitstream"] is stream
+
+
+@torch.no_grad()
+def features_in_the_cloud(network, tensors, stream):
+    """list[Tensor]: what the heads get."""
+    split, padded = network.feature_split, stream.sizes.padded
+    received = [z[None] for z in tensors]
+    if split.sends_image:
+        return list(network.backbone(split.restore(received, padded)["image"]).values())
+    steps = [step[None] for step in network.feature_codec.quantizer_steps(stream)]
+    return list(split.cloud(network.backbone, received, padded, steps).values())
+
+
+def test_what_undoes_it(random_network):
+    network = random_network("msfc")
+    network.fuse_for_inference()
+    assert network._fused
+    network.load_state_dict(random_network("msfc", seed=1).state_dict())
+    assert not network._fused
+    (other,) = random_network("msfc", seed=1).edge_features([record()])
+    (found,) = network.edge_features([record()])
+    assert torch.equal(found.tensors[0], other.tensors[0])
+    network.fuse_for_inference()
+    network.train()
+    assert not network._fused
+    with pytest.raises(RuntimeError, match=r"call model.eval\(\) first"):
+        network.fuse_for_inference()
+    with pytest.raises(ValueError, match="give torch"):
+        network.eval().fuse_for_inference(torch.float16)
+
+
+def test_nothing_is_left_to_fold(random_network):
+    network = random_network("msfc")
+    network.fuse_for_inference()
+    fused = network._fused["edge"]
+    left = [m for m in fused.backbone.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    assert not left and fold_norms(fused.backbone) == 0
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert fold_norms(network.backbone) > 10
+
+
+@pytest.mark.parametrize("name", ["msfc", "baf", "tasks"])
+def test_bfloat16_is_close(lively_network, name):
+    network = lively_network(name)
+    (plain,) = network.edge_features([record()])
+    network.fuse_for_inference(torch.bfloat16)
+    (low,) = network.edge_features([record()])
+    for x, y in zip(low.tensors, plain.tensors, strict=True):
+        assert x.dtype == torch.float32 and not torch.equal(x, y)
+        assert (x - y).norm() <= 0.05 * y.norm()
+    assert next(network._fused["cloud"].parameters()).dtype == torch.float32
+    stream = network.edge_inference([record()])[0]
+    network.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
+
+
+def test_the_config_chooses(configured, random_network, tmp_path):
+    torch.save({"model": random_network("msfc").state_dict()}, tmp_path / "whole.pth")
+    cfg = configured("msfc", tmp_path / "whole.pth")
+    halves = export_halves(cfg, str(tmp_path))
+    fused = configured("msfc", tmp_path / "whole.pth", "MODEL.FEATCOMP.INFERENCE", "fused")
+    edge, cloud = (load_half(fused, halves[half], half) for half in ("edge", "cloud"))
+    assert edge._fused and cloud._fused
+    assert not load_half(cfg, halves["edge"], "edge")._fused
+    (stream,) = edge.edge_inference([record()])
+    (expected,) = random_network("msfc").edge_inference([record()])
+    assert stream.fingerprint == expected.fingerprint
+    cloud.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
+    with pytest.raises(ValueError, match="INFERENCE is 'fast': choose one of exact, fused, bfloat16"):
+        build_model(configured("msfc", "", "MODEL.FEATCOMP.INFERENCE", "fast"))
