@@ -6,21 +6,33 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-__all__ = ["fold_norms", "fused_copy"]
+__all__ = ["fold_norms", "fused_copies"]
 
 
-def fused_copy(network):
-    """A network for inference alone, beside the one that is trained and saved.
+def fused_copies(network, edge_dtype):
+    """Networks for inference alone, beside the one that is trained and saved.
 
     Args:
         network (SplitInference): in evaluation mode.
+        edge_dtype (torch.dtype): of the edge half.
 
     Returns:
-        SplitInference: batch norms folded, weights with their channels last in memory.
+        dict[str, SplitInference]: "edge" and "cloud", the network that computes that half. Batch norms
+        are folded; weights have their channels last in memory where that is faster.
     """
-    fused = copy.deepcopy(network).requires_grad_(False)
-    fold_norms(fused, keep=fused.feature_split.unfolded())
-    return fused.to(memory_format=torch.channels_last)
+    copies = {}
+    for half in ("edge", "cloud"):
+        copies[half] = copy.deepcopy(network).requires_grad_(False)
+        fold_norms(copies[half], keep=copies[half].feature_split.unfolded())
+    edge, cloud = copies.values()
+    edge.to(memory_format=torch.channels_last)
+    edge.backbone.to(edge_dtype)
+    edge.feature_split.to(edge_dtype)
+    edge._edge_layout = {"dtype": edge_dtype, "memory_format": torch.channels_last}
+    # Pooling of regions reads one channel after the other; that costs more than convolutions gain.
+    if network.feature_split.sends_image or not hasattr(network, "roi_heads"):
+        cloud.to(memory_format=torch.channels_last)
+    return copies
 
 
 def fold_norms(module, keep=()):

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .compressibility import build_compressibility
-from .fusion import fused_copy
+from .fusion import fused_copies
 from .splits import build_feature_split
 
 __all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
@@ -200,8 +200,8 @@ class SplitInference:
 
     def fuse_for_inference(self, edge_dtype=torch.float32):
         """Makes both halves faster: batch norms are multiplied into convolutions, and weights are kept
-        with their channels last. The outputs are equal but for rounding: a symbol on the border to the
-        next may change.
+        with their channels last where that helps. Outputs are equal but for rounding: a symbol on the
+        border to the next may change.
 
         The parameters stay as they are, with their names, beside a second, fused set: checkpoints are
         loaded and saved as before. Loading other weights or :meth:`train` undoes it; after weights were
@@ -219,13 +219,7 @@ class SplitInference:
         if edge_dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"edge_dtype is {edge_dtype}: give torch.float32 or torch.bfloat16")
         self._fused = {}
-        cloud = edge = fused_copy(self)
-        if edge_dtype != torch.float32:
-            edge = fused_copy(self)
-            edge.backbone.to(edge_dtype)
-            edge.feature_split.to(edge_dtype)
-        edge._edge_layout = {"dtype": edge_dtype, "memory_format": torch.channels_last}
-        self._fused = {"edge": edge, "cloud": cloud}
+        self._fused = fused_copies(self, edge_dtype)
 
     def _cut(self, module, inputs, features):
         if not self.training:

@@ -10,8 +10,10 @@ from torch import nn
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.engine import export_halves, load_half
 from d2_featcomp.modeling.fusion import fold_norms
+from d2_featcomp.modeling.splits import MSFR, msfc
 from d2_featcomp.modeling.splits.base import FeatureSplit
-from d2_featcomp.modeling.splits.resampling import size_align
+from d2_featcomp.modeling.splits.msfc import conv_of_enlarged
+from d2_featcomp.modeling.splits.resampling import level_size, size_align
 from d2_featcomp.modeling.splits.sampled_pyramid import sampled_pyramid
 
 NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
@@ -83,6 +85,35 @@ def test_the_edge_half_samples_exactly(random_network):
     (fast,), elements = network.feature_split.edge(network.backbone, images)
     (slow,), expected = FeatureSplit.edge(network.feature_split, network.backbone, images)
     assert torch.equal(fast, slow) and elements == expected
+
+
+@pytest.mark.parametrize("norm", ["", "BN"])
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (2, 8, 32), (8, 16)])
+@pytest.mark.parametrize("size", [(64, 96), (70, 90)])  # the second does not divide
+@torch.no_grad()
+def test_reconstruction_repeats_what_is_equal(monkeypatch, norm, strides, size):
+    torch.manual_seed(0)
+    network = MSFR(
+        names=[f"p{k}" for k in range(len(strides))],
+        strides=list(strides),
+        fused=len(strides),
+        channels=6,
+        norm=norm,
+    ).eval()
+    fused = torch.randn(2, 6, *level_size(size, strides[-1]))
+    calls = []
+
+    def count(*args):
+        calls.append(args)
+        return conv_of_enlarged(*args)
+
+    monkeypatch.setattr(msfc, "conv_of_enlarged", count)
+    fast = network(fused, size)
+    divides = all(side % strides[-1] == 0 for side in size)
+    assert len(calls) == (divides and strides[-1] // strides[1] > 3)
+    monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
+    slow = network(fused, size)
+    assert fast.keys() == slow.keys() and all(torch.equal(fast[key], slow[key]) for key in fast)
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])

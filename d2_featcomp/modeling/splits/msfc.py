@@ -224,12 +224,45 @@ class MSFR(nn.Module):
             if isinstance(conv, SubpixelConv2d):
                 height, width = aligned.shape[-2:]
                 step = conv(rebuilt[source])[..., :height, :width]
+            elif self._is_enlarged(source, level, conv, fused, aligned):
+                step = conv_of_enlarged(conv, fused, aligned.shape[-1] // fused.shape[-1])
             else:
                 step = conv(self._align(rebuilt[source], image_size, level))
             rebuilt[level] = step + aligned
         for level, source in self.pooled:
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
         return {name: rebuilt[level] for level, name in enumerate(self.names)}
+
+    def _is_enlarged(self, source, level, conv, fused, aligned):
+        """Whether what a step convolves is F', each value of it repeated in a square block."""
+        if source != self.first or self.upsample != "nearest" or self.downsample != "nearest":
+            return False
+        if self.strides[source] > self.strides[level] or (self.training and conv.norm is not None):
+            return False
+        (height, rows), (width, columns) = (
+            divmod(*sides) for sides in zip(aligned.shape[-2:], fused.shape[-2:], strict=True)
+        )
+        return rows == columns == 0 and height == width and height > 3
+
+
+def conv_of_enlarged(conv, x, scale):
+    """A 3 x 3 convolution of an enlarged map, computed once where it would give the same again.
+
+    Within a block of equal values, all outputs but those on the block's border see the same.
+
+    Args:
+        conv (Conv2d): 3 x 3, padding 1; with a norm only in evaluation mode.
+        x (Tensor): (N, C, H, W) float.
+        scale (int): s > 2, of nearest-neighbour up-sampling.
+
+    Returns:
+        Tensor: (N, C', s * H, s * W), bit for bit as `conv` of the enlarged map.
+    """
+    y = conv(F.interpolate(x, scale_factor=3, mode="nearest"))
+    chosen = torch.tensor([0, *[1] * (scale - 2), 2], device=x.device)
+    for dim in (2, 3):
+        y = y.unflatten(dim, (-1, 3)).index_select(dim + 1, chosen).flatten(dim, dim + 1)
+    return y
 
 
 def _top_levels(backbone):
