@@ -21,6 +21,7 @@ __all__ = [
 BIT_DEPTHS = range(2, 17)
 FLOAT_BITS = 32  # "bit depth" of a feature that is sent as float32, not quantized
 _FLOAT16_MAX = 65504.0
+_NOT_FINITE = "cannot quantize: the features contain NaN or infinite values"
 
 
 def check_bits(bits):
@@ -63,13 +64,27 @@ def quantize_uniform(x, bits, low, high):
     x = x.float()
     if bits == FLOAT_BITS:
         return x
-    if not torch.isfinite(x).all():
-        raise ValueError("cannot quantize: the features contain NaN or infinite values")
+    # One pass; a sum that overflows asks for a second look.
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+        raise ValueError(_NOT_FINITE)
     step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
-    safe_step = torch.where(step > 0, step, torch.ones_like(step))
-    symbols = ((x - low) / safe_step).round_().clamp_(0, 2**bits - 1)
-    symbols = torch.where(step > 0, symbols, torch.zeros_like(symbols))
-    return symbols.to(torch.uint8 if bits <= 8 else torch.int32)
+    empty = step <= 0
+    some_empty = bool(empty.any())
+    if some_empty:
+        step = step.masked_fill(empty, 1.0)
+    symbols = (x - low).div_(step).round_().clamp_(0, 2**bits - 1)
+    if some_empty:
+        symbols = symbols.masked_fill(empty, 0.0)
+    return _to_integers(symbols, bits)
+
+
+def _to_integers(symbols, bits):
+    """Floats in [0, 2^n - 1] to uint8 or int32; PyTorch's way from float to uint8 is slow on CPUs."""
+    if bits > 8:
+        return symbols.to(torch.int32)
+    if bits == 8:
+        return symbols.to(torch.int16).to(torch.uint8)
+    return symbols.to(torch.int8).view(torch.uint8)
 
 
 def dequantize_uniform(symbols, bits, low, high):
@@ -106,12 +121,11 @@ def minmax_range(x, per_channel):
         ValueError: a NaN or infinity in `x`.
     """
     x = x.float()
-    if not torch.isfinite(x).all():
-        raise ValueError("cannot quantize: the features contain NaN or infinite values")
     dims = (1, 2) if per_channel else (0, 1, 2)
-    low = _to_float16(x.amin(dim=dims, keepdim=True), upward=False)
-    high = _to_float16(x.amax(dim=dims, keepdim=True), upward=True)
-    return low, high
+    low, high = x.amin(dim=dims, keepdim=True), x.amax(dim=dims, keepdim=True)
+    if not (torch.isfinite(low) & torch.isfinite(high)).all():  # both are NaN where a value is
+        raise ValueError(_NOT_FINITE)
+    return _to_float16(low, upward=False), _to_float16(high, upward=True)
 
 
 def _to_float16(x, upward):
