@@ -1,0 +1,211 @@
+"""From features to bytes and back."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+import torch
+
+from d2_featcomp.codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from d2_featcomp.ops import minmax_range, quantize_uniform, tile_channels
+
+from .common import median_times, share, times_faster
+from .networks import BAF, BAF_SIZE, MSFC, random_network, random_record
+
+CORRELATION = 0.9  # of neighbours: then PNG and JPEG XL need what they need for features of MSFC
+CPU = torch.device("cpu")
+
+
+def random_features(channels, height, width):
+    """Gaussian features whose neighbours are correlated, (C, H, W) float."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(channels, height, width, generator=generator)
+    fresh = (1 - CORRELATION**2) ** 0.5
+    for row in range(1, height):
+        x[:, row] = CORRELATION * x[:, row - 1] + fresh * x[:, row]
+    for column in range(1, width):
+        x[:, :, column] = CORRELATION * x[:, :, column - 1] + fresh * x[:, :, column]
+    return x
+
+
+def _codec(name, bits, quantizer, **more):
+    image_codec = build_image_codec(name, bits=bits, **more)
+    return FeatureCodec(image_codec=image_codec, quantizer=quantizer)
+
+
+def _compress(codec, x):
+    size = (8 * x.shape[1], 8 * x.shape[2])
+    return codec.compress(
+        [x],
+        split="MSFC",
+        fingerprint=b"\0\0\0\0",
+        sizes=ImageSizes(padded=size, resized=size, original=size),
+        feature_elements=x.numel(),
+    )
+
+
+def quantize_by_channel(x, bits):
+    """The same symbols in the same tiles, one channel after the other, in NumPy."""
+    channels, height, width = x.shape
+    columns = round(channels**0.5)
+    image = np.empty((channels // columns * height, columns * width), np.uint8)
+    for index, channel in enumerate(x):
+        if not np.isfinite(channel).all():
+            raise ValueError("not finite")
+        low, high = np.float16(channel.min()), np.float16(channel.max())
+        if low > channel.min():
+            low = np.nextafter(low, np.float16(-np.inf))
+        if high < channel.max():
+            high = np.nextafter(high, np.float16(np.inf))
+        step = (np.float32(high) - np.float32(low)) / np.float32(2**bits - 1)
+        symbols = np.rint((channel - np.float32(low)) / step).clip(0, 2**bits - 1)
+        row, column = divmod(index, columns)
+        tile = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+        image[tile] = symbols.astype(np.uint8)
+    return image
+
+
+def tile_by_value(symbols):
+    """Tiling with nested loops."""
+    channels, height, width = symbols.shape
+    columns = round(channels**0.5)
+    image = np.empty((channels // columns * height, columns * width), np.uint8)
+    for index in range(channels):
+        row, column = divmod(index, columns)
+        for y in range(height):
+            for x in range(width):
+                image[row * height + y, column * width + x] = symbols[index, y, x]
+    return image
+
+
+def benchmark_quantizer(settings):
+    """Quantizing and tiling 64 channels of 64 x 64 against loops."""
+    x, bits = random_features(64, 64, 64), 6
+
+    def ours():
+        return tile_channels(quantize_uniform(x, bits, *minmax_range(x, per_channel=True)))
+
+    symbols = quantize_uniform(x, bits, *minmax_range(x, per_channel=True))
+    if not (ours().numpy() == quantize_by_channel(x.numpy(), bits)).all():
+        raise RuntimeError("the loop gives other symbols")
+    repeats = 5 * settings.repeats
+    seconds = median_times(
+        {
+            "ours": ours,
+            "by channel": lambda: quantize_by_channel(x.numpy(), bits),
+            "tile": lambda: tile_channels(symbols),
+            "by value": lambda: tile_by_value(symbols.numpy()),
+        },
+        {"ours": repeats, "by channel": repeats, "tile": repeats, "by value": settings.few},
+        CPU,
+    )
+    what = "quantize and tile, C=64, 64x64, n=6"
+    yield times_faster(what, "NumPy, a loop over channels", seconds["ours"], seconds["by channel"], 5)
+    yield times_faster("tile alone", "nested loops", seconds["tile"], seconds["by value"], 500)
+
+
+@torch.inference_mode()
+def benchmark_codec(settings):
+    """The default codec as a part of the edge half; and reading a container as a part of decoding."""
+    for config, bits, quantizer, size, goal in (
+        (MSFC, 4, "fixed", settings.size, 0.01),
+        (BAF, 6, "channel", BAF_SIZE, 0.04),
+    ):
+        network = random_network(config, settings.device)
+        record = random_record(size)
+        (features,) = network.edge_features([record])
+        # Features of a network that learned nothing are noise: code such as it would send.
+        channels, height, width = features.tensors[0].shape
+        x = random_features(channels, height, width)
+        x = torch.tanh(x) if quantizer == "fixed" else x
+        codec = _codec("jpegxl", bits, quantizer)
+        stream = _compress(codec, x)
+        data = stream.to_bytes()
+        seconds = median_times(
+            {
+                "edge": lambda n=network, r=record: n.edge_features([r]),
+                "codec": lambda c=codec, x=x: _compress(c, x).to_bytes(),
+                "read": lambda d=data: FeatureBitstream.from_bytes(d),
+                "decode": lambda c=codec, s=stream: c.decompress(s),
+            },
+            {"edge": settings.few, "codec": settings.repeats, "read": 50, "decode": settings.repeats},
+            settings.device,
+        )
+        name = network.feature_split.name
+        what = f"{name}: quantize, tile, code, container ({channels}x{height}x{width}, n={bits})"
+        yield share(what, "edge half, exact", seconds["codec"], seconds["edge"], goal)
+        yield share(
+            f"{name}: read and check a container",
+            "decoding it",
+            seconds["read"],
+            seconds["decode"],
+            0.05,
+        )
+
+
+def benchmark_lossless(settings):
+    """JPEG XL of effort 2 against PNG of level 6."""
+    x = torch.tanh(random_features(64, 25, 42))
+    image = tile_channels(quantize_uniform(x, 4, -1.0, 1.0)).numpy()
+    codecs = {
+        "jpegxl": build_image_codec("jpegxl", bits=4, effort=2),
+        "png": build_image_codec("png", bits=4, effort=6),
+    }
+    data = {name: codec.encode(image) for name, codec in codecs.items()}
+    variants = {(name, "encode"): lambda c=codec: c.encode(image) for name, codec in codecs.items()}
+    for name, codec in codecs.items():
+        variants[name, "decode"] = lambda c=codec, d=data[name]: c.decode(
+            d, shape=image.shape, bits=4, lossless=True
+        )
+    seconds = median_times(variants, 3 * settings.repeats, CPU)
+    sizes = [len(data[name]) for name in ("jpegxl", "png")]
+    what, against = "jpegxl effort 2 of MSFC-like symbols, n=4", "PNG level 6"
+    yield {**share(f"{what}: bytes", against, *sizes, 0.8), "unit": "bytes"}
+    for part, goal in (("encode", 1.0), ("decode", 3.0)):
+        times = [seconds[name, part] for name in ("jpegxl", "png")]
+        yield share(f"{what}: {part}", against, *times, goal)
+
+
+def benchmark_hevc(settings):
+    """HEVC in process against the ffmpeg program with temporary files, where it is installed."""
+    program = shutil.which("ffmpeg")
+    try:
+        codecs = {
+            preset: build_image_codec("hevc", bits=8, quality=24, effort=effort)
+            for preset, effort in (("medium", 5), ("ultrafast", 0))
+        }
+    except ImportError:
+        program = None
+    if program is None:
+        return
+    x = random_features(64, 64, 64)
+    image = tile_channels(quantize_uniform(x, 8, *minmax_range(x, per_channel=True))).numpy()
+    for preset, goal in (("medium", 0.75), ("ultrafast", 0.35)):
+        codec = codecs[preset]
+
+        def outside(preset=preset):
+            with tempfile.TemporaryDirectory() as folder:
+                raw, coded = os.path.join(folder, "in.gray"), os.path.join(folder, "out.hevc")
+                image.tofile(raw)
+                command = [program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "gray"]
+                command += ["-s", f"{image.shape[1]}x{image.shape[0]}", "-i", raw, "-c:v", "libx265"]
+                command += ["-preset", preset, "-x265-params"]
+                command += ["qp=24:ipratio=1:keyint=1:info=0:log-level=none", coded]
+                subprocess.run(command, check=True)
+                with open(coded, "rb") as file:
+                    return file.read()
+
+        if abs(len(outside()) - len(codec.encode(image))) > 200:  # headers
+            raise RuntimeError("ffmpeg codes something else")
+        seconds = median_times(
+            {"inside": lambda c=codec: c.encode(image), "outside": outside}, settings.repeats, CPU
+        )
+        yield share(
+            f"HEVC {preset} in process, 512x512",
+            "ffmpeg program, temporary files",
+            seconds["inside"],
+            seconds["outside"],
+            goal,
+        )

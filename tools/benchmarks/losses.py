@@ -1,0 +1,94 @@
+"""The compressibility loss of MTL."""
+
+import torch
+from detectron2.modeling import build_model
+
+from d2_featcomp.engine import setup_config
+from d2_featcomp.ops import compressibility_loss
+
+from .common import median_times, share, times_faster
+
+
+def _one_channel(channel, down, right, dct_down, dct_right):
+    residual = (down.T @ channel + channel @ right) / 2
+    return (dct_down @ residual @ dct_right.T).abs().sum()
+
+
+def _matrices(size, device):
+    difference = torch.eye(size, device=device)
+    difference.diagonal(1).fill_(-1)
+    positions = torch.arange(size, device=device)
+    dct = torch.cos((2 * positions + 1) * positions[:, None] * (torch.pi / (2 * size)))
+    dct *= (2 / size) ** 0.5
+    dct[0] /= 2**0.5
+    return difference, dct
+
+
+def loss_by_image_and_channel(x):
+    """The compressibility loss as it is printed, for one channel of one image after another."""
+    total = 0.0
+    for image in x:
+        for channel in image:
+            (down, dct_down), (right, dct_right) = (_matrices(n, x.device) for n in channel.shape)
+            total = total + _one_channel(channel, down, right, dct_down, dct_right)
+    return total / x.numel()
+
+
+def loss_by_channel(x):
+    """A loop over the channels, the images at once, the matrices made once."""
+    (down, dct_down), (right, dct_right) = (_matrices(n, x.device) for n in x.shape[-2:])
+    matrices = down, right, dct_down, dct_right
+    return sum(_one_channel(x[:, i], *matrices) for i in range(x.shape[1])) / x.numel()
+
+
+def forward_and_backward(function, x):
+    def run():
+        x.grad = None
+        function(x).backward()
+
+    return run
+
+
+def benchmark_compressibility_loss(settings):
+    """The loss, forward and backward, against loops; and its share of a training step."""
+    what = "compressibility loss, (20, 256, 16, 32), forward and backward"
+    x = torch.randn(20, 256, 16, 32, device=settings.device, requires_grad=True)
+    variants = {
+        "batched": forward_and_backward(compressibility_loss, x),
+        "loop over channels": forward_and_backward(loss_by_channel, x),
+        "loop over images and channels": forward_and_backward(loss_by_image_and_channel, x),
+    }
+    values = [function(x.detach()) for function in (compressibility_loss, loss_by_channel)]
+    torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+    few = settings.few
+    counts = {"batched": settings.repeats * 2, "loop over channels": settings.repeats}
+    seconds = median_times(variants, {**counts, "loop over images and channels": few}, settings.device)
+    for other, goal in (("loop over images and channels", 100), ("loop over channels", 6)):
+        yield times_faster(what, other, seconds["batched"], seconds[other], goal)
+    step = _training_step(settings.device)
+    whole = median_times({"step": step}, few, settings.device)["step"]
+    yield share(
+        what, "training step, configs/mtl_R34_encoder2.yaml, 20 images", seconds["batched"], whole
+    )
+
+
+def _training_step(device):
+    torch.manual_seed(0)
+    cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.DEVICE", str(device)])
+    model = build_model(cfg).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batch = [
+        {
+            "image": torch.randint(0, 256, (3, 256, 512), dtype=torch.uint8),
+            "sem_seg": torch.randint(0, 19, (256, 512)),
+            "disparity": torch.rand(256, 512) * 50,
+        }
+        for _ in range(20)
+    ]
+
+    def run():
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+
+    return run
