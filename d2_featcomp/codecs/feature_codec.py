@@ -6,7 +6,7 @@ import torch
 from ..ops import (
     FLOAT_BITS,
     dequantize_uniform,
-    minmax_range,
+    quantize_minmax,
     quantize_uniform,
     tile_channels,
     tile_grid,
@@ -94,10 +94,10 @@ class FeatureCodec:
         if self.quantizer == "fixed":
             low, high = self.value_range
             ranges = np.array([[low, high]], dtype=np.float16)
+            symbols = quantize_uniform(x, self.bits, low, high)
         else:
-            low, high = minmax_range(x, per_channel=self.quantizer == "channel")
+            symbols, low, high = quantize_minmax(x, self.bits, self.quantizer == "channel")
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
-        symbols = quantize_uniform(x, self.bits, low, high)
         arrange = _ARRANGE[self.image_codec.layout]
         payload = self.image_codec.encode(_to_numpy(arrange(symbols), self.bits))
         packed = len(payload) > packed_size(symbols.numel(), self.bits)

@@ -6,7 +6,15 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-__all__ = ["fold_norms", "fused_copies"]
+__all__ = ["fold_norms", "fused_copies", "with_modules"]
+
+
+def with_modules(module, **others):
+    """A view of a module, sharing everything with it, some of its children replaced; safe beside other
+    threads."""
+    view = copy.copy(module)
+    view._modules = {**module._modules, **others}
+    return view
 
 
 def fused_copies(network, edge_dtype):

@@ -1,6 +1,5 @@
 """Any Detectron2 network, cut in two: one half for the edge, one for the cloud."""
 
-import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .compressibility import build_compressibility
-from .fusion import fused_copies
+from .fusion import fused_copies, with_modules
 from .splits import build_feature_split
 
 __all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
@@ -229,12 +228,15 @@ class SplitInference:
         if self._training_loss != "task":
             loss = self.feature_split.distillation_loss(restored, features)
             self._cut_losses["loss_distill"] = loss
+        self._add_compressibility(sent)
+        return restored
+
+    def _add_compressibility(self, sent):
         if self._compressibility is not None:
             loss = self._compressibility(sent, self.feature_codec)
             # A network that balances its losses balances this one too; else its weight is fixed.
             weigh = getattr(self, "weigh_losses", self._compressibility.weigh)
             self._cut_losses.update(weigh({"loss_compressibility": loss}))
-        return restored
 
     def forward(self, batched_inputs):
         """As the network's own `forward`.
@@ -257,9 +259,22 @@ class SplitInference:
         if self._training_loss == "distill":  # nothing beyond the features is needed
             self.feature_split.run_to_cut(self.backbone, self.normalized_images(batched_inputs).tensor)
             return self._cut_losses
-        losses = super().forward(batched_inputs)
+        network = self
+        if self._training_loss == "task":  # which needs no more of the features than what is sent
+            network = with_modules(self, backbone=_BackboneStandIn(self.backbone, self._quick_cut))
+        losses = super(SplitInference, network).forward(batched_inputs)
         losses.update(self._cut_losses)
         return losses
+
+    def _quick_cut(self, images):
+        """In training: what the cloud half would see of the backbone's output."""
+        split = self.feature_split
+        sent = split.quick_reduce(self.backbone, images)
+        if sent is None:
+            return self.backbone(images)
+        self._cut_losses = {}
+        self._add_compressibility(sent)
+        return split.restore(split.stand_in(sent), images.shape[-2:])
 
     @torch.no_grad()
     def edge_inference(self, batched_inputs):
@@ -420,19 +435,15 @@ class SplitInference:
             # The network's own code wants images, for their sizes only.
             nothing = torch.zeros((), device=device)
             images = [nothing.expand(len(self.pixel_mean), *stream.sizes.resized) for stream in streams]
-            cloud = self._with_backbone(_ReceivedFeatures(self.backbone, features))
+            modules = self.feature_split.cloud_modules(self, features)
+            received = _BackboneStandIn(self.backbone, lambda images: features)
+            cloud = with_modules(self, backbone=received, **modules)
         return super(SplitInference, cloud).forward(
             [
                 {"image": image, "height": stream.sizes.original[0], "width": stream.sizes.original[1]}
                 for image, stream in zip(images, streams, strict=True)
             ]
         )
-
-    def _with_backbone(self, backbone):
-        """This network, sharing everything, with another backbone; safe beside other threads."""
-        view = copy.copy(self)
-        view._modules = {**self._modules, "backbone": backbone}
-        return view
 
     def _require_ready(self, half):
         if self.training:
@@ -534,17 +545,17 @@ class SplitInference:
         )
 
 
-class _ReceivedFeatures(nn.Module):
-    """Stands in the backbone's place in the cloud: returns the features that were received."""
+class _BackboneStandIn(nn.Module):
+    """Stands in the backbone's place: features come from elsewhere, e.g. from a bitstream."""
 
-    def __init__(self, backbone, features):
+    def __init__(self, backbone, features_of):
         super().__init__()
         self.size_divisibility = backbone.size_divisibility
         self.padding_constraints = backbone.padding_constraints
-        self.features = features
+        self.features_of = features_of
 
     def forward(self, images):
-        return self.features
+        return self.features_of(images)
 
 
 def _forget_fused(network, incompatible_keys):

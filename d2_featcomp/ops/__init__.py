@@ -11,6 +11,7 @@ from .quantization import (
     check_bits,
     dequantize_uniform,
     minmax_range,
+    quantize_minmax,
     quantize_ste,
     quantize_uniform,
 )

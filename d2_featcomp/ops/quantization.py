@@ -14,6 +14,7 @@ __all__ = [
     "check_bits",
     "dequantize_uniform",
     "minmax_range",
+    "quantize_minmax",
     "quantize_ste",
     "quantize_uniform",
 ]
@@ -67,6 +68,30 @@ def quantize_uniform(x, bits, low, high):
     # One pass; a sum that overflows asks for a second look.
     if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         raise ValueError(_NOT_FINITE)
+    return _symbols(x, bits, low, high)
+
+
+def quantize_minmax(x, bits, per_channel):
+    """:func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
+
+    Args:
+        x (Tensor): (C, H, W) float, not empty.
+        bits (int): n, in 2..16; 32 returns `x` as float32.
+        per_channel (bool): one range a channel instead of one for all.
+
+    Returns:
+        (Tensor, Tensor, Tensor): symbols, low and high, as those two return.
+
+    Raises:
+        ValueError: bit depth out of range, or a NaN or infinity in `x`.
+    """
+    bits = check_bits(bits)
+    low, high = minmax_range(x, per_channel)
+    x = x.float()
+    return x if bits == FLOAT_BITS else _symbols(x, bits, low, high), low, high
+
+
+def _symbols(x, bits, low, high):
     step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
     empty = step <= 0
     some_empty = bool(empty.any())

@@ -10,7 +10,7 @@ from torch import nn
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.engine import export_halves, load_half
 from d2_featcomp.modeling.fusion import fold_norms
-from d2_featcomp.modeling.splits import MSFR, msfc
+from d2_featcomp.modeling.splits import MSFC, MSFR, msfc
 from d2_featcomp.modeling.splits.base import FeatureSplit
 from d2_featcomp.modeling.splits.msfc import conv_of_enlarged
 from d2_featcomp.modeling.splits.resampling import level_size, size_align
@@ -69,8 +69,10 @@ def test_a_sampled_pyramid_is_the_pyramid_where_it_is_sampled(norm, fuse_type, s
 
 def test_other_pyramids_are_computed_whole():
     images = torch.zeros(1, 3, 64, 64)
+    # In training, statistics would be of fewer values.
+    assert sampled_pyramid(pyramid_network("BN").train(), images, 32, LEVELS) is None
     network = pyramid_network()
-    assert sampled_pyramid(network.train(), images, 32, LEVELS) is None
+    assert sampled_pyramid(network.train(), images, 32, LEVELS) is not None
     assert sampled_pyramid(network.eval(), images, 32, ("p6",)) is None
     # Group norm mixes what a level holds everywhere.
     network.lateral_convs[0].norm = nn.GroupNorm(2, 8)
@@ -245,3 +247,54 @@ def test_the_config_chooses(configured, random_network, tmp_path):
     cloud.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
     with pytest.raises(ValueError, match="INFERENCE is 'fast': choose one of exact, fused, bfloat16"):
         build_model(configured("msfc", "", "MODEL.FEATCOMP.INFERENCE", "fast"))
+
+
+def test_proposals_of_an_enlarged_level_are_the_same(small_model, make_record, monkeypatch):
+    network = small_model(MODEL__FEATCOMP__SSFC__CHANNELS=8)
+    streams = network.edge_inference([make_record(128, 192)])
+    counted = []
+
+    def count(*args):
+        counted.append(args)
+        return conv_of_enlarged(*args)
+
+    monkeypatch.setattr(msfc, "conv_of_enlarged", count)
+    (fast,) = network.cloud_inference(streams)
+    assert len(counted) == 2  # p3 of MSFR, and p2 in the proposals' head
+    monkeypatch.setattr(MSFC, "cloud_modules", lambda *args: {})
+    monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
+    (slow,) = network.cloud_inference(streams)
+    assert len(counted) == 2 and len(fast["instances"]) > 0
+    for field in ("pred_boxes", "scores", "pred_classes", "pred_masks"):
+        one, other = (output["instances"].get(field) for output in (fast, slow))
+        assert torch.equal(getattr(one, "tensor", one), getattr(other, "tensor", other))
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, monkeypatch, freeze):
+    records = [make_record(128, 192), make_record(96, 128, seed=1)]
+    found = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        overrides = {"MODEL__FEATCOMP__FREEZE_TASK_NETWORK": freeze}
+        network = build_model(small_config(MODEL__RESNETS__NORM="FrozenBN", **overrides)).train()
+        called = []
+        network.backbone.register_forward_hook(lambda *args, called=called: called.append(1))
+        if whole:
+            monkeypatch.setattr(MSFC, "quick_reduce", lambda *args: None)
+        torch.manual_seed(1)
+        losses = network(records)
+        sum(losses.values()).backward()
+        assert bool(called) == whole  # the sampled one never runs the whole pyramid
+        gradients = {
+            name: parameter.grad
+            for name, parameter in network.named_parameters()
+            if parameter.grad is not None
+        }
+        found.append(({key: value.detach() for key, value in losses.items()}, gradients))
+    (fast, fast_gradients), (slow, slow_gradients) = found
+    assert fast.keys() == slow.keys() and all(torch.equal(fast[key], slow[key]) for key in fast)
+    assert fast_gradients.keys() == slow_gradients.keys() and len(fast_gradients) > 5
+    for name, gradient in fast_gradients.items():
+        norm = slow_gradients[name].norm()
+        assert (gradient - slow_gradients[name]).norm() <= 1e-3 * norm + 1e-7, name

@@ -9,6 +9,7 @@ from d2_featcomp.ops import (
     check_bits,
     dequantize_uniform,
     minmax_range,
+    quantize_minmax,
     quantize_ste,
     quantize_uniform,
 )
@@ -267,3 +268,32 @@ def test_straight_through_takes_ranges_of_channels_and_keeps_the_type(dtype, low
     torch.testing.assert_close(restored.detach(), expected, rtol=0, atol=2e-3)
     restored.sum().backward()
     assert x.grad.tolist() == [[[1, 0]], [[1, 0]]]
+
+
+@pytest.mark.parametrize("bits", [*DEPTHS, FLOAT_BITS])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantizing_in_its_own_range_is_both_in_one(bits, per_channel):
+    x = seeded(5, 7, 9)
+    x[1] = 3.0  # an empty range
+    x[2] *= 1e5  # beyond float16
+    symbols, low, high = quantize_minmax(x, bits, per_channel)
+    expected = minmax_range(x, per_channel)
+    assert torch.equal(low, expected[0]) and torch.equal(high, expected[1])
+    wanted = quantize_uniform(x, bits, *expected)
+    assert symbols.dtype == wanted.dtype and torch.equal(symbols, wanted)
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        x[4, 6, 8] = wrong
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            quantize_minmax(x, bits, per_channel)
+
+
+@pytest.mark.parametrize("bits", DEPTHS)
+def test_every_symbol_comes_out_as_an_integer(bits):
+    symbols = torch.arange(2**bits)
+    x = dequantize_uniform(symbols, bits, -1.0, 1.0)
+    assert torch.equal(quantize_uniform(x, bits, -1.0, 1.0).long(), symbols)
+
+
+def test_a_sum_that_overflows_is_not_taken_for_an_infinity():
+    x = torch.full((2, 4, 4), 3e38)
+    assert quantize_uniform(x, 4, -1.0, 1.0).unique().tolist() == [15]

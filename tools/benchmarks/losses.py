@@ -66,7 +66,7 @@ def benchmark_compressibility_loss(settings):
     for other, goal in (("loop over images and channels", 100), ("loop over channels", 6)):
         yield times_faster(what, other, seconds["batched"], seconds[other], goal)
     step = _training_step(settings.device)
-    whole = median_times({"step": step}, few, settings.device)["step"]
+    whole = median_times({"step": step}, 1, settings.device)["step"]
     yield share(
         what, "training step, configs/mtl_R34_encoder2.yaml, 20 images", seconds["batched"], whole
     )

@@ -5,12 +5,14 @@ import multiprocessing
 import os
 
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from d2_featcomp.engine import setup_config
-from d2_featcomp.modeling.split_network import _ReceivedFeatures
+from d2_featcomp.modeling.fusion import with_modules
+from d2_featcomp.modeling.split_network import _BackboneStandIn
 from d2_featcomp.modeling.splits import FeatureSplit
 
 from .common import median_times, share, times_faster
@@ -21,14 +23,33 @@ BAF_SIZE = (512, 512)
 
 
 def random_network(config, device, *opts):
-    """A network with random weights, in evaluation mode."""
+    """A network with random weights, in evaluation mode, whose features are of a usual size."""
     torch.manual_seed(0)
     opts = ["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", "", *opts]
     network = build_model(setup_config(config, opts)).eval()
-    split = network.feature_split
+    hooks = [
+        module.register_forward_pre_hook(_set_statistics)
+        for module in network.backbone.modules()
+        if isinstance(module, (FrozenBatchNorm2d, torch.nn.BatchNorm2d))
+    ]
+    with torch.no_grad():
+        network.backbone(torch.randn(1, 3, 256, 256, device=device))
+    for hook in hooks:
+        hook.remove()
+    if hasattr(network, "proposal_generator"):
+        # Proposals are the anchors: as many, and as different, whatever the features are.
+        deltas = network.proposal_generator.rpn_head.anchor_deltas
+        deltas.weight.data.zero_()
+    split = getattr(network, "feature_split", None)
     if hasattr(split, "set_channel_order"):
         split.set_channel_order(torch.randperm(split.layer.out_channels))
     return network
+
+
+def _set_statistics(norm, inputs):
+    (x,) = inputs
+    norm.running_mean.copy_(x.mean(dim=(0, 2, 3)))
+    norm.running_var.copy_(x.var(dim=(0, 2, 3)))
 
 
 def random_record(size):
@@ -116,7 +137,8 @@ def benchmark_cloud(settings):
     features = network.feature_split.cloud(
         network.backbone, [z[None] for z in tensors], stream.sizes.padded, None
     )
-    detector = network._with_backbone(_ReceivedFeatures(network.backbone, features))
+    given = _BackboneStandIn(network.backbone, lambda images: features)
+    detector = with_modules(network, backbone=given)
     base = type(network).__mro__[2]
     inputs = [{"image": record["image"], "height": settings.size[0], "width": settings.size[1]}]
     fused = copy.deepcopy(network)
@@ -167,22 +189,16 @@ def benchmark_baf_edge(settings):
 
 def _training_step(device, enabled, size):
     """A function that trains once: MSFC end to end, or the same detector uncut."""
-    torch.manual_seed(0)
-    cfg = setup_config(
-        MSFC,
-        [
-            *("MODEL.DEVICE", str(device), "MODEL.WEIGHTS", ""),
-            *("MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask"),
-        ],
-    )
-    model = build_model(cfg).train()
+    model = random_network(
+        MSFC, device, "MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask"
+    ).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)
     height, width = size
     instances = Instances(size)
     corners = torch.rand(8, 2) * torch.tensor([width / 2, height / 2])
     instances.gt_boxes = Boxes(torch.cat([corners, corners + torch.tensor(size[::-1]) / 3], dim=1))
-    instances.gt_classes = torch.arange(8) % cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    instances.gt_classes = torch.arange(8) % model.roi_heads.num_classes
     instances.gt_masks = BitMasks(torch.rand(8, *size) > 0.5)
     batch = [{**random_record(size), "instances": instances} for _ in range(2)]
 

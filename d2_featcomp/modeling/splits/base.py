@@ -96,6 +96,19 @@ class FeatureSplit(nn.Module, abc.ABC):
         """
         return self.restore(self.stand_in(self.reduce(features)), image_size)
 
+    def quick_reduce(self, backbone, images):
+        """What :meth:`reduce` gives of a backbone's features, where not all of them need be computed.
+
+        Args:
+            backbone (Backbone): that the split was built for.
+            images (Tensor): (N, C, h, w) float, as the backbone takes them.
+
+        Returns:
+            list[Tensor] or None: bit for bit as :meth:`reduce`, with gradients; None if that takes all
+            of the backbone.
+        """
+        return None
+
     def edge(self, backbone, images):
         """The edge half.
 
@@ -138,6 +151,18 @@ class FeatureSplit(nn.Module, abc.ABC):
         for name, tensor in self.state_dict(prefix="feature_split.", keep_vars=True).items():
             if name.split(".")[1] not in self.edge_modules:
                 yield name, tensor
+
+    def cloud_modules(self, network, features):
+        """Modules of a network that may be computed otherwise for features of :meth:`cloud`.
+
+        Args:
+            network (SplitInference): in evaluation mode; not changed.
+            features (dict[str, Tensor]): as :meth:`cloud` returns.
+
+        Returns:
+            dict[str, nn.Module]: name of a child of the network -> a module that gives the same.
+        """
+        return {}
 
     def unfolded(self):
         """tuple[nn.Module]: convolutions whose batch norms are read, so must not be folded into them."""

@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
+from ..fusion import with_modules
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
 from .sampled_pyramid import sampled_pyramid
 from .stand_in import find_stand_in
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
+
+ENLARGED = "_enlarged_from"  # attribute of a level that is F' enlarged: F', how many times
 
 
 class SqueezeExcitation(nn.Module):
@@ -218,14 +222,17 @@ class MSFR(nn.Module):
             dict[str, Tensor]: every level, (N, C, h / s_k, w / s_k), sizes rounded up.
         """
         rebuilt = {self.first: self._align(fused, image_size, self.first)}
+        scale = self._whole_scale(fused, rebuilt[self.first])
+        if scale:
+            setattr(rebuilt[self.first], ENLARGED, (fused, scale))
         for level, source in self.steps:
             conv = getattr(self, self.names[level])
             aligned = self._align(fused, image_size, level)
             if isinstance(conv, SubpixelConv2d):
                 height, width = aligned.shape[-2:]
                 step = conv(rebuilt[source])[..., :height, :width]
-            elif self._is_enlarged(source, level, conv, fused, aligned):
-                step = conv_of_enlarged(conv, fused, aligned.shape[-1] // fused.shape[-1])
+            elif self._is_enlarged(source, level, conv) and self._whole_scale(fused, aligned):
+                step = conv_of_enlarged(conv, fused, self._whole_scale(fused, aligned))
             else:
                 step = conv(self._align(rebuilt[source], image_size, level))
             rebuilt[level] = step + aligned
@@ -233,16 +240,19 @@ class MSFR(nn.Module):
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
         return {name: rebuilt[level] for level, name in enumerate(self.names)}
 
-    def _is_enlarged(self, source, level, conv, fused, aligned):
-        """Whether what a step convolves is F', each value of it repeated in a square block."""
-        if source != self.first or self.upsample != "nearest" or self.downsample != "nearest":
-            return False
-        if self.strides[source] > self.strides[level] or (self.training and conv.norm is not None):
-            return False
+    def _is_enlarged(self, source, level, conv):
+        """Whether what a step convolves is F', each value of it repeated in a block."""
+        nearest = self.upsample == self.downsample == "nearest"
+        coarser = self.strides[source] <= self.strides[level]
+        return nearest and coarser and source == self.first and (conv.norm is None or not self.training)
+
+    def _whole_scale(self, fused, level):
+        """int: how many times a level is higher and wider than F', 0 if that is not whole or too few."""
         (height, rows), (width, columns) = (
-            divmod(*sides) for sides in zip(aligned.shape[-2:], fused.shape[-2:], strict=True)
+            divmod(*sides) for sides in zip(level.shape[-2:], fused.shape[-2:], strict=True)
         )
-        return rows == columns == 0 and height == width and height > 3
+        whole = self.upsample == "nearest" and rows == columns == 0 and height == width
+        return height if whole and height > 3 else 0
 
 
 def conv_of_enlarged(conv, x, scale):
@@ -263,6 +273,19 @@ def conv_of_enlarged(conv, x, scale):
     for dim in (2, 3):
         y = y.unflatten(dim, (-1, 3)).index_select(dim + 1, chosen).flatten(dim, dim + 1)
     return y
+
+
+class _ConvOfLevel(nn.Module):
+    """A convolution that knows that one map, `level`, is `fused` enlarged."""
+
+    def __init__(self, conv, level, fused, scale):
+        super().__init__()
+        self.conv = conv
+        self.known = level, fused, scale
+
+    def forward(self, x):
+        level, fused, scale = self.known
+        return conv_of_enlarged(self.conv, fused, scale) if x is level else self.conv(x)
 
 
 def _top_levels(backbone):
@@ -389,17 +412,33 @@ class MSFC(FeatureSplit):
     def reduce(self, features):
         return [self.encoder(self.msff([features[name] for name in self.fused]))]
 
+    def quick_reduce(self, backbone, images):
+        if self.msff.downsample != "nearest":
+            return None
+        pyramid = sampled_pyramid(backbone, images, self.stride, self.fused)
+        return None if pyramid is None else self.reduce(pyramid)
+
     def edge(self, backbone, images):
-        pyramid = None
-        if self.msff.downsample == "nearest":
-            pyramid = sampled_pyramid(backbone, images, self.stride, self.fused)
-        if pyramid is None:
+        reduced = self.quick_reduce(backbone, images)
+        if reduced is None:
             return super().edge(backbone, images)
         elements = 0
         for level in backbone.output_shape().values():
             height, width = level_size(images.shape[-2:], level.stride)
             elements += level.channels * height * width
-        return self.reduce(pyramid), elements
+        return reduced, elements
+
+    def cloud_modules(self, network, features):
+        proposals = getattr(network, "proposal_generator", None)
+        level = features[self.msfr.names[self.msfr.first]]
+        enlarged = getattr(level, ENLARGED, None)
+        if enlarged is None or type(getattr(proposals, "rpn_head", None)) is not StandardRPNHead:
+            return {}
+        conv = proposals.rpn_head.conv
+        if not isinstance(conv, Conv2d) or conv.kernel_size != (3, 3) or conv.padding != (1, 1):
+            return {}
+        head = with_modules(proposals.rpn_head, conv=_ConvOfLevel(conv, level, *enlarged))
+        return {"proposal_generator": with_modules(proposals, rpn_head=head)}
 
     def restore(self, tensors, image_size):
         return self.msfr(self.decoder(tensors[0]), image_size)

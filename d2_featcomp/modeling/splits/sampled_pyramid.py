@@ -17,14 +17,15 @@ from torch import nn
 
 __all__ = ["sampled_pyramid"]
 
-_POINTWISE = (type(None), nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+_FIXED = (type(None), FrozenBatchNorm2d)
+_POINTWISE = (*_FIXED, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def sampled_pyramid(backbone, images, stride, names):
     """What nearest down-sampling leaves of a feature pyramid: the same numbers, of fewer sums.
 
     Args:
-        backbone (Backbone): in evaluation mode.
+        backbone (Backbone): that the images go through.
         images (Tensor): (N, 3, H, W) float, H and W multiples of its `size_divisibility`.
         stride (int): of the map that finer levels are sampled for, in pixels.
         names (sequence[str]): levels that are wanted.
@@ -34,7 +35,7 @@ def sampled_pyramid(backbone, images, stride, names):
         None if the backbone is not Detectron2's FPN, or has convolutions of another kind: then compute
         the whole pyramid.
     """
-    if type(backbone) is not FPN or backbone.training or not _is_plain(backbone, names):
+    if type(backbone) is not FPN or not _is_plain(backbone, names):
         return None
     features = backbone.bottom_up(images)
     levels = list(zip(backbone.in_features, backbone.lateral_convs[::-1], strict=True))
@@ -63,7 +64,8 @@ def _is_plain(backbone, names):
     own = backbone._out_features[: len(backbone.in_features)]
     convolutions = [*backbone.lateral_convs, *backbone.output_convs]
     return set(names) <= set(own) and all(
-        type(conv) is Conv2d and type(conv.norm) in _POINTWISE for conv in convolutions
+        type(conv) is Conv2d and type(conv.norm) in (_FIXED if conv.training else _POINTWISE)
+        for conv in convolutions
     )
 
 
