@@ -20,7 +20,7 @@ from benchmarks.codecs import (
     benchmark_quantizer,
 )
 from benchmarks.common import Settings
-from benchmarks.evaluation import benchmark_processes, benchmark_sweep
+from benchmarks.evaluation import benchmark_pipeline, benchmark_processes, benchmark_sweep
 from benchmarks.losses import benchmark_compressibility_loss
 from benchmarks.networks import (
     benchmark_baf_edge,
@@ -46,6 +46,7 @@ BENCHMARKS = {
     "compressibility_loss": benchmark_compressibility_loss,
     "sweep": benchmark_sweep,
     "processes": benchmark_processes,
+    "pipeline": benchmark_pipeline,
 }
 
 

@@ -33,6 +33,7 @@ from d2_featcomp.serving import (
     Spool,
     frames_of,
     list_inputs,
+    run_ahead,
     timed,
 )
 
@@ -58,6 +59,12 @@ def parse_args():
     parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
     parser.add_argument("--limit", type=int, help="stop after this many images")
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        default=2,
+        help="images that the network may be ahead of coding and sending (2; 0: one after the other)",
+    )
     parser.add_argument("--bandwidth", type=float, help="simulate: kbit/s to the cloud (default: any)")
     parser.add_argument("--latency", type=float, default=0, help="simulate: ms each way (0)")
     parser.add_argument("--loss", type=float, default=0, help="simulate: share of packets lost (0)")
@@ -130,13 +137,17 @@ def readable(entry, failures):
         print(error, file=sys.stderr)
 
 
-def encode(args, opts, failures):
-    """Yields (name, bytes, seconds of the edge network, seconds of the codec)."""
-    cfg = setup_config(args.config_file, opts)
+def load_network(args):
+    """(configuration, network of the edge half)."""
+    cfg = setup_config(args.config_file, args.opts)
     weights = args.weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("no weights: add --weights and a file of tools/export.py")
-    network = load_half(cfg, weights, "edge")
+    return cfg, load_half(cfg, weights, "edge")
+
+
+def edge_features(args, cfg, network, failures):
+    """Yields (name, features, seconds of the edge network)."""
     entries = list_inputs(args.input)
     count = 0
     with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
@@ -145,10 +156,9 @@ def encode(args, opts, failures):
                 if args.limit is not None and count >= args.limit:
                     return
                 record = as_input(picture, cfg)
-                (features,), network_seconds = timed(network.edge_features, [record])
-                stream, codec_seconds = timed(network.encode, features)
+                (features,), seconds = timed(network.edge_features, [record])
                 count += 1
-                yield name, stream.to_bytes(), network_seconds, codec_seconds
+                yield name, features, seconds
             progress.update()
 
 
@@ -168,9 +178,15 @@ def main(args):
     if sender:
         sender.send_waiting()
     rows, names, failures, size, count = [], set(), [], 0, 0
-    for name, data, network_seconds, codec_seconds in (
-        encode(args, args.opts, failures) if args.input else ()
-    ):
+    images = ()
+    if args.input:
+        cfg, network = load_network(args)
+        # Where times are measured, nothing runs beside.
+        ahead = 0 if link else args.in_flight
+        images = run_ahead(edge_features(args, cfg, network, failures), ahead)
+    for name, features, network_seconds in images:
+        stream, codec_seconds = timed(network.encode, features)
+        data = stream.to_bytes()
         count += 1
         size += len(data)
         transfer = link.seconds(len(data)) if link else 0.0

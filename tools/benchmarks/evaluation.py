@@ -19,8 +19,10 @@ from detectron2.utils import comm
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import Trainer, evaluate, measure_settings, save_weights, setup_config
+from d2_featcomp.serving import run_ahead
 
 from .common import median_times, share, times_faster
+from .networks import random_network, random_record
 
 
 def benchmark_sweep(settings):
@@ -119,3 +121,29 @@ if __name__ == "__main__":
 def evaluate_in_processes(folder, processes, repeats):
     """Evaluates with so many processes; `folder` gets seconds.json."""
     launch(_evaluate_together, processes, dist_url="auto", args=(folder, repeats))
+
+
+@torch.inference_mode()
+def benchmark_pipeline(settings):
+    """Coding an image while the next one is in the edge network, against one after the other."""
+    network = random_network(
+        "configs/quick/msfc_R18.yaml",
+        settings.device,
+        *("MODEL.FEATCOMP.CODEC.NAME", "jpegxl", "MODEL.FEATCOMP.CODEC.EFFORT", 9),
+    )
+    records = [random_record((384, 512)) for _ in range(8)]
+
+    def run(ahead):
+        features = (network.edge_features([record])[0] for record in records)
+        for each in run_ahead(features, ahead):
+            network.encode(each)
+
+    seconds = median_times(
+        {"both": lambda: run(2), "in turn": lambda: run(0)}, settings.few, settings.device
+    )
+    yield times_faster(
+        "8 images, JPEG XL effort 9 on a thread of its own",
+        "network and codec in turn",
+        seconds["both"],
+        seconds["in turn"],
+    )
