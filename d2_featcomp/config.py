@@ -47,9 +47,10 @@ def add_featcomp_config(cfg):
     # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
-    # How both halves are computed: "exact", as in training; "fused", faster and equal but for rounding;
-    # "bfloat16", fused, the edge half in that type: faster still on some processors, less exact.
-    featcomp.INFERENCE = "exact"
+    # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
+    # for rounding; "bfloat16", fused, the edge half in that type: faster still on some processors, less
+    # exact.
+    featcomp.INFERENCE = "plain"
 
     # The cloud half as a server.
     featcomp.SERVER = CN()

@@ -11,6 +11,7 @@ from .inference import prepare_for_inference
 from .labelling import label_images
 from .measurement import file_digest, measure_settings
 from .onnx_export import check_onnx, export_onnx
+from .split_costs import SplitCost, fastest_ranges, measure_splits
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
 from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep
 from .sweep_run import choose_setting, run_sweep

@@ -11,10 +11,10 @@ def prepare_for_inference(model, cfg):
     """Puts a network whose weights are loaded into evaluation mode, as MODEL.FEATCOMP.INFERENCE says.
 
     Args:
-        model (nn.Module): changed in place; one that is not cut is always computed exactly.
+        model (nn.Module): changed in place; one that is not cut is always computed as it is.
         cfg (CfgNode): that it was built from.
     """
     model.eval()
     mode = cfg.MODEL.FEATCOMP.INFERENCE
-    if mode != "exact" and isinstance(model, SplitInference):
+    if mode != "plain" and isinstance(model, SplitInference):
         model.fuse_for_inference(torch.bfloat16 if mode == "bfloat16" else torch.float32)

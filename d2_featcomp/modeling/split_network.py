@@ -18,7 +18,7 @@ from .splits import build_feature_split
 __all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
 
 LOSSES = ("task", "distill", "both")
-INFERENCE = ("exact", "fused", "bfloat16")
+INFERENCE = ("plain", "fused", "bfloat16")
 
 
 def build_feature_codec(cfg, feature_split):

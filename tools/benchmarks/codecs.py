@@ -135,7 +135,7 @@ def benchmark_codec(settings):
         )
         name = network.feature_split.name
         what = f"{name}: quantize, tile, code, container ({channels}x{height}x{width}, n={bits})"
-        yield share(what, "edge half, exact", seconds["codec"], seconds["edge"], goal)
+        yield share(what, "edge half, default", seconds["codec"], seconds["edge"], goal)
         yield share(
             f"{name}: read and check a container",
             "decoding it",

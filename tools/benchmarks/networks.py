@@ -73,7 +73,7 @@ def computes_bfloat16(device):
 
 @torch.inference_mode()
 def benchmark_edge(settings):
-    """The edge half of MSFC, in its exact, its fused and its bfloat16 form, against plain Detectron2."""
+    """The edge half of MSFC in its default, fused and bfloat16 forms, against plain Detectron2."""
     network = random_network(MSFC, settings.device)
     fused = copy.deepcopy(network)
     fused.fuse_for_inference()
@@ -87,14 +87,15 @@ def benchmark_edge(settings):
 
     variants = {
         "plain": plain,
-        "exact": lambda: network.edge_features([record]),
+        "default": lambda: network.edge_features([record]),
         "fused": lambda: fused.edge_features([record]),
     }
     if computes_bfloat16(settings.device):
         variants["bfloat16"] = lambda: low.edge_features([record])
     differs = network.edge_features([record])[0].tensors[0] - plain()
-    if settings.device.type == "cpu" and differs.abs().max() != 0:
-        raise RuntimeError("the exact edge half is not exact")
+    differs = differs.abs().max().item()
+    if differs > 1e-4:
+        raise RuntimeError(f"the sampled pyramid is another one: features differ by {differs:g}")
     height, width = settings.size
     what = f"edge half, R50-FPN + MSFF + SSFC, {height}x{width}"
     against = "the same modules, plain"
@@ -105,13 +106,14 @@ def benchmark_edge(settings):
         suffix = f", {threads} threads" if threads > 1 else ", 1 thread"
         if settings.device.type == "cuda":
             suffix = ""
-        yield times_faster(
-            f"{what}, exact: levels where MSFF samples them{suffix}",
+        row = times_faster(
+            f"{what}, default: levels where MSFF samples them (they differ by {differs:g}){suffix}",
             f"{against}: full FPN",
-            seconds["exact"],
+            seconds["default"],
             seconds["plain"],
             1.3,
         )
+        yield {**row, "largest_difference": differs}
         yield times_faster(
             f"{what}, fused{suffix}",
             against,
@@ -183,7 +185,7 @@ def benchmark_baf_edge(settings):
     )
     what = f"BaF edge half, YOLO-v3 to layer 12, {BAF_SIZE[0]}x{BAF_SIZE[1]}"
     against = "the same layers, plain, all channels"
-    yield times_faster(f"{what}, exact", against, seconds["selected"], seconds["plain"])
+    yield times_faster(f"{what}, default", against, seconds["selected"], seconds["plain"])
     yield times_faster(f"{what}, fused", against, seconds["fused"], seconds["plain"], 1.5)
 
 

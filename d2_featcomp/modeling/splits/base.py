@@ -104,7 +104,7 @@ class FeatureSplit(nn.Module, abc.ABC):
             images (Tensor): (N, C, h, w) float, as the backbone takes them.
 
         Returns:
-            list[Tensor] or None: bit for bit as :meth:`reduce`, with gradients; None if that takes all
+            list[Tensor] or None: the same sums as :meth:`reduce`, with gradients; None if that takes all
             of the backbone.
         """
         return None

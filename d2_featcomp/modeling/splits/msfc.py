@@ -249,7 +249,7 @@ class MSFR(nn.Module):
     def _whole_scale(self, fused, level):
         """int: how many times a level is higher and wider than F', 0 if that is not whole or too few."""
         (height, rows), (width, columns) = (
-            divmod(*sides) for sides in zip(level.shape[-2:], fused.shape[-2:], strict=True)
+            divmod(*map(int, sides)) for sides in zip(level.shape[-2:], fused.shape[-2:], strict=True)
         )
         whole = self.upsample == "nearest" and rows == columns == 0 and height == width
         return height if whole and height > 3 else 0
@@ -266,7 +266,7 @@ def conv_of_enlarged(conv, x, scale):
         scale (int): s > 2, of nearest-neighbour up-sampling.
 
     Returns:
-        Tensor: (N, C', s * H, s * W), bit for bit as `conv` of the enlarged map.
+        Tensor: (N, C', s * H, s * W), the same sums as `conv` of the enlarged map.
     """
     y = conv(F.interpolate(x, scale_factor=3, mode="nearest"))
     chosen = torch.tensor([0, *[1] * (scale - 2), 2], device=x.device)

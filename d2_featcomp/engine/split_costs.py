@@ -1,0 +1,298 @@
+"""What each place to cut a network costs: multiply-accumulates, time, bytes."""
+
+import dataclasses
+import logging
+import statistics
+import time
+import warnings
+from contextlib import contextmanager
+
+import torch
+from detectron2.modeling import FPN, ResNet
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from ..codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from .demo import build_for_inference
+from .onnx_export import EdgeNetwork
+
+__all__ = ["SplitCost", "fastest_ranges", "measure_splits"]
+
+IMAGE = "image"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCost:
+    """Medians over images, of one place to cut.
+
+    Attributes:
+        name (str): of the cut, e.g. "MSFC"; "image" sends the image itself.
+        sends (str): names of what is sent.
+        edge_macs, cloud_macs (float): multiply-accumulates for each pixel of the network's input.
+        edge_seconds, cloud_seconds (float): of the networks.
+        encode_seconds, decode_seconds (float): of the codec.
+        size (float): bytes of an image's bitstream.
+    """
+
+    name: str
+    sends: str
+    edge_macs: float
+    cloud_macs: float
+    edge_seconds: float
+    encode_seconds: float
+    decode_seconds: float
+    cloud_seconds: float
+    size: float
+
+    def seconds(self, edge_factor=1.0):
+        """float: all but the transfer, on an edge device that is so many times slower."""
+        edge = edge_factor * (self.edge_seconds + self.encode_seconds)
+        return edge + self.decode_seconds + self.cloud_seconds
+
+
+def fastest_ranges(costs, edge_factor=1.0):
+    """At which bandwidths each split has the shortest end-to-end latency.
+
+    Args:
+        costs (list[SplitCost]): to compare.
+        edge_factor (float): how many times slower the edge device is.
+
+    Returns:
+        dict[str, (float, float)]: name -> lowest and highest bandwidth, kbit/s, from 0 to infinity;
+        splits that are never the fastest are left out.
+    """
+    ranges = {}
+    for one in costs:
+        low, high = 0.0, float("inf")
+        for other in costs:
+            if other is one:
+                continue
+            # one is faster than other while more * 8 / bandwidth < slack.
+            more = one.size - other.size
+            slack = other.seconds(edge_factor) - one.seconds(edge_factor)
+            if more > 0:
+                low = max(low, 8 * more / slack / 1000) if slack > 0 else float("inf")
+            elif more < 0:
+                high = min(high, 8 * more / slack / 1000) if slack < 0 else high
+            elif slack < 0:
+                low = float("inf")
+        if low < high:
+            ranges[one.name] = (low, high)
+    return ranges
+
+
+def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90, progress=iter):
+    """Measures the cut of a configuration, and the other places at which its network can be cut.
+
+    The others send features as they are, quantized to `bits` in their own range: after each stage of a
+    ResNet (below a pyramid with the finer stages that the pyramid needs), the whole pyramid, or after
+    each layer of a Darknet at which it can be cut.
+
+    Args:
+        cfg (CfgNode): of a network that is cut, with MODEL.WEIGHTS.
+        records (list[dict]): images, as :func:`as_input` gives them.
+        anchor_weights (str): checkpoint of the uncut network; "" is MODEL.WEIGHTS.
+        bits (int): bit depth of features that are not reduced.
+        image_quality (int): of the JPEG that is sent in place of features, 1..100.
+        progress (callable): wraps the records.
+
+    Returns:
+        list[SplitCost]: from the image to the end of the backbone; the configured split last.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_weights`. ValueError: no images, or the
+        configured split sends the image.
+    """
+    if not records:
+        raise ValueError("there are no images to measure")
+    cut = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
+    if cut.feature_split.sends_image:
+        raise ValueError("MODEL.FEATCOMP.SPLIT Image cuts no network: choose another split")
+    uncut = build_for_inference(cfg, anchor_weights or cfg.MODEL.WEIGHTS, enabled=False)
+    places = _places(uncut.backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes that it takes for constant
+        macs = _count_macs(cut, uncut, places, records[0])
+    feature_codec = FeatureCodec(image_codec=build_image_codec("jpegxl", bits=bits), quantizer="tensor")
+    image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
+    rows = {}
+    _measure_image(cut, uncut, places, records[0], feature_codec, image_codec)  # warms up
+    for record in progress(records):
+        found = _measure_image(cut, uncut, places, record, feature_codec, image_codec)
+        for name, values in found.items():
+            rows.setdefault(name, []).append(values)
+    sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
+    sends[cut.feature_split.name] = "reduced features"
+    return [
+        SplitCost(
+            name, sends[name], *macs[name], *(statistics.median(c) for c in zip(*values, strict=True))
+        )
+        for name, values in rows.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """After which modules a backbone is cut, and whose outputs are sent then."""
+
+    name: str
+    parts: tuple  # names of modules of the backbone that the edge runs
+    outputs: tuple  # names of modules whose outputs are sent; "" is the backbone itself
+    sends: str
+
+
+def _places(backbone):
+    if isinstance(backbone, FPN) and isinstance(backbone.bottom_up, ResNet):
+        found = _stages(backbone.bottom_up, "bottom_up.", backbone.in_features)
+        levels = ", ".join(backbone.output_shape())
+        return [*found, _Place("pyramid", ("",), ("",), levels)]
+    if isinstance(backbone, ResNet):
+        return _stages(backbone, "", ())
+    if hasattr(backbone, "cut_layers"):
+        return [
+            _Place(
+                f"layer {number}",
+                tuple(f"layers.{n}" for n in range(number + 1)),
+                (f"layers.{number}",),
+                f"{backbone.layers[number].out_channels} channels",
+            )
+            for number in backbone.cut_layers()
+        ]
+    return [_Place("backbone", ("",), ("",), ", ".join(backbone.output_shape()))]
+
+
+def _stages(resnet, prefix, needed):
+    """Cuts after each stage; `needed` are stages that what follows the last one reads."""
+    found, parts = [], [f"{prefix}stem"]
+    for name in resnet.stage_names:
+        parts.append(f"{prefix}{name}")
+        sent = [n for n in needed if n in [part[len(prefix) :] for part in parts]]
+        sent = sent if name in sent else [*sent, name]
+        outputs = tuple(f"{prefix}{n}" for n in sent)
+        label = ", ".join(n.replace("res", "C") for n in sent)
+        found.append(_Place(name.replace("res", "C"), tuple(parts), outputs, label))
+    return found
+
+
+class _Cloud(nn.Module):
+    """The cloud half up to the network's heads, as one module."""
+
+    def __init__(self, network, stream):
+        super().__init__()
+        self.network, self.stream = network, stream
+
+    def forward(self, *tensors):
+        network, stream = self.network, self.stream
+        steps = [step[None] for step in network.feature_codec.quantizer_steps(stream)]
+        features = network.feature_split.cloud(
+            network.backbone, [z[None] for z in tensors], stream.sizes.padded, steps
+        )
+        return tuple(features.values())
+
+
+@torch.no_grad()
+def _count_macs(cut, uncut, places, record):
+    """dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's input."""
+    # Not at the top: it imports what only tracing needs.
+    from detectron2.utils.analysis import FlopCountAnalysis as DetectorAnalysis
+
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+    images = cut.normalized_images([record]).tensor
+    stream = cut.edge_inference([record])[0]
+    whole = DetectorAnalysis(uncut, [record])
+    by_module, total = whole.by_module(), whole.total()
+    prefix = next(name for name in by_module if name.endswith("backbone"))
+    backbone = by_module[prefix]
+    found = {IMAGE: (0, total)}
+    for place in places:
+        parts = [f"{prefix}.{part}".rstrip(".") for part in place.parts]
+        edge = sum(by_module[part] for part in parts)
+        found[place.name] = edge, total - edge
+    edge = FlopCountAnalysis(EdgeNetwork(cut), images).total()
+    cloud = FlopCountAnalysis(_Cloud(cut, stream), tuple(cut.decode(stream))).total()
+    found[cut.feature_split.name] = edge, cloud + total - backbone
+    pixels = images.shape[-2] * images.shape[-1]
+    return {name: tuple(value / pixels for value in values) for name, values in found.items()}
+
+
+@torch.no_grad()
+def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
+    """dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
+    wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
+    with _timed_modules(uncut.backbone, wanted) as seen:
+        _, total = _timed(lambda: uncut([record]))
+    picture = record["image"].permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
+    data, encode = _timed(lambda: image_codec.encode(picture))
+    described = {"shape": picture.shape, "bits": 8, "lossless": False}
+    _, decode = _timed(lambda: image_codec.decode(data, **described))
+    found = {IMAGE: (0.0, encode, decode, total, len(data))}
+    for place in places:
+        edge = sum(seen[part][1] for part in place.parts)
+        tensors = [
+            tensor[0].float()
+            for output in (seen[part][0] for part in place.outputs)
+            for tensor in (output.values() if isinstance(output, dict) else [output])
+        ]
+        size = tuple(record["image"].shape[-2:])
+        stream, encode = _timed(
+            lambda tensors=tensors, size=size: feature_codec.compress(
+                tensors,
+                split="cut",
+                fingerprint=bytes(4),
+                sizes=ImageSizes(padded=size, resized=size, original=size),
+                feature_elements=sum(tensor.numel() for tensor in tensors),
+            )
+        )
+        data = stream.to_bytes()
+        _, decode = _timed(lambda stream=stream: feature_codec.decompress(stream))
+        found[place.name] = edge, encode, decode, total - edge, len(data)
+    (features,), edge = _timed(lambda: cut.edge_features([record]))
+    data, encode = _timed(lambda: cut.encode(features).to_bytes())
+    stream = FeatureBitstream.from_bytes(data)
+    tensors, decode = _timed(lambda: cut.decode(stream))
+    _, cloud = _timed(lambda: cut.outputs_of(tensors, stream))
+    found[cut.feature_split.name] = edge, encode, decode, cloud, len(data)
+    return found
+
+
+@contextmanager
+def _timed_modules(backbone, names):
+    """Yields a dict: name of a module -> (its output, seconds), filled by the next forward pass."""
+    seen, hooks = {}, []
+    modules = dict(backbone.named_modules())
+
+    def before(name):
+        def hook(module, inputs):
+            _wait()
+            seen[name] = time.perf_counter()
+
+        return hook
+
+    def after(name):
+        def hook(module, inputs, output):
+            _wait()
+            seen[name] = output, time.perf_counter() - seen[name]
+
+        return hook
+
+    for name in names:
+        hooks.append(modules[name].register_forward_pre_hook(before(name)))
+        hooks.append(modules[name].register_forward_hook(after(name)))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _wait():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _timed(function):
+    _wait()
+    start = time.perf_counter()
+    result = function()
+    _wait()
+    return result, time.perf_counter() - start

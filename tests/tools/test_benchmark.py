@@ -1,0 +1,42 @@
+"""tools/benchmark.py: every measurement runs, and says what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAST = ("edge", "cloud", "quantizer", "lossless", "hevc", "pipeline")
+SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes")
+
+
+def measure(names, tmp_path):
+    output = tmp_path / "benchmark.json"
+    command = [sys.executable, "tools/benchmark.py", *names, "--repeats", "1", "--size", "64x96"]
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    assert found["size"] == [64, 96] and found["threads"] == 1
+    for row in found["results"]:
+        assert row["what"] in done.stdout and row["value"] > 0 and row["value_against"] > 0
+        pair = row["value"] / row["value_against"], row["value_against"] / row["value"]
+        assert row["ratio"] == pytest.approx(pair[0] if "<=" in row["goal"] else pair[1]) or (
+            not row["goal"] and row["ratio"] == pytest.approx(pair[0])
+        )
+    return {row["benchmark"] for row in found["results"]}
+
+
+def test_the_fast_ones(tmp_path):
+    assert measure(FAST, tmp_path) >= set(FAST) - {"hevc"}
+
+
+@pytest.mark.slow
+def test_the_slow_ones(tmp_path):
+    assert measure(SLOW, tmp_path) == set(SLOW)

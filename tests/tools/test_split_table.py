@@ -1,0 +1,96 @@
+"""tools/split_table.py, on random weights; and which split wins when."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from d2_featcomp.engine import SplitCost, fastest_ranges
+
+SCRIPT = "tools/split_table.py"
+
+
+def cost(name, seconds, size):
+    return SplitCost(name, "", 0.0, 0.0, seconds / 2, seconds / 4, 0.0, seconds / 4, size)
+
+
+def test_who_is_fastest():
+    # 0.5 s more of computing, 50 kB less to send: 400 kbit in 0.5 s.
+    ranges = fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)])
+    assert ranges["split"] == (0.0, pytest.approx(800))
+    assert ranges["image"] == (pytest.approx(800), math.inf)
+    # One in between that never wins, and one that is better in both.
+    assert "bad" not in fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])
+    assert fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])["a"] == (0.0, math.inf)
+    # A slower edge moves it.
+    slow = fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)], edge_factor=2)
+    assert slow["split"][1] < 800
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 1000), st.integers(1, 100000)), min_size=1, max_size=6, unique=True
+    ),
+    st.floats(0.1, 1e5),
+)
+def test_ranges_agree_with_the_latencies(given_costs, bandwidth):
+    costs = [cost(str(n), ms / 1000, size) for n, (ms, size) in enumerate(given_costs)]
+    ranges = fastest_ranges(costs)
+    latency = {one.name: one.seconds() + 8 * one.size / (1000 * bandwidth) for one in costs}
+    for name, (low, high) in ranges.items():
+        if low * 1.001 < bandwidth < high * 0.999:
+            assert latency[name] <= min(latency.values()) * (1 + 1e-9)
+    assert any(low <= bandwidth * 1.001 and bandwidth * 0.999 <= high for low, high in ranges.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts"),
+    [
+        ("msfc", ["image", "C2", "C3", "C4", "C5", "pyramid", "MSFC"]),
+        ("baf", ["image", "layer 0", "layer 2", "layer 4", "layer 6", "layer 8", "BaF"]),
+        ("tasks", ["image", "C2", "C3", "C4", "QLayer"]),
+    ],
+)
+def test_a_row_a_candidate(run_tool, random_network, configured, tmp_path, name, cuts):
+    network = random_network(name)
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    (tmp_path / "config.yaml").write_text(configured(name, tmp_path / "a.pth").dump())
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    flags = ("--config-file", tmp_path / "config.yaml", "--input", tmp_path / "a.png")
+    more = ("--edge-factor", "3", "--output", tmp_path / "a.json", "INPUT.MIN_SIZE_TEST", "64")
+    status, told, error = run_tool(SCRIPT, *flags, *more)
+    assert status == 0, error
+    for cut in cuts:
+        assert f"| {cut} " in told
+    found = json.loads((tmp_path / "a.json").read_text())["splits"]
+    assert [row["name"] for row in found] == cuts
+    total = found[0]["cloud_macs"]
+    assert found[0]["edge_macs"] == 0 and total > 0
+    backbone = found[1:-1]
+    edges = [row["edge_macs"] for row in backbone]
+    assert edges == sorted(edges) and edges[0] > 0
+    for row in backbone:
+        assert row["edge_macs"] + row["cloud_macs"] == pytest.approx(total)
+    assert all(row["size"] > 50 and row["cloud_seconds"] > 0 for row in found)
+    status, _, error = run_tool(SCRIPT, *flags, "--edge-factor", "0")
+    assert status == 2 and "must be above 0" in error
+
+
+def test_macs_of_a_convolution_are_counted(random_network, configured, tmp_path, run_tool):
+    """The first layer of YOLO-v3-tiny: 3 x 3 x 3 inputs, 16 outputs, at every pixel."""
+    network = random_network("baf")
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    (tmp_path / "config.yaml").write_text(configured("baf", tmp_path / "a.pth").dump())
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    flags = ("--config-file", tmp_path / "config.yaml", "--input", tmp_path / "a.png")
+    status, _, error = run_tool(SCRIPT, *flags, "--output", tmp_path / "a.json")
+    assert status == 0, error
+    row = json.loads((tmp_path / "a.json").read_text())["splits"][1]
+    norm = row["edge_macs"] - 27 * 16  # fvcore counts batch norm too
+    assert row["name"] == "layer 0" and 0 <= norm <= 16 * 5

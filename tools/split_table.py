@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""Where to cut a network: operations, time and bytes of each candidate, and who is fastest when.
+
+    tools/split_table.py --config-file configs/msfc_R50.yaml --input photos --edge-factor 4 \\
+        --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
+
+Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
+Darknet can be cut, all channels quantized to --bits and coded by JPEG XL; and the split of the
+configuration. kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted
+by fvcore. The last column tells at which bandwidths a candidate has the shortest end-to-end latency;
+--edge-factor tells how many times slower the edge device is than this machine.
+"""
+
+import argparse
+import itertools
+import json
+
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+from tqdm import tqdm
+
+from d2_featcomp.engine import (
+    as_input,
+    fastest_ranges,
+    measure_splits,
+    report_errors,
+    require_weights,
+    setup_config,
+)
+from d2_featcomp.files import write_text
+from d2_featcomp.serving import frames_of, list_inputs
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns or videos")
+    parser.add_argument(
+        "--anchor-weights", help="of the uncut network, for all candidates but the configured one"
+    )
+    parser.add_argument("--bits", type=int, default=8, help="of features that are not reduced (8)")
+    parser.add_argument("--image-quality", type=int, default=90, help="of the JPEG image (90)")
+    parser.add_argument("--edge-factor", type=float, default=1, help="the edge is so much slower (1)")
+    parser.add_argument("--limit", type=int, default=20, help="images to measure (20)")
+    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
+    )
+    return parser.parse_args()
+
+
+def as_range(given):
+    """A range of bandwidths, as text."""
+    if given is None:
+        return "never"
+    low, high = given
+    if low == 0:
+        return "always" if high == float("inf") else f"to {high:.4g}"
+    return f"from {low:.4g}" if high == float("inf") else f"{low:.4g} to {high:.4g}"
+
+
+def main(args):
+    setup_logger(name="d2_featcomp")
+    if args.edge_factor <= 0 or args.limit < 1:
+        raise ValueError("--edge-factor must be above 0, and --limit at least 1")
+    cfg = setup_config(args.config_file, args.opts)
+    require_weights(cfg)
+    frames = (frame for entry in list_inputs(args.input) for frame in frames_of(entry))
+    records = [as_input(picture, cfg) for _, picture in itertools.islice(frames, args.limit)]
+    costs = measure_splits(
+        cfg,
+        records,
+        anchor_weights=args.anchor_weights,
+        bits=args.bits,
+        image_quality=args.image_quality,
+        progress=lambda items: tqdm(items, desc="images", mininterval=1),
+    )
+    ranges = fastest_ranges(costs, args.edge_factor)
+    head = ["cut", "sends", "edge kMAC/px", "cloud kMAC/px", "edge ms", "coding ms", "cloud ms"]
+    head += ["kB", "fastest at kbit/s"]
+    rows = [
+        [
+            cost.name,
+            cost.sends,
+            f"{cost.edge_macs / 1000:.1f}",
+            f"{cost.cloud_macs / 1000:.1f}",
+            f"{1000 * args.edge_factor * cost.edge_seconds:.1f}",
+            f"{1000 * (args.edge_factor * cost.encode_seconds + cost.decode_seconds):.1f}",
+            f"{1000 * cost.cloud_seconds:.1f}",
+            f"{cost.size / 1000:.2f}",
+            as_range(ranges.get(cost.name)),
+        ]
+        for cost in costs
+    ]
+    align = ("left", "left", *("right" for _ in head[2:]))
+    print(tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True))
+    if args.output:
+        found = [{**vars(cost), "fastest_kbit_s": ranges.get(cost.name)} for cost in costs]
+        text = json.dumps({"edge_factor": args.edge_factor, "splits": found}, indent=1)
+        write_text(text.replace("Infinity", "null"), args.output)
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with report_errors():
+        main(arguments)
