@@ -4,8 +4,8 @@ MSFF with nearest down-sampling reads one value in r x r of a level that is r ti
 map. So a 3 x 3 output convolution of stride r replaces one of stride 1, and below it lateral connections
 and the way down the pyramid are needed only where that convolution looks: in 3 of r rows and columns.
 
-What is computed are the same sums: equal bit for bit wherever the library that convolves adds in the same
-order, as it does for images of usual size.
+What is computed are the same sums: equal bit for bit wherever the library that convolves adds in the
+same order, as it does for images of usual size.
 
 Shape shorthand in this module:
     N: images of a batch; h, w: height and width of the fused map
