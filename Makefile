@@ -24,7 +24,7 @@ help:
 	@echo '                   resumable; downloads two Debian packages)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
 	@echo 'make mtl-scenes    the same with both encoders and three seeds (two hours; resumable)'
-	@echo 'make benchmark     speed, as ratios'
+	@echo 'make benchmark     speed, as ratios (8 minutes)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'

@@ -48,8 +48,8 @@ def add_featcomp_config(cfg):
     featcomp.CODEC.QUANTIZER = ""
 
     # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
-    # for rounding; "bfloat16", fused, the edge half in that type: faster still on some processors, less
-    # exact.
+    # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and a minute for
+    # each image size); "bfloat16", fused, the edge half in that type: less exact.
     featcomp.INFERENCE = "plain"
 
     # The cloud half as a server.

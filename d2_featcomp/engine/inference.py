@@ -17,4 +17,5 @@ def prepare_for_inference(model, cfg):
     model.eval()
     mode = cfg.MODEL.FEATCOMP.INFERENCE
     if mode != "plain" and isinstance(model, SplitInference):
-        model.fuse_for_inference(torch.bfloat16 if mode == "bfloat16" else torch.float32)
+        dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
+        model.fuse_for_inference(dtype, compile_edge=mode == "compiled")

@@ -1,12 +1,14 @@
 """Networks rewritten for inference: fewer passes over memory, the same function."""
 
 import copy
+import logging
+import time
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-__all__ = ["fold_norms", "fused_copies", "with_modules"]
+__all__ = ["CompiledEdge", "OneDnnConv2d", "fold_norms", "fused_copies", "with_modules"]
 
 
 def with_modules(module, **others):
@@ -17,12 +19,25 @@ def with_modules(module, **others):
     return view
 
 
-def fused_copies(network, edge_dtype):
+class OneDnnConv2d(Conv2d):
+    """A convolution by oneDNN on CPUs, whatever the number of threads: with one thread PyTorch itself
+    chooses a slower way. In evaluation mode, without a norm."""
+
+    def forward(self, x):
+        if x.device.type != "cpu":
+            return super().forward(x)
+        geometry = self.padding, self.stride, self.dilation, self.groups
+        y = torch.mkldnn_convolution(x, self.weight, self.bias, *geometry)
+        return y if self.activation is None else self.activation(y)
+
+
+def fused_copies(network, edge_dtype, compiled=False):
     """Networks for inference alone, beside the one that is trained and saved.
 
     Args:
         network (SplitInference): in evaluation mode.
         edge_dtype (torch.dtype): of the edge half.
+        compiled (bool): whether torch.compile will choose how the edge half is computed.
 
     Returns:
         dict[str, SplitInference]: "edge" and "cloud", the network that computes that half. Batch norms
@@ -34,6 +49,10 @@ def fused_copies(network, edge_dtype):
         fold_norms(copies[half], keep=copies[half].feature_split.unfolded())
     edge, cloud = copies.values()
     edge.to(memory_format=torch.channels_last)
+    if torch.backends.mkldnn.is_available() and not compiled:
+        for module in edge.modules():
+            if type(module) is Conv2d and module.norm is None and module.padding_mode == "zeros":
+                module.__class__ = OneDnnConv2d
     edge.backbone.to(edge_dtype)
     edge.feature_split.to(edge_dtype)
     edge._edge_layout = {"dtype": edge_dtype, "memory_format": torch.channels_last}
@@ -41,6 +60,34 @@ def fused_copies(network, edge_dtype):
     if network.feature_split.sends_image or not hasattr(network, "roi_heads"):
         cloud.to(memory_format=torch.channels_last)
     return copies
+
+
+class CompiledEdge:
+    """The edge half of a fused network, through torch.compile: each image size is compiled when it first
+    comes, which takes a minute; after eight sizes, others run uncompiled.
+
+    Args:
+        split (FeatureSplit), backbone (Backbone): of the network.
+    """
+
+    def __init__(self, split, backbone):
+        self._compiled = torch.compile(split.edge, dynamic=False, options={"freezing": True})
+        self._backbone = backbone
+        self._seen = set()
+
+    def __call__(self, images):
+        """As :meth:`FeatureSplit.edge`, of images alone; call it without gradients."""
+        if images.shape in self._seen:
+            return self._compiled(self._backbone, images)
+        start = time.perf_counter()
+        outputs = self._compiled(self._backbone, images)
+        self._seen.add(images.shape)
+        logging.getLogger("d2_featcomp").info(
+            "compiled the edge half for images of %d x %d in %.1f s",
+            *images.shape[-2:],
+            time.perf_counter() - start,
+        )
+        return outputs
 
 
 def fold_norms(module, keep=()):

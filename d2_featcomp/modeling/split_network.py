@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..codecs import BitstreamError, FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .compressibility import build_compressibility
-from .fusion import fused_copies, with_modules
+from .fusion import CompiledEdge, fused_copies, with_modules
 from .splits import build_feature_split
 
 __all__ = ["EdgeFeatures", "SplitInference", "SplitNetwork", "build_feature_codec", "split_network"]
 
 LOSSES = ("task", "distill", "both")
-INFERENCE = ("plain", "fused", "bfloat16")
+INFERENCE = ("plain", "fused", "compiled", "bfloat16")
 
 
 def build_feature_codec(cfg, feature_split):
@@ -178,6 +178,7 @@ class SplitInference:
         self._half = None  # both
         self._fused = {}  # half -> the network that computes it in this one's place
         self._edge_layout = {"memory_format": torch.preserve_format}
+        self._compiled_edge = None
         self.register_load_state_dict_post_hook(_forget_fused)
         # In training the network's own forward runs unchanged; only what comes out of the module at the
         # cut is replaced by what the cloud half would see.
@@ -197,7 +198,7 @@ class SplitInference:
                     module.eval()
         return self
 
-    def fuse_for_inference(self, edge_dtype=torch.float32):
+    def fuse_for_inference(self, edge_dtype=torch.float32, compile_edge=False):
         """Makes both halves faster: batch norms are multiplied into convolutions, and weights are kept
         with their channels last where that helps. Outputs are equal but for rounding: a symbol on the
         border to the next may change.
@@ -209,6 +210,8 @@ class SplitInference:
         Args:
             edge_dtype (torch.dtype): of the edge half. torch.bfloat16 is faster still where the
                 processor computes in it, and changes symbols: measure what that costs.
+            compile_edge (bool): compile the edge half, too, by torch.compile. It needs a C++ compiler,
+                and a minute for each image size: for cameras, not for photographs of many sizes.
 
         Raises:
             RuntimeError: the network is in training mode. ValueError: another dtype.
@@ -218,7 +221,10 @@ class SplitInference:
         if edge_dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"edge_dtype is {edge_dtype}: give torch.float32 or torch.bfloat16")
         self._fused = {}
-        self._fused = fused_copies(self, edge_dtype)
+        self._fused = fused_copies(self, edge_dtype, compiled=compile_edge)
+        if compile_edge:
+            edge = self._fused["edge"]
+            edge._compiled_edge = CompiledEdge(edge.feature_split, edge.backbone)
 
     def _cut(self, module, inputs, features):
         if not self.training:
@@ -320,7 +326,10 @@ class SplitInference:
             images = self.normalized_images([record])
             padded, resized = tuple(images.tensor.shape[-2:]), tuple(images.image_sizes[0])
             batch = images.tensor.to(**self._edge_layout)
-            tensors, elements = self.feature_split.edge(self.backbone, batch)
+            if self._compiled_edge is not None:
+                tensors, elements = self._compiled_edge(batch)
+            else:
+                tensors, elements = self.feature_split.edge(self.backbone, batch)
         return EdgeFeatures(
             tensors=[z[0].float() for z in tensors],
             sizes=ImageSizes(

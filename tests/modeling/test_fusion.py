@@ -1,5 +1,7 @@
 """Faster forms of the same networks."""
 
+import shutil
+
 import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
@@ -221,6 +223,22 @@ def test_nothing_is_left_to_fold(random_network):
     assert fold_norms(network.backbone) > 10
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
+    network = lively_network("msfc")
+    (plain,) = network.edge_features([record()])
+    network.fuse_for_inference(compile_edge=True)
+    with caplog.at_level("INFO", logger="d2_featcomp"):
+        for _ in range(2):
+            (compiled,) = network.edge_features([record()])
+    told = [entry.getMessage() for entry in caplog.records if entry.name == "d2_featcomp"]
+    assert len(told) == 1 and told[0].startswith("compiled the edge half for images of 64 x 96 in ")
+    (x,), (y,) = compiled.tensors, plain.tensors
+    assert compiled.elements == plain.elements
+    assert y.abs().max() > 0 and (x - y).abs().max() <= 1e-4 * y.abs().max()
+
+
 @pytest.mark.parametrize("name", ["msfc", "baf", "tasks"])
 def test_bfloat16_is_close(lively_network, name):
     network = lively_network(name)
@@ -247,7 +265,7 @@ def test_the_config_chooses(configured, random_network, tmp_path):
     (expected,) = random_network("msfc").edge_inference([record()])
     assert stream.fingerprint == expected.fingerprint
     cloud.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
-    with pytest.raises(ValueError, match="INFERENCE is 'fast': choose one of plain, fused, bfloat16"):
+    with pytest.raises(ValueError, match="INFERENCE is 'fast': choose one of plain, fused"):
         build_model(configured("msfc", "", "MODEL.FEATCOMP.INFERENCE", "fast"))
 
 

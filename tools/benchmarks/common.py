@@ -13,7 +13,7 @@ class Settings:
 
     Attributes:
         device (torch.device): of the networks.
-        repeats (int): of each measurement; slow ones take a third.
+        repeats (int): of each measurement; slow ones take half as many.
         size ((int, int)): height and width of the images of the detection networks, in pixels.
         threads (int): of PyTorch on CPUs.
     """
@@ -26,7 +26,7 @@ class Settings:
     @property
     def few(self):
         """int: how often slow things are measured."""
-        return max(1, self.repeats // 3)
+        return max(1, self.repeats // 2)
 
 
 def median_times(variants, repeats, device):

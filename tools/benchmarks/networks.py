@@ -3,6 +3,8 @@
 import copy
 import multiprocessing
 import os
+import shutil
+import time
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -92,6 +94,13 @@ def benchmark_edge(settings):
     }
     if computes_bfloat16(settings.device):
         variants["bfloat16"] = lambda: low.edge_features([record])
+    if shutil.which("g++"):
+        compiled = copy.deepcopy(network)
+        compiled.fuse_for_inference(compile_edge=True)
+        start = time.perf_counter()
+        compiled.edge_features([record])
+        compile_seconds = time.perf_counter() - start
+        variants["compiled"] = lambda: compiled.edge_features([record])
     differs = network.edge_features([record])[0].tensors[0] - plain()
     differs = differs.abs().max().item()
     if differs > 1e-4:
@@ -121,6 +130,13 @@ def benchmark_edge(settings):
             seconds["plain"],
             2.5 if threads > 1 else 2,
         )
+        if "compiled" in seconds:
+            yield times_faster(
+                f"{what}, compiled in {compile_seconds:.0f} s{suffix}",
+                against,
+                seconds["compiled"],
+                seconds["plain"],
+            )
         if "bfloat16" in seconds:
             yield times_faster(
                 f"{what}, bfloat16{suffix}", against, seconds["bfloat16"], seconds["plain"], 5

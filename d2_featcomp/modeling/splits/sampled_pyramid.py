@@ -18,6 +18,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import FPN
 from torch import nn
 
+from ..fusion import OneDnnConv2d
+
 __all__ = ["sampled_pyramid"]
 
 _FIXED = (type(None), FrozenBatchNorm2d)
@@ -67,7 +69,8 @@ def _is_plain(backbone, names):
     own = backbone._out_features[: len(backbone.in_features)]
     convolutions = [*backbone.lateral_convs, *backbone.output_convs]
     return set(names) <= set(own) and all(
-        type(conv) is Conv2d and type(conv.norm) in (_FIXED if conv.training else _POINTWISE)
+        type(conv) in (Conv2d, OneDnnConv2d)
+        and type(conv.norm) in (_FIXED if conv.training else _POINTWISE)
         for conv in convolutions
     )
 
