@@ -48,8 +48,8 @@ def add_featcomp_config(cfg):
     featcomp.CODEC.QUANTIZER = ""
 
     # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
-    # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and a minute for
-    # each image size); "bfloat16", fused, the edge half in that type: less exact.
+    # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and half a minute
+    # for each image size); "bfloat16", fused, the edge half in that type: less exact.
     featcomp.INFERENCE = "plain"
 
     # The cloud half as a server.
@@ -57,7 +57,7 @@ def add_featcomp_config(cfg):
     # Bitstreams that the network computes at once, of images of one padded size.
     featcomp.SERVER.MAX_BATCH = 8
     # Milliseconds for which a bitstream may wait for others to fill its batch.
-    featcomp.SERVER.MAX_WAIT = 5.0
+    featcomp.SERVER.MAX_WAIT = 5
 
     # Multi-scale feature fusion (MSFC sec. 3.1).
     featcomp.MSFF = CN()

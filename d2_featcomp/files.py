@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import uuid
 
 __all__ = ["write_csv", "write_text"]
 
@@ -17,7 +18,7 @@ def write_text(text, path):
     Raises:
         OSError: it cannot be written; an older file is left as it was.
     """
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(partial, path)

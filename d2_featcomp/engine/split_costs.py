@@ -82,7 +82,8 @@ def fastest_ranges(costs, edge_factor=1.0):
 
 
 def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90, progress=iter):
-    """Measures the cut of a configuration, and the other places at which its network can be cut.
+    """Measures the cut of a configuration, and the other places at which its network can be cut; all of
+    them computed plainly, whatever MODEL.FEATCOMP.INFERENCE says.
 
     The others send features as they are, quantized to `bits` in their own range: after each stage of a
     ResNet (below a pyramid with the finer stages that the pyramid needs), the whole pyramid, or after
@@ -105,6 +106,9 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     """
     if not records:
         raise ValueError("there are no images to measure")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FEATCOMP.INFERENCE = "plain"  # as the uncut network
     cut = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
     if cut.feature_split.sends_image:
         raise ValueError("MODEL.FEATCOMP.SPLIT Image cuts no network: choose another split")

@@ -62,9 +62,12 @@ def fused_copies(network, edge_dtype, compiled=False):
     return copies
 
 
+MOST_SIZES = 8  # torch.compile's own limit
+
+
 class CompiledEdge:
     """The edge half of a fused network, through torch.compile: each image size is compiled when it first
-    comes, which takes a minute; after eight sizes, others run uncompiled.
+    comes, which takes half a minute; after eight sizes, others run uncompiled.
 
     Args:
         split (FeatureSplit), backbone (Backbone): of the network.
@@ -72,6 +75,7 @@ class CompiledEdge:
 
     def __init__(self, split, backbone):
         self._compiled = torch.compile(split.edge, dynamic=False, options={"freezing": True})
+        self._plain = split.edge
         self._backbone = backbone
         self._seen = set()
 
@@ -79,6 +83,8 @@ class CompiledEdge:
         """As :meth:`FeatureSplit.edge`, of images alone; call it without gradients."""
         if images.shape in self._seen:
             return self._compiled(self._backbone, images)
+        if len(self._seen) >= MOST_SIZES:
+            return self._plain(self._backbone, images)
         start = time.perf_counter()
         outputs = self._compiled(self._backbone, images)
         self._seen.add(images.shape)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -198,20 +199,24 @@ class SplitInference:
                     module.eval()
         return self
 
+    def _apply(self, *args, **kwargs):  # moved to another device, or to another type
+        self._fused = {}
+        return super()._apply(*args, **kwargs)
+
     def fuse_for_inference(self, edge_dtype=torch.float32, compile_edge=False):
         """Makes both halves faster: batch norms are multiplied into convolutions, and weights are kept
         with their channels last where that helps. Outputs are equal but for rounding: a symbol on the
         border to the next may change.
 
-        The parameters stay as they are, with their names, beside a second, fused set: checkpoints are
-        loaded and saved as before. Loading other weights or :meth:`train` undoes it; after weights were
-        changed in another way, call it again.
+        The parameters stay as they are, with their names, beside a fused set for each half: checkpoints
+        are loaded and saved as before. Loading other weights, :meth:`train` and moving the network undo
+        it; after weights were changed in another way, call it again.
 
         Args:
             edge_dtype (torch.dtype): of the edge half. torch.bfloat16 is faster still where the
                 processor computes in it, and changes symbols: measure what that costs.
             compile_edge (bool): compile the edge half, too, by torch.compile. It needs a C++ compiler,
-                and a minute for each image size: for cameras, not for photographs of many sizes.
+                and half a minute for each image size: for cameras, not for photographs of many sizes.
 
         Raises:
             RuntimeError: the network is in training mode. ValueError: another dtype.
@@ -265,19 +270,25 @@ class SplitInference:
         if self._training_loss == "distill":  # nothing beyond the features is needed
             self.feature_split.run_to_cut(self.backbone, self.normalized_images(batched_inputs).tensor)
             return self._cut_losses
-        network = self
+        own, others = dict(self._modules), {}
         if self._training_loss == "task":  # which needs no more of the features than what is sent
-            network = with_modules(self, backbone=_BackboneStandIn(self.backbone, self._quick_cut))
-        losses = super(SplitInference, network).forward(batched_inputs)
+            quick = partial(self._quick_cut, self.backbone)
+            others = self.feature_split.cloud_modules(self)
+            others["backbone"] = _BackboneStandIn(self.backbone, quick)
+        self._modules.update(others)
+        try:
+            losses = super().forward(batched_inputs)
+        finally:
+            self._modules.update(own)
         losses.update(self._cut_losses)
         return losses
 
-    def _quick_cut(self, images):
+    def _quick_cut(self, backbone, images):
         """In training: what the cloud half would see of the backbone's output."""
         split = self.feature_split
-        sent = split.quick_reduce(self.backbone, images)
+        sent = split.quick_reduce(backbone, images)
         if sent is None:
-            return self.backbone(images)
+            return backbone(images)
         self._cut_losses = {}
         self._add_compressibility(sent)
         return split.restore(split.stand_in(sent), images.shape[-2:])
@@ -444,7 +455,7 @@ class SplitInference:
             # The network's own code wants images, for their sizes only.
             nothing = torch.zeros((), device=device)
             images = [nothing.expand(len(self.pixel_mean), *stream.sizes.resized) for stream in streams]
-            modules = self.feature_split.cloud_modules(self, features)
+            modules = self.feature_split.cloud_modules(self)
             received = _BackboneStandIn(self.backbone, lambda images: features)
             cloud = with_modules(self, backbone=received, **modules)
         return super(SplitInference, cloud).forward(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -32,8 +33,9 @@ def load_service(cfg, weights, folder, names=None, **settings):
     names = list(class_names(cfg) if names is None else names)
     network = load_half(cfg, weights, "cloud")
     model = cfg.MODEL.clone()
-    model.FEATCOMP.pop("SERVER")  # no result depends on it
-    about = json.dumps([file_digest(weights), model.dump(), names])
+    for node, key in ((model.FEATCOMP, "SERVER"), (model, "DEVICE"), (model, "WEIGHTS")):
+        node.pop(key)  # no result depends on it
+    about = json.dumps([file_digest(weights), model.dump(), cfg.TEST.dump(), names])
     maker = hashlib.sha256(about.encode()).hexdigest()[:16]
     return CloudService(network, settings, folder, names, maker)
 
@@ -57,8 +59,8 @@ def ray_app(args):
     Args:
         args (dict): "config_file", "weights", "output" (a folder that all replicas share, so that a
             bitstream which comes twice is computed once); optionally "replicas" (1), "gpus" and "cpus"
-            of each (0 and 1), "opts" (list of config overrides), "classes" (list of names). All paths
-            must be readable where the replicas run.
+            of each (0 and 1), "opts" (config overrides, a list or one text), "classes" (names, a list
+            or one text with commas). All paths must be readable where the replicas run.
 
     Returns:
         ray.serve.Application
@@ -76,14 +78,19 @@ def ray_app(args):
             f"arguments {sorted(args)}: give {', '.join(sorted(needed))} and, if need be, "
             f"{', '.join(sorted(more))}"
         )
-    cpus = int(args.get("cpus", 1))
+    cpus = float(args.get("cpus", 1))
+    opts, classes = args.get("opts", []), args.get("classes")
+    if isinstance(opts, str):  # from the command line
+        opts = shlex.split(opts)
+    if isinstance(classes, str):
+        classes = classes.split(",")
 
     def app():
         import torch
 
-        torch.set_num_threads(cpus)
-        cfg = setup_config(args["config_file"], args.get("opts", []))
-        return build_app(load_service(cfg, args["weights"], args["output"], args.get("classes")))
+        torch.set_num_threads(max(1, int(cpus)))
+        cfg = setup_config(args["config_file"], opts)
+        return build_app(load_service(cfg, args["weights"], args["output"], classes))
 
     deployment = serve.deployment(
         name="CloudHalf",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import uuid
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def write_result(result, folder):
     files = {}
     for key, data in result.get("maps", {}).items():
         files[key] = f"{name}_{key}.png"
-        partial = os.path.join(folder, f"{files[key]}.{os.getpid()}.partial")
+        partial = os.path.join(folder, f"{files[key]}.{uuid.uuid4().hex}.partial")
         with open(partial, "wb") as file:
             file.write(base64.b64decode(data))
         os.replace(partial, os.path.join(folder, files[key]))

@@ -129,27 +129,35 @@ class CloudService:
         if not identity.endswith(f"-{digest_of(data)}"):
             raise FileExistsError(f"{identity!r} is the id of other bytes")
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
-        with self._lock:
-            if identity in self._pending:
-                self.counts["repeated"] += 1
-                return self._pending[identity]
-            known = self._known(identity)
-            if known is not None:
-                self.counts["repeated"] += 1
-                future = concurrent.futures.Future()
-                future.set_result((known, 0.0))
-                return future
-            if self._stopping:
-                raise BusyError("the server is stopping: try another one, or later")
-            if len(self._waiting) >= self.settings.queue_size:
-                self.counts["busy"] += 1
-                raise BusyError(_BUSY)
-            future = concurrent.futures.Future()
-            self._waiting.append(_Job(identity, stream, future, time.monotonic()))
-            self._pending[identity] = future
-            self.counts["accepted"] += 1
-            self.counts["bytes"] += len(data)
-            self._changed.notify()
+        while True:
+            with self._lock:
+                done = self.counts["done"]
+            known = self._known(identity)  # from disk: nobody else waits for it
+            with self._lock:
+                if known is not None or identity in self._pending:
+                    self.counts["repeated"] += 1
+                    if known is None:
+                        return self._pending[identity]
+                    future = concurrent.futures.Future()
+                    future.set_result((known, 0.0))
+                    return future
+                if done == self.counts["done"]:
+                    return self._accept(identity, stream, len(data))
+            # Something was finished since: perhaps this one, so look again.
+
+    def _accept(self, identity, stream, size):
+        """Puts a new job into the queue, under the lock."""
+        if self._stopping:
+            raise BusyError("the server is stopping: try another one, or later")
+        if len(self._waiting) >= self.settings.queue_size:
+            self.counts["busy"] += 1
+            raise BusyError(_BUSY)
+        future = concurrent.futures.Future()
+        self._waiting.append(_Job(identity, stream, future, time.monotonic()))
+        self._pending[identity] = future
+        self.counts["accepted"] += 1
+        self.counts["bytes"] += size
+        self._changed.notify()
         return future
 
     def _known(self, identity):

@@ -303,6 +303,8 @@ def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, mo
         network.backbone.register_forward_hook(lambda *args, called=called: called.append(1))
         if whole:
             monkeypatch.setattr(MSFC, "quick_reduce", lambda *args: None)
+            monkeypatch.setattr(MSFC, "cloud_modules", lambda *args: {})
+            monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
         torch.manual_seed(1)
         losses = network(records)
         sum(losses.values()).backward()
@@ -319,3 +321,18 @@ def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, mo
     for name, gradient in fast_gradients.items():
         norm = slow_gradients[name].norm()
         assert (gradient - slow_gradients[name]).norm() <= 1e-3 * norm + 1e-7, name
+
+
+def test_training_keeps_what_the_network_remembers(small_config, make_record):
+    """RetinaNet keeps a running mean of how many objects there are, as an attribute of itself."""
+    network = build_model(small_config("configs/msfc_retinanet_R50.yaml")).train()
+    backbone = network.backbone
+    for _ in range(2):
+        network([make_record(128, 192)])
+    first = network.loss_normalizer
+    network([make_record(128, 192)])
+    assert network.loss_normalizer != first
+    assert network.backbone is backbone  # as before
+    network.eval().fuse_for_inference()
+    network.double()
+    assert not network._fused

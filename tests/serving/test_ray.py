@@ -56,7 +56,8 @@ def test_two_replicas(random_network, configured, tmp_path):
         config_file=str(tmp_path / "msfc.yaml"),
         weights=halves["cloud"],
         output=str(tmp_path / "results"),
-        cpus=1,
+        cpus=0.5,
+        opts="MODEL.FEATCOMP.SERVER.MAX_WAIT 20",
     )
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(deployment))
     run = "from ray.serve.scripts import cli; cli()"

@@ -201,7 +201,7 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speed"], "unknown benchmarks ['speed']: choose of compressibility_loss"),
+        (["speed"], "unknown benchmarks ['speed']: choose of edge, baf_edge"),
         (["--threads", 0], "must be at least 1"),
         (["--repeats", 0], "must be at least 1"),
     ],

@@ -152,12 +152,11 @@ class FeatureSplit(nn.Module, abc.ABC):
             if name.split(".")[1] not in self.edge_modules:
                 yield name, tensor
 
-    def cloud_modules(self, network, features):
-        """Modules of a network that may be computed otherwise for features of :meth:`cloud`.
+    def cloud_modules(self, network):
+        """Modules of a network that may be computed otherwise for features of :meth:`restore`.
 
         Args:
-            network (SplitInference): in evaluation mode; not changed.
-            features (dict[str, Tensor]): as :meth:`cloud` returns.
+            network (SplitInference): not changed.
 
         Returns:
             dict[str, nn.Module]: name of a child of the network -> a module that gives the same.

@@ -275,17 +275,16 @@ def conv_of_enlarged(conv, x, scale):
     return y
 
 
-class _ConvOfLevel(nn.Module):
-    """A convolution that knows that one map, `level`, is `fused` enlarged."""
+class _ConvOfEnlarged(nn.Module):
+    """A convolution that knows of maps that are enlarged, by their attribute."""
 
-    def __init__(self, conv, level, fused, scale):
+    def __init__(self, conv):
         super().__init__()
         self.conv = conv
-        self.known = level, fused, scale
 
     def forward(self, x):
-        level, fused, scale = self.known
-        return conv_of_enlarged(self.conv, fused, scale) if x is level else self.conv(x)
+        enlarged = getattr(x, ENLARGED, None)
+        return self.conv(x) if enlarged is None else conv_of_enlarged(self.conv, *enlarged)
 
 
 def _top_levels(backbone):
@@ -428,16 +427,15 @@ class MSFC(FeatureSplit):
             elements += level.channels * height * width
         return reduced, elements
 
-    def cloud_modules(self, network, features):
+    def cloud_modules(self, network):
         proposals = getattr(network, "proposal_generator", None)
-        level = features[self.msfr.names[self.msfr.first]]
-        enlarged = getattr(level, ENLARGED, None)
-        if enlarged is None or type(getattr(proposals, "rpn_head", None)) is not StandardRPNHead:
+        if type(getattr(proposals, "rpn_head", None)) is not StandardRPNHead:
             return {}
         conv = proposals.rpn_head.conv
-        if not isinstance(conv, Conv2d) or conv.kernel_size != (3, 3) or conv.padding != (1, 1):
+        plain = isinstance(conv, Conv2d) and conv.norm is None
+        if not plain or conv.kernel_size != (3, 3) or conv.padding != (1, 1):
             return {}
-        head = with_modules(proposals.rpn_head, conv=_ConvOfLevel(conv, level, *enlarged))
+        head = with_modules(proposals.rpn_head, conv=_ConvOfEnlarged(conv))
         return {"proposal_generator": with_modules(proposals, rpn_head=head)}
 
     def restore(self, tensors, image_size):
