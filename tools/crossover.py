@@ -24,8 +24,9 @@ from d2_featcomp.engine import (
     report_errors,
     require_weights,
     setup_config,
+    timed,
 )
-from d2_featcomp.serving import frames_of, list_inputs, timed
+from d2_featcomp.serving import frames_of, list_inputs
 
 BANDWIDTHS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
 

@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-from d2_featcomp.engine import as_input, load_half, report_errors, setup_config
+from d2_featcomp.engine import as_input, load_half, report_errors, setup_config, timed
 from d2_featcomp.files import write_text
 from d2_featcomp.serving import (
     CloudClient,
@@ -34,7 +34,6 @@ from d2_featcomp.serving import (
     frames_of,
     list_inputs,
     run_ahead,
-    timed,
 )
 
 TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away

@@ -97,9 +97,13 @@ def main(args):
     align = ("left", "left", *("right" for _ in head[2:]))
     print(tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     if args.output:
-        found = [{**vars(cost), "fastest_kbit_s": ranges.get(cost.name)} for cost in costs]
+        found = []
+        for cost in costs:
+            low, high = ranges.get(cost.name, (None, None))
+            bounds = None if low is None else [low, high if high < float("inf") else None]
+            found.append({**vars(cost), "fastest_kbit_s": bounds})
         text = json.dumps({"edge_factor": args.edge_factor, "splits": found}, indent=1)
-        write_text(text.replace("Infinity", "null"), args.output)
+        write_text(text, args.output)
 
 
 if __name__ == "__main__":

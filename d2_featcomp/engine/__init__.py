@@ -15,4 +15,5 @@ from .split_costs import SplitCost, fastest_ranges, measure_splits
 from .steps import config_of_step, evaluate, steps_to_run, train_steps
 from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep
 from .sweep_run import choose_setting, run_sweep
+from .timing import timed
 from .trainer import Trainer

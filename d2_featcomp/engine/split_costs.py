@@ -15,6 +15,7 @@ from torch import nn
 from ..codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
 from .demo import build_for_inference
 from .onnx_export import EdgeNetwork
+from .timing import timed, wait_for_gpu
 
 __all__ = ["SplitCost", "fastest_ranges", "measure_splits"]
 
@@ -224,11 +225,11 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
     """dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
     with _timed_modules(uncut.backbone, wanted) as seen:
-        _, total = _timed(lambda: uncut([record]))
+        _, total = timed(lambda: uncut([record]))
     picture = record["image"].permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
-    data, encode = _timed(lambda: image_codec.encode(picture))
+    data, encode = timed(lambda: image_codec.encode(picture))
     described = {"shape": picture.shape, "bits": 8, "lossless": False}
-    _, decode = _timed(lambda: image_codec.decode(data, **described))
+    _, decode = timed(lambda: image_codec.decode(data, **described))
     found = {IMAGE: (0.0, encode, decode, total, len(data))}
     for place in places:
         edge = sum(seen[part][1] for part in place.parts)
@@ -238,7 +239,7 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
             for tensor in (output.values() if isinstance(output, dict) else [output])
         ]
         size = tuple(record["image"].shape[-2:])
-        stream, encode = _timed(
+        stream, encode = timed(
             lambda tensors=tensors, size=size: feature_codec.compress(
                 tensors,
                 split="cut",
@@ -248,13 +249,13 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
             )
         )
         data = stream.to_bytes()
-        _, decode = _timed(lambda stream=stream: feature_codec.decompress(stream))
+        _, decode = timed(lambda stream=stream: feature_codec.decompress(stream))
         found[place.name] = edge, encode, decode, total - edge, len(data)
-    (features,), edge = _timed(lambda: cut.edge_features([record]))
-    data, encode = _timed(lambda: cut.encode(features).to_bytes())
+    (features,), edge = timed(lambda: cut.edge_features([record]))
+    data, encode = timed(lambda: cut.encode(features).to_bytes())
     stream = FeatureBitstream.from_bytes(data)
-    tensors, decode = _timed(lambda: cut.decode(stream))
-    _, cloud = _timed(lambda: cut.outputs_of(tensors, stream))
+    tensors, decode = timed(lambda: cut.decode(stream))
+    _, cloud = timed(lambda: cut.outputs_of(tensors, stream))
     found[cut.feature_split.name] = edge, encode, decode, cloud, len(data)
     return found
 
@@ -267,14 +268,14 @@ def _timed_modules(backbone, names):
 
     def before(name):
         def hook(module, inputs):
-            _wait()
+            wait_for_gpu()
             seen[name] = time.perf_counter()
 
         return hook
 
     def after(name):
         def hook(module, inputs, output):
-            _wait()
+            wait_for_gpu()
             seen[name] = output, time.perf_counter() - seen[name]
 
         return hook
@@ -287,16 +288,3 @@ def _timed_modules(backbone, names):
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _wait():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _timed(function):
-    _wait()
-    start = time.perf_counter()
-    result = function()
-    _wait()
-    return result, time.perf_counter() - start

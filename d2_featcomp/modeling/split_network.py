@@ -270,6 +270,7 @@ class SplitInference:
         if self._training_loss == "distill":  # nothing beyond the features is needed
             self.feature_split.run_to_cut(self.backbone, self.normalized_images(batched_inputs).tensor)
             return self._cut_losses
+        # In place, not in a view: what a network remembers of a step, it sets on itself.
         own, others = dict(self._modules), {}
         if self._training_loss == "task":  # which needs no more of the features than what is sent
             quick = partial(self._quick_cut, self.backbone)

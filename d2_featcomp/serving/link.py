@@ -1,11 +1,8 @@
-"""How long things take: a simulated network between edge and cloud, and what is computed."""
+"""A simulated network between edge and cloud."""
 
 import random
-import time
 
-import torch
-
-__all__ = ["Link", "timed"]
+__all__ = ["Link"]
 
 PACKET_BYTES = 1400
 
@@ -55,12 +52,3 @@ class Link:
             if left:
                 total += self.latency / 1000  # until the sender knows
         return total
-
-
-def timed(function, *args):
-    """(what a function returns, the seconds that it took, work on a GPU included)."""
-    start = time.perf_counter()
-    result = function(*args)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - start

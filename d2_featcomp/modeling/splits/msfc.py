@@ -231,8 +231,8 @@ class MSFR(nn.Module):
             if isinstance(conv, SubpixelConv2d):
                 height, width = aligned.shape[-2:]
                 step = conv(rebuilt[source])[..., :height, :width]
-            elif self._is_enlarged(source, level, conv) and self._whole_scale(fused, aligned):
-                step = conv_of_enlarged(conv, fused, self._whole_scale(fused, aligned))
+            elif self._is_enlarged(source, level, conv) and (scale := self._whole_scale(fused, aligned)):
+                step = conv_of_enlarged(conv, fused, scale)
             else:
                 step = conv(self._align(rebuilt[source], image_size, level))
             rebuilt[level] = step + aligned
