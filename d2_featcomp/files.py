@@ -5,23 +5,33 @@ import io
 import os
 import uuid
 
-__all__ = ["write_csv", "write_text"]
+__all__ = ["write_bytes", "write_csv", "write_text"]
 
 
-def write_text(text, path):
-    """Writes a UTF-8 file in one piece: whoever reads `path` meanwhile gets the old text or the new one.
+def write_bytes(data, path):
+    """Writes a file in one piece: whoever reads `path` meanwhile gets the old content or the new one.
 
     Args:
-        text (str): the whole content.
+        data (bytes): the whole content.
         path (str): replaced if it exists; its folder must exist.
 
     Raises:
         OSError: it cannot be written; an older file is left as it was.
     """
     partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(data)
     os.replace(partial, path)
+
+
+def write_text(text, path):
+    """Writes a UTF-8 file in one piece, see :func:`write_bytes`.
+
+    Args:
+        text (str): the whole content.
+        path (str): replaced if it exists; its folder must exist.
+    """
+    write_bytes(text.encode(), path)
 
 
 def write_csv(head, rows, path):

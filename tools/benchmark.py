@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measures speed, as ratios of medians within one run: machines differ, and are noisy.
 
-    tools/benchmark.py                      all there is
+    tools/benchmark.py                      all there is; on a CPU without throughput
     tools/benchmark.py compressibility_loss --threads 1 --output benchmark.json
 
 A line tells what was measured, what it was compared with, how often the former goes into the latter (or,
@@ -26,8 +26,9 @@ from benchmarks.networks import (
     benchmark_baf_edge,
     benchmark_cloud,
     benchmark_edge,
-    benchmark_training,
 )
+from benchmarks.throughput import benchmark_throughput
+from benchmarks.training import benchmark_training
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -47,7 +48,9 @@ BENCHMARKS = {
     "sweep": benchmark_sweep,
     "processes": benchmark_processes,
     "pipeline": benchmark_pipeline,
+    "throughput": benchmark_throughput,
 }
+FOR_GPUS = ("throughput",)  # on a CPU it tells little that the others do not, and takes long
 
 
 def image_size(text):
@@ -62,7 +65,10 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of: {', '.join(BENCHMARKS)} (default: all)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which of: {', '.join(BENCHMARKS)} (default: all; throughput on a GPU only)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -96,7 +102,8 @@ def main(args):
     torch.set_num_threads(args.threads)
     settings = Settings(torch.device(args.device), args.repeats, args.size, args.threads)
     rows = []
-    for name in tqdm(args.names or BENCHMARKS, desc="benchmarks", mininterval=1):
+    usual = [name for name in BENCHMARKS if args.device != "cpu" or name not in FOR_GPUS]
+    for name in tqdm(args.names or usual, desc="benchmarks", mininterval=1):
         found = [{"benchmark": name, **row} for row in BENCHMARKS[name](settings)]
         if not found:
             print(f"{name}: not measured, a program or a package that it needs is not installed")

@@ -26,7 +26,7 @@ from d2_featcomp.engine import (
     setup_config,
     timed,
 )
-from d2_featcomp.serving import frames_of, list_inputs
+from d2_featcomp.serving import all_frames
 
 BANDWIDTHS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
 
@@ -97,17 +97,17 @@ def main(args):
         "image": build_for_inference(image_cfg, args.anchor_weights or cfg.MODEL.WEIGHTS),
     }
     found = {name: [] for name in networks}
-    frames = (frame for entry in list_inputs(args.input) for frame in frames_of(entry))
-    warm = False
+    frames = all_frames(args.input)
+    warm = set()  # sizes: some are compiled for
     for _, (_, picture) in zip(
         tqdm(range(args.limit), desc="images", mininterval=1), frames, strict=False
     ):
         record = as_input(picture, cfg)
         for name, network in networks.items():
-            if not warm:
+            if record["image"].shape not in warm:
                 measure(network, record)
             found[name].append(measure(network, record))
-        warm = True
+        warm.add(record["image"].shape)
     if not warm:
         raise ValueError("--input holds no image")
     medians = {

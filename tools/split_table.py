@@ -28,7 +28,7 @@ from d2_featcomp.engine import (
     setup_config,
 )
 from d2_featcomp.files import write_text
-from d2_featcomp.serving import frames_of, list_inputs
+from d2_featcomp.serving import all_frames
 
 
 def parse_args():
@@ -67,8 +67,8 @@ def main(args):
         raise ValueError("--edge-factor must be above 0, and --limit at least 1")
     cfg = setup_config(args.config_file, args.opts)
     require_weights(cfg)
-    frames = (frame for entry in list_inputs(args.input) for frame in frames_of(entry))
-    records = [as_input(picture, cfg) for _, picture in itertools.islice(frames, args.limit)]
+    frames = itertools.islice(all_frames(args.input), args.limit)
+    records = [as_input(picture, cfg) for _, picture in frames]
     costs = measure_splits(
         cfg,
         records,

@@ -14,17 +14,14 @@ The same command again goes on where it was stopped; other curves may be added. 
 import argparse
 import sys
 
-from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from d2_featcomp.engine import (
     choose_setting,
-    end_process_group,
     plan_sweep,
     read_sweep,
-    report_errors,
+    run_processes,
     run_sweep,
 )
 
@@ -94,33 +91,20 @@ def described(args):
 
 
 def main(args):
-    with report_errors():
-        setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
-        setup_logger(distributed_rank=comm.get_rank(), name="d2_featcomp")
-        if args.target_kb is not None and args.max_drop is not None:
-            raise ValueError("give either --target-kb or --max-drop")
-        sweep = plan_sweep(described(args), args.config_file, args.opts, args.output)
-        if args.max_drop is not None and not sweep.levels:
-            raise ValueError("--max-drop needs the uncompressed network: do not leave it out")
-        results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)
-        if results and (args.target_kb is not None or args.max_drop is not None):
-            budget = {"target_kb": args.target_kb, "max_drop": args.max_drop, "quality": args.quality}
-            point, overrides = choose_setting(sweep, results, **budget)
-            print(f"{point.name}: {point.rate:.4g} kB an image, quality {point.quality:.4g}")
-            print(" ".join(overrides))
-        end_process_group()
+    setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
+    setup_logger(distributed_rank=comm.get_rank(), name="d2_featcomp")
+    if args.target_kb is not None and args.max_drop is not None:
+        raise ValueError("give either --target-kb or --max-drop")
+    sweep = plan_sweep(described(args), args.config_file, args.opts, args.output)
+    if args.max_drop is not None and not sweep.levels:
+        raise ValueError("--max-drop needs the uncompressed network: do not leave it out")
+    results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)
+    if results and (args.target_kb is not None or args.max_drop is not None):
+        budget = {"target_kb": args.target_kb, "max_drop": args.max_drop, "quality": args.quality}
+        point, overrides = choose_setting(sweep, results, **budget)
+        print(f"{point.name}: {point.rate:.4g} kB an image, quality {point.quality:.4g}")
+        print(" ".join(overrides))
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except ProcessExitedException as error:  # one of several processes has said what is wrong
-        sys.exit(error.exit_code)
+    run_processes(main, parse_args())

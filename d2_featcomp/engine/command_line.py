@@ -6,6 +6,8 @@ import sys
 
 import yaml
 from detectron2.config import get_cfg
+from detectron2.engine import launch
+from torch.multiprocessing import ProcessExitedException
 
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
@@ -15,6 +17,7 @@ __all__ = [
     "plain_config",
     "report_errors",
     "require_weights",
+    "run_processes",
     "setup_config",
 ]
 
@@ -76,6 +79,27 @@ def end_process_group():
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def run_processes(main, args):
+    """Runs `main(args)` in each of the processes that a command line asks for. Ends the program, with
+    the exit status of the process that failed, if one does.
+
+    Args:
+        main (callable): of a module, so that other processes find it.
+        args (Namespace): with Detectron2's num_gpus, num_machines, machine_rank and dist_url.
+    """
+    layout = {key: getattr(args, key) for key in ("num_machines", "machine_rank", "dist_url")}
+    try:
+        launch(_one_of_them, args.num_gpus, **layout, args=(main, args))
+    except ProcessExitedException as error:  # the process has said what is wrong
+        sys.exit(error.exit_code)
+
+
+def _one_of_them(main, args):
+    with report_errors():
+        main(args)
+        end_process_group()
 
 
 @contextlib.contextmanager

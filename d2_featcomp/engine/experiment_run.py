@@ -25,8 +25,9 @@ from ..evaluation.tradeoff import (
 from ..files import write_text
 from .command_line import plain_config
 from .demo import build_for_inference, draw_images
+from .digests import file_digest
 from .experiment import config_of, file_name, seeded
-from .measurement import file_digest, measure_settings
+from .measurement import measure_settings
 from .steps import train_steps
 
 __all__ = ["run_experiment"]

@@ -4,19 +4,14 @@ The edge half runs once an image for all settings of one network; settings whose
 same, those of all lossless codecs at one bit depth, share one pass through the cloud half.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import json
 import logging
 import os
 
 import torch
-from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import (
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
@@ -32,10 +27,12 @@ from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .checkpoint import load_weights
 from .command_line import plain_config
+from .digests import digest, digest_of_data, file_digest
 from .inference import prepare_for_inference
+from .records import Records, locked
 from .steps import require_data, require_split
 
-__all__ = ["file_digest", "measure_settings"]
+__all__ = ["measure_settings"]
 
 
 def measure_settings(settings, folder, on_measured=None):
@@ -64,7 +61,7 @@ def measure_settings(settings, folder, on_measured=None):
         os.makedirs(folder, exist_ok=True)
     comm.synchronize()
     results = {}
-    with _locked(folder):
+    with locked(folder):
         for network in networks:
             network.find_pending(folder)
         # Each process takes its share of the images.
@@ -77,72 +74,6 @@ def measure_settings(settings, folder, on_measured=None):
                     if on_measured:
                         on_measured(name, found)
     return {name: results[name] for name in settings if name in results}
-
-
-@contextlib.contextmanager
-def _locked(folder):
-    """Keeps other programs from measuring into the same folder at the same time."""
-    if not comm.is_main_process():
-        yield
-        return
-    with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another program is measuring into {folder!r}: wait for it, or choose another folder"
-            ) from error
-        yield
-
-
-class _Records:
-    """Lines "position of the image, tab, JSON" in a file a process; a line counts when it is whole."""
-
-    def __init__(self, folder, key):
-        self._stem = os.path.join(folder, key)
-        self._file = None
-
-    def _paths(self):
-        folder, start = os.path.split(self._stem)
-        names = (name for name in os.listdir(folder) if name.startswith(f"{start}."))
-        return [os.path.join(folder, name) for name in sorted(names) if name.endswith(".records")]
-
-    def lines(self):
-        """Yields (position, JSON) of all processes."""
-        for path in self._paths():
-            with open(path, encoding="utf-8", newline="\n") as file:
-                for line in file:
-                    position, tab, text = line.partition("\t")
-                    if line.endswith("\n") and tab and position.isdecimal():
-                        yield int(position), text
-
-    def append(self, position, value):
-        if self._file is None:
-            path = f"{self._stem}.{comm.get_rank()}.records"
-            _cut_torn_line(path)
-            # One write a line, so that a full disk is noticed at once.
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
-        line = f"{position}\t{json.dumps(value, separators=(',', ':'))}\n".encode()
-        if self._file.write(line) != len(line):
-            raise OSError(f"cannot write to {self._file.name!r}: free disk space, then run it again")
-
-    def close(self):
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def remove(self):
-        for path in self._paths():
-            os.remove(path)
-
-
-def _cut_torn_line(path):
-    """Removes what an interrupted write left behind the last whole line."""
-    if not os.path.exists(path):
-        return
-    with open(path, "rb+") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
 
 
 @dataclasses.dataclass
@@ -194,9 +125,9 @@ class _Network:
         everything = set(range(len(self.dataset)))
         for group in self.groups:
             result = _read_result(folder, group)
-            done = everything & {position for position, _ in _Records(folder, group.key).lines()}
+            done = everything & {position for position, _ in Records(folder, group.key).lines()}
             rates = [
-                everything & {position for position, _ in _Records(folder, setting.key).lines()}
+                everything & {position for position, _ in Records(folder, setting.key).lines()}
                 if setting.codec
                 else everything
                 for setting in group.settings
@@ -225,7 +156,7 @@ class _Network:
             return
         if not group.evaluators and not group.live:  # all images were there, but not the result
             self._build_evaluators(group)
-        records = _Records(folder, group.key)
+        records = Records(folder, group.key)
         result = {}
         lines = dict(records.lines()) if comm.is_main_process() else {}
         if comm.is_main_process() and not group.live:
@@ -251,7 +182,7 @@ class _Network:
     def _rates(self, folder, setting):
         if setting.codec is None:
             return {}
-        records = dict(_Records(folder, setting.key).lines()) if comm.is_main_process() else {}
+        records = dict(Records(folder, setting.key).lines()) if comm.is_main_process() else {}
         if comm.is_main_process():
             self._require_all(records, folder)
         evaluator = ImageRecords(rate_evaluator(setting.cfg))
@@ -287,7 +218,7 @@ class _Network:
         load_weights(model, self.cfg.MODEL.WEIGHTS)
         prepare_for_inference(model, self.cfg)
         files = {
-            key: _Records(folder, key)
+            key: Records(folder, key)
             for group in self.groups
             for key in (group.key, *(setting.key for setting in group.settings))
         }
@@ -370,16 +301,16 @@ def _networks(settings):
         if dataset not in datasets:
             require_data([dataset])
             records = get_detection_dataset_dicts([dataset], filter_empty=False)
-            datasets[dataset] = records, _digest_of_data(dataset, records)
-        key = _digest([_plain_without_codec(cfg), file_digest(cfg.MODEL.WEIGHTS), datasets[dataset][1]])
+            datasets[dataset] = records, digest_of_data(dataset, records)
+        key = digest([_plain_without_codec(cfg), file_digest(cfg.MODEL.WEIGHTS), datasets[dataset][1]])
         network = found.setdefault(key, _Network(cfg, [], datasets[dataset][0]))
-        codec, group_key, setting_key = None, _digest([key, "outputs"]), ""
+        codec, group_key, setting_key = None, digest([key, "outputs"]), ""
         if cfg.MODEL.FEATCOMP.ENABLED:
             split = find_feature_split(cfg.MODEL.FEATCOMP.SPLIT)
             codec = build_feature_codec(cfg, split)
-            setting_key = _digest([key, "rates", dict(cfg.MODEL.FEATCOMP.CODEC)])
+            setting_key = digest([key, "rates", dict(cfg.MODEL.FEATCOMP.CODEC)])
             alike = [codec.bits, codec.quantizer] if codec.image_codec.lossless else setting_key
-            group_key = _digest([key, "outputs", alike])
+            group_key = digest([key, "outputs", alike])
         setting = _Setting(name, cfg, setting_key, codec)
         group = next((group for group in network.groups if group.key == group_key), None)
         if group is None:
@@ -389,52 +320,10 @@ def _networks(settings):
     return list(found.values())
 
 
-def _digest_of_data(dataset, records):
-    """Tells a data set: its records with their annotations, and the state of the files they name."""
-    files = {str(MetadataCatalog.get(dataset).get("json_file", ""))}
-    for record in records:
-        files |= {value for key, value in record.items() if key.endswith("file_name")}
-    states = [
-        (path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
-        for path in sorted(files)
-        if os.path.isfile(path)
-    ]
-    return _digest([json.dumps(records, sort_keys=True, default=str), states])
-
-
 def _plain_without_codec(cfg):
     plain = plain_config(cfg)
     del plain["OUTPUT_DIR"], plain["MODEL"]["WEIGHTS"], plain["MODEL"]["FEATCOMP"]["CODEC"]
     return plain
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
-
-
-_DIGESTS = {}
-
-
-def file_digest(path):
-    """str: tells the content of a weight file; "" for no file.
-
-    Raises:
-        FileNotFoundError: there is none of that name.
-    """
-    if not path:
-        return ""
-    local = PathManager.get_local_path(path)
-    if not os.path.isfile(local):
-        raise FileNotFoundError(f"no checkpoint {path!r}: set MODEL.WEIGHTS to an existing file")
-    about = os.stat(local)
-    key = local, about.st_mtime_ns, about.st_size
-    if key not in _DIGESTS:
-        with open(local, "rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        _DIGESTS[key] = digest.hexdigest()
-    return _DIGESTS[key]
 
 
 def _result_path(folder, group):

@@ -35,8 +35,8 @@ import yaml
 from ..codecs.image_codec import find_image_codec
 from ..modeling import build_feature_codec, find_feature_split
 from .command_line import require_weights, setup_config
+from .digests import file_digest
 from .experiment import file_name
-from .measurement import file_digest
 
 __all__ = ["Curve", "Point", "Sweep", "plan_sweep", "read_sweep"]
 

@@ -10,7 +10,8 @@ from .multi_task import (
     UncertaintyWeighting,
     UpsamplingDecoder,
 )
-from .split_network import SplitInference, SplitNetwork, build_feature_codec, split_network
+from .split_inference import SplitInference
+from .split_network import SplitNetwork, build_feature_codec, split_network
 from .splits import (
     FEATURE_SPLIT_REGISTRY,
     MSFC,

@@ -66,8 +66,9 @@ MOST_SIZES = 8  # torch.compile's own limit
 
 
 class CompiledEdge:
-    """The edge half of a fused network, through torch.compile: each image size is compiled when it first
-    comes, which takes half a minute; after eight sizes, others run uncompiled.
+    """The edge half of a fused network, through torch.compile: each image size, and number of images at
+    once, is compiled when it first comes, which takes half a minute; after eight of them, others run
+    uncompiled.
 
     Args:
         split (FeatureSplit), backbone (Backbone): of the network.
@@ -89,7 +90,8 @@ class CompiledEdge:
         outputs = self._compiled(self._backbone, images)
         self._seen.add(images.shape)
         logging.getLogger("d2_featcomp").info(
-            "compiled the edge half for images of %d x %d in %.1f s",
+            "compiled the edge half for %d image(s) of %d x %d in %.1f s",
+            len(images),
             *images.shape[-2:],
             time.perf_counter() - start,
         )

@@ -43,13 +43,10 @@ def compressibility_loss(features):
 
 
 @functools.lru_cache(maxsize=32)
-def _operators(size, dtype, device):
-    """M and M D' / 2, each (size, size): the transform, without and with the difference before it."""
+def _transform(size, dtype, device):
+    """M of eq. 4, (size, size)."""
     with torch.inference_mode(False):  # so that what is kept can be used in training too
-        dct = _dct_matrix(size)
-        difference = torch.eye(size, dtype=torch.float64)
-        difference.diagonal(1).fill_(-1)  # D, eq. 1
-        return dct.to(device, dtype), (dct @ difference.T / 2).to(device, dtype)
+        return _dct_matrix(size).to(device, dtype)
 
 
 def _dct_matrix(size):
@@ -67,8 +64,8 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         height, width = x.shape[-2:]
-        down, difference_down = _operators(height, x.dtype, x.device)
-        right, difference_right = _operators(width, x.dtype, x.device)
+        down = _transform(height, x.dtype, x.device) / 2  # of a sum, where the residual is an average
+        right = _transform(width, x.dtype, x.device)
         channels = x.reshape(-1, height, width)
         gradient = torch.empty_like(channels) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -76,15 +73,18 @@ class _Loss(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             for start in range(0, len(channels), part):
                 some = channels[start : start + part]
-                # T of eq. 4, M (D' F + F D) M' / 2.
-                transformed = difference_down @ (some @ right.T)
-                transformed += down @ (some @ difference_right.T)
+                residual = some + some
+                residual[:, :, 1:] -= some[:, :, :-1]
+                residual[:, 1:] -= some[:, :-1]
+                transformed = down @ (residual @ right.T)
                 total += transformed.abs().sum()
                 if gradient is not None:
-                    slope = (transformed >= 0).to(x.dtype).mul_(2).sub_(1)  # 1 at 0
-                    back = (difference_down.T @ slope) @ right
-                    back += (down.T @ slope) @ difference_right
-                    gradient[start : start + part] = back
+                    # The same way back: slope (1 at 0), transform, differences.
+                    slope = torch.ge(transformed, 0, out=residual).mul_(2).sub_(1)
+                    slope = down.T @ (slope @ right)
+                    back = torch.add(slope, slope, out=gradient[start : start + part])
+                    back[:, :, :-1] -= slope[:, :, 1:]
+                    back[:, :-1] -= slope[:, 1:]
         ctx.save_for_backward(gradient)
         ctx.shape = x.shape
         return (total / x.numel()).to(x.dtype)

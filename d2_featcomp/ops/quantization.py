@@ -5,6 +5,8 @@ Shape shorthand in this module:
     n: bit depth; 2^n - 1 is the largest symbol
 """
 
+import math
+
 import torch
 
 __all__ = [
@@ -65,9 +67,7 @@ def quantize_uniform(x, bits, low, high):
     x = x.float()
     if bits == FLOAT_BITS:
         return x
-    # One pass; a sum that overflows asks for a second look.
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
-        raise ValueError(_NOT_FINITE)
+    _require_finite(x)
     return _symbols(x, bits, low, high)
 
 
@@ -86,18 +86,28 @@ def quantize_minmax(x, bits, per_channel):
         ValueError: bit depth out of range, or a NaN or infinity in `x`.
     """
     bits = check_bits(bits)
-    low, high = minmax_range(x, per_channel)
     x = x.float()
-    return x if bits == FLOAT_BITS else _symbols(x, bits, low, high), low, high
+    low, high, holds_all = _range(x, per_channel)
+    if bits != FLOAT_BITS:
+        x = _symbols(x, bits, low, high, clamp=not holds_all)
+    return x, low, high
 
 
-def _symbols(x, bits, low, high):
+def _require_finite(x):
+    # One pass; a sum that overflows asks for a second look.
+    if not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
+        raise ValueError(_NOT_FINITE)
+
+
+def _symbols(x, bits, low, high, clamp=True):
     step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
     empty = step <= 0
     some_empty = bool(empty.any())
     if some_empty:
         step = step.masked_fill(empty, 1.0)
-    symbols = (x - low).div_(step).round_().clamp_(0, 2**bits - 1)
+    symbols = (x - low).div_(step).round_()
+    if clamp:
+        symbols = symbols.clamp_(0, 2**bits - 1)
     if some_empty:
         symbols = symbols.masked_fill(empty, 0.0)
     return _to_integers(symbols, bits)
@@ -145,22 +155,26 @@ def minmax_range(x, per_channel):
     Raises:
         ValueError: a NaN or infinity in `x`.
     """
-    x = x.float()
+    return _range(x.float(), per_channel)[:2]
+
+
+def _range(x, per_channel):
+    """(Tensor, Tensor, bool): low, high, and whether no value lies outside."""
     dims = (1, 2) if per_channel else (0, 1, 2)
-    low, high = x.amin(dim=dims, keepdim=True), x.amax(dim=dims, keepdim=True)
-    if not (torch.isfinite(low) & torch.isfinite(high)).all():  # both are NaN where a value is
-        raise ValueError(_NOT_FINITE)
-    return _to_float16(low, upward=False), _to_float16(high, upward=True)
+    ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)])
+    _require_finite(ends)  # both are NaN where a value is
+    below = _float16_below(ends)
+    low, high = below
+    return low, -high, not (below > ends).any()
 
 
-def _to_float16(x, upward):
-    """Rounds float32 to a float16 value, never past `x` in the wrong direction."""
+def _float16_below(x):
+    """Rounds float32 down to a float16 value; what lies beyond them is clipped."""
     x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
     nearest = x.half()
-    limit = torch.full_like(nearest, float("inf") if upward else float("-inf"))
-    beyond = torch.nextafter(nearest.cpu(), limit.cpu()).to(nearest.device)
-    wrong = nearest.float() < x if upward else nearest.float() > x
-    return torch.where(wrong, beyond, nearest).float()
+    limit = torch.full((), float("-inf"), dtype=torch.float16, device="cpu")
+    below = torch.nextafter(nearest.cpu(), limit).to(nearest.device)
+    return torch.where(nearest.float() > x, below, nearest).float()
 
 
 def add_quantization_noise(x, bits, low, high, generator=None):

@@ -2,7 +2,7 @@
 
 from .client import CloudClient, RefusedError, ServerFaultError
 from .deployment import class_names, load_service, ray_app
-from .inputs import frames_of, list_inputs
+from .inputs import all_frames, frames_of, list_inputs
 from .link import Link
 from .pipeline import run_ahead
 from .results import draw_result, read_result, result_of, write_result

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
 
-__all__ = ["CAMERA", "VIDEO_SUFFIXES", "frames_of", "list_inputs"]
+__all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
@@ -65,6 +65,11 @@ def frames_of(entry):
             yield _stem(entry), read_image(entry, format="RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
+
+
+def all_frames(given):
+    """Iterates over :func:`frames_of` all of :func:`list_inputs`, which is called at once."""
+    return (frame for entry in list_inputs(given) for frame in frames_of(entry))
 
 
 def _stem(path):

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import uuid
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES
 from ..engine.pictures import draw_outputs
-from ..files import write_text
+from ..files import write_bytes, write_text
 
 __all__ = ["draw_result", "read_result", "result_of", "write_result"]
 
@@ -86,10 +85,7 @@ def write_result(result, folder):
     files = {}
     for key, data in result.get("maps", {}).items():
         files[key] = f"{name}_{key}.png"
-        partial = os.path.join(folder, f"{files[key]}.{uuid.uuid4().hex}.partial")
-        with open(partial, "wb") as file:
-            file.write(base64.b64decode(data))
-        os.replace(partial, os.path.join(folder, files[key]))
+        write_bytes(base64.b64decode(data), os.path.join(folder, files[key]))
     path = os.path.join(folder, f"{name}.json")
     write_text(json.dumps({**result, "maps": files} if files else result), path)
     return path

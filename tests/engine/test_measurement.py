@@ -81,7 +81,7 @@ class Calls:
     """Counts what a network does."""
 
     def __init__(self, monkeypatch):
-        self.count = {"_run_edge": 0, "outputs_of": 0}
+        self.count = {"edge_features": 0, "outputs_of": 0}
         for name in self.count:
             self._wrap(monkeypatch, name, getattr(SplitInference, name))
 
@@ -148,17 +148,17 @@ def test_several_tasks(root, tmp_path):
 def test_an_interruption_costs_no_image_twice(msfc, tmp_path, monkeypatch):
     settings = {"png": msfc("png", 4), "jpeg": msfc("jpeg", 8)}
     expected = measure_settings(settings, str(tmp_path / "whole"))
-    edge, calls = SplitInference._run_edge, []
+    edge, calls = SplitInference.edge_features, []
 
-    def fail_at_the_third(network, record):
-        calls.append(record["image_id"])
+    def fail_at_the_third(network, batch):
+        calls.append(batch[0]["image_id"])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return edge(network, record)
+        return edge(network, batch)
 
     records = tmp_path / "records"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SplitInference, "_run_edge", fail_at_the_third)
+        patch.setattr(SplitInference, "edge_features", fail_at_the_third)
         measure_settings(settings, str(records))
     for name in os.listdir(records):  # as if it had been stopped while it wrote
         with open(records / name, "ab") as file:

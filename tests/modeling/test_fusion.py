@@ -76,6 +76,7 @@ def test_other_pyramids_are_computed_whole():
     network = pyramid_network()
     assert sampled_pyramid(network.train(), images, 32, LEVELS) is not None
     assert sampled_pyramid(network.eval(), images, 32, ("p6",)) is None
+    assert sampled_pyramid(network, images[..., :-8], 32, LEVELS) is None  # not padded
     # Group norm mixes what a level holds everywhere.
     network.lateral_convs[0].norm = nn.GroupNorm(2, 8)
     assert sampled_pyramid(network, images, 32, LEVELS) is None
@@ -233,7 +234,7 @@ def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
         for _ in range(2):
             (compiled,) = network.edge_features([record()])
     told = [entry.getMessage() for entry in caplog.records if entry.name == "d2_featcomp"]
-    assert len(told) == 1 and told[0].startswith("compiled the edge half for images of 64 x 96 in ")
+    assert len(told) == 1 and told[0].startswith("compiled the edge half for 1 image(s) of 64 x 96 in ")
     (x,), (y,) = compiled.tensors, plain.tensors
     assert compiled.elements == plain.elements
     assert y.abs().max() > 0 and (x - y).abs().max() <= 1e-4 * y.abs().max()

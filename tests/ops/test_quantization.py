@@ -297,3 +297,18 @@ def test_every_symbol_comes_out_as_an_integer(bits):
 def test_a_sum_that_overflows_is_not_taken_for_an_infinity():
     x = torch.full((2, 4, 4), 3e38)
     assert quantize_uniform(x, 4, -1.0, 1.0).unique().tolist() == [15]
+
+
+def test_ranges_do_not_depend_on_the_default_device():
+    x = seeded(3, 4, 5)
+    expected = minmax_range(x, True)
+    with torch.device("meta"):
+        found = minmax_range(x, True)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_that_want_gradients_are_quantized_without_a_warning():
+    x = seeded(3, 4, 5).requires_grad_()
+    assert torch.equal(quantize_minmax(x, 4, True)[0], quantize_minmax(x.detach(), 4, True)[0])
+    assert torch.equal(quantize_uniform(x, 4, -1.0, 1.0), quantize_uniform(x.detach(), 4, -1.0, 1.0))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 FAST = ("edge", "cloud", "quantizer", "lossless", "hevc", "pipeline")
-SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes")
+SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes", "throughput")
 
 
 def measure(names, tmp_path):

@@ -29,13 +29,14 @@ class Settings:
         return max(1, self.repeats // 2)
 
 
-def median_times(variants, repeats, device):
+def median_times(variants, repeats, device, warm_up=1):
     """Runs functions in turns, so that all of them meet the same disturbances.
 
     Args:
         variants (dict[str, callable]): what to run.
-        repeats (int or dict[str, int]): how often, at least once; each runs once more before.
+        repeats (int or dict[str, int]): how often, at least once.
         device (torch.device): waited for after each call.
+        warm_up (int): how often each runs before.
 
     Returns:
         dict[str, float]: median seconds of a call.
@@ -51,7 +52,8 @@ def median_times(variants, repeats, device):
         return time.perf_counter() - start
 
     for run in variants.values():
-        timed(run)
+        for _ in range(warm_up):
+            timed(run)
     times = {name: [] for name in variants}
     for turn in range(max(repeats.values())):
         for name, run in variants.items():

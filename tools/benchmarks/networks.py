@@ -1,20 +1,16 @@
-"""Edge half, cloud half and training step of MSFC on Mask R-CNN; edge half of BaF on YOLO-v3."""
+"""Edge half, and cloud half of MSFC on Mask R-CNN; edge half of BaF on YOLO-v3."""
 
 import copy
-import multiprocessing
-import os
 import shutil
 import time
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
 
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling.fusion import with_modules
-from d2_featcomp.modeling.split_network import _BackboneStandIn
+from d2_featcomp.modeling.split_inference import _BackboneStandIn
 from d2_featcomp.modeling.splits import FeatureSplit
 
 from .common import median_times, share, times_faster
@@ -144,6 +140,32 @@ def benchmark_edge(settings):
     torch.set_num_threads(cores)
 
 
+def uncut(network, received, padded, backbone):
+    """The detector as it was before it was cut, but on the features that its cloud half would see: what
+    it takes depends on what it finds.
+
+    Args:
+        network (SplitInference): of MSFC.
+        received (list[list[Tensor]]): of each image what the cloud half decoded.
+        padded ((int, int)): size of the images.
+        backbone (bool): whether the backbone is computed, too.
+
+    Returns:
+        callable: list[dict] of images -> list[dict] of detections.
+    """
+    tensors = [torch.stack(each) for each in zip(*received, strict=True)]
+    features = network.feature_split.cloud(network.backbone, tensors, padded, None)
+
+    def features_of(images):
+        if backbone:
+            network.backbone(images)
+        return features
+
+    given = with_modules(network, backbone=_BackboneStandIn(network.backbone, features_of))
+    base = type(network).__mro__[2]
+    return lambda batch: base.forward(given, batch)
+
+
 @torch.inference_mode()
 def benchmark_cloud(settings):
     """The cloud half of MSFC against the same detector on features that are there already."""
@@ -151,19 +173,13 @@ def benchmark_cloud(settings):
     record = random_record(settings.size)
     (stream,) = network.edge_inference([record])
     tensors = network.decode(stream)
-    # The same features for both: what the detector takes depends on what it finds.
-    features = network.feature_split.cloud(
-        network.backbone, [z[None] for z in tensors], stream.sizes.padded, None
-    )
-    given = _BackboneStandIn(network.backbone, lambda images: features)
-    detector = with_modules(network, backbone=given)
-    base = type(network).__mro__[2]
+    detect = uncut(network, [tensors], stream.sizes.padded, backbone=False)
     inputs = [{"image": record["image"], "height": settings.size[0], "width": settings.size[1]}]
     fused = copy.deepcopy(network)
     fused.fuse_for_inference()
     seconds = median_times(
         {
-            "plain": lambda: base.forward(detector, inputs),
+            "plain": lambda: detect(inputs),
             "cloud": lambda: network.outputs_of(tensors, stream),
             "fused": lambda: fused.outputs_of(tensors, stream),
         },
@@ -203,76 +219,3 @@ def benchmark_baf_edge(settings):
     against = "the same layers, plain, all channels"
     yield times_faster(f"{what}, default", against, seconds["selected"], seconds["plain"])
     yield times_faster(f"{what}, fused", against, seconds["fused"], seconds["plain"], 1.5)
-
-
-def _training_step(device, enabled, size):
-    """A function that trains once: MSFC end to end, or the same detector uncut."""
-    model = random_network(
-        MSFC, device, "MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask"
-    ).train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)
-    height, width = size
-    instances = Instances(size)
-    corners = torch.rand(8, 2) * torch.tensor([width / 2, height / 2])
-    instances.gt_boxes = Boxes(torch.cat([corners, corners + torch.tensor(size[::-1]) / 3], dim=1))
-    instances.gt_classes = torch.arange(8) % model.roi_heads.num_classes
-    instances.gt_masks = BitMasks(torch.rand(8, *size) > 0.5)
-    batch = [{**random_record(size), "instances": instances} for _ in range(2)]
-
-    def run():
-        optimizer.zero_grad()
-        with EventStorage():
-            sum(model(batch).values()).backward()
-        optimizer.step()
-
-    return run
-
-
-def _peak_of_step(answers, enabled, size, threads):
-    """In a process of its own: bytes that model, optimizer and training step take at most."""
-    torch.set_num_threads(threads)
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak starts here
-    before = _of_process("VmRSS")
-    run = _training_step("cpu", enabled, size)
-    for _ in range(2):
-        run()
-    answers.put(_of_process("VmHWM") - before)
-
-
-def _of_process(key):
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{key}:"))
-
-
-def _peak_memory(settings, enabled, size):
-    if settings.device.type == "cuda":
-        run = _training_step(settings.device, enabled, size)
-        torch.cuda.reset_peak_memory_stats(settings.device)
-        for _ in range(2):
-            run()
-        return torch.cuda.max_memory_allocated(settings.device)
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    arguments = (answers, enabled, size, settings.threads)
-    process = context.Process(target=_peak_of_step, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError("the process that measures memory has failed")
-    return answers.get()
-
-
-def benchmark_training(settings):
-    """A training step of MSFC, end to end, against one of the same Mask R-CNN uncut; time and memory."""
-    size = tuple(side // 2 for side in settings.size) if settings.device.type == "cpu" else settings.size
-    steps = {name: _training_step(settings.device, name == "msfc", size) for name in ("msfc", "plain")}
-    seconds = median_times(steps, settings.few, settings.device)
-    what, against = f"training step, MSFC step 3, 2 images of {size[0]}x{size[1]}", "Mask R-CNN's step"
-    yield share(what, against, seconds["msfc"], seconds["plain"], 1.1)
-    del steps
-    if settings.device.type == "cpu" and not os.path.exists("/proc/self/clear_refs"):
-        return  # what only Linux tells
-    memory = [_peak_memory(settings, enabled, size) / 2**20 for enabled in (True, False)]
-    yield {**share(f"{what}, peak memory", against, *memory, 1.1), "unit": "MiB"}

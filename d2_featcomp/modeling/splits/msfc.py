@@ -19,7 +19,7 @@ from torch import nn
 
 from ..fusion import with_modules
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, of_blocks, size_align
 from .sampled_pyramid import sampled_pyramid
 from .stand_in import find_stand_in
 
@@ -269,10 +269,8 @@ def conv_of_enlarged(conv, x, scale):
         Tensor: (N, C', s * H, s * W), the same sums as `conv` of the enlarged map.
     """
     y = conv(F.interpolate(x, scale_factor=3, mode="nearest"))
-    chosen = torch.tensor([0, *[1] * (scale - 2), 2], device=x.device)
-    for dim in (2, 3):
-        y = y.unflatten(dim, (-1, 3)).index_select(dim + 1, chosen).flatten(dim, dim + 1)
-    return y
+    chosen = (0, *[1] * (scale - 2), 2)
+    return of_blocks(of_blocks(y, 2, 3, chosen), 3, 3, chosen)
 
 
 class _ConvOfEnlarged(nn.Module):

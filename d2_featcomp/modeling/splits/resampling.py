@@ -1,8 +1,11 @@
-"""SizeAlign of the MSFC paper: brings one feature map to the size of another."""
+"""How one feature map is brought to the size of another: SizeAlign of the MSFC paper; chosen rows."""
 
+import functools
+
+import torch
 import torch.nn.functional as F
 
-__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "level_size", "size_align"]
+__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "level_size", "of_blocks", "size_align"]
 
 DOWNSAMPLE_MODES = ("nearest", "average")
 UPSAMPLE_MODES = ("nearest", "bilinear")
@@ -35,3 +38,29 @@ def size_align(x, size, *, down="nearest", up="nearest"):
 def level_size(image_size, stride):
     """Height and width of a pyramid level: those of the padded image over `stride`, rounded up."""
     return tuple(-(-side // stride) for side in image_size)
+
+
+def of_blocks(x, dim, size, chosen):
+    """Of each block of rows (or columns) the chosen ones, in that order.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        dim (int): 2 for rows, 3 for columns.
+        size (int): of a block; H (or W) is a multiple of it.
+        chosen (tuple[int]): positions in a block, from 0; one may be repeated.
+
+    Returns:
+        Tensor: `x`, with len(chosen) in place of each `size` rows (or columns).
+    """
+    index = _index(x.shape[dim], size, chosen, x.device)
+    if x.is_contiguous(memory_format=torch.channels_last):  # and stays so
+        return x.permute(0, 2, 3, 1).index_select(dim - 1, index).permute(0, 3, 1, 2)
+    return x.index_select(dim, index)
+
+
+@functools.lru_cache(maxsize=256)
+def _index(length, size, chosen, device):
+    """Kept, since a GPU would be waited for while it is copied there."""
+    with torch.inference_mode(False):  # so that what is kept can be used in training too
+        starts = torch.arange(0, length, size)
+        return (starts[:, None] + torch.tensor(chosen)).flatten().to(device)

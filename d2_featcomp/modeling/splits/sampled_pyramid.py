@@ -12,13 +12,13 @@ Shape shorthand in this module:
     C: channels of every pyramid level; r: how many times finer a level is
 """
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import FPN
 from torch import nn
 
 from ..fusion import OneDnnConv2d
+from .resampling import of_blocks
 
 __all__ = ["sampled_pyramid"]
 
@@ -37,10 +37,12 @@ def sampled_pyramid(backbone, images, stride, names):
 
     Returns:
         dict[str, Tensor]: levels of that stride and finer ones, (N, C, h, w); coarser ones as they are.
-        None if the backbone is not Detectron2's FPN, or has convolutions of another kind: then compute
-        the whole pyramid.
+        None if the backbone is not Detectron2's FPN, or has convolutions of another kind, or the images
+        are not padded: then compute the whole pyramid.
     """
     if type(backbone) is not FPN or not _is_plain(backbone, names):
+        return None
+    if any(side % backbone.size_divisibility for side in images.shape[-2:]):
         return None
     features = backbone.bottom_up(images)
     levels = list(zip(backbone.in_features, backbone.lateral_convs[::-1], strict=True))
@@ -78,26 +80,16 @@ def _is_plain(backbone, names):
 def _around(x, ratio, dim):
     """Keeps, of each `ratio` rows (or columns), those that a 3 x 3 convolution at the first of them
     needs: this one, the next, and the last, which is the one before the next block's first."""
-    if ratio < 4:
-        return x
-    step = slice(None), slice(None)
-    parts = [slice(0, None, ratio), slice(1, None, ratio), slice(ratio - 1, None, ratio)]
-    if dim == 2:
-        parts = [x[(*step, part)] for part in parts]
-    else:
-        parts = [x[(*step, slice(None), part)] for part in parts]
-    return torch.stack(parts, dim=dim + 1).flatten(dim, dim + 1)
+    return x if ratio < 4 else of_blocks(x, dim, ratio, (0, 1, ratio - 1))
 
 
 def _enlarged(x, above, ratio, dim):
     """What is kept of a level, from what is kept of the next coarser one: by nearest up-sampling."""
     if ratio < 4:
-        return x.repeat_interleave(2, dim)
+        return of_blocks(x, dim, 1, (0, 0))
     kept = 2 if above == 2 else 3  # rows that are kept of a block; of 2 all
     # The finer block's rows 0, 1 and last lie on the coarser one's rows 0, 0 and last.
-    blocks = x.unflatten(dim, (-1, kept))
-    chosen = torch.tensor([0, 0, kept - 1], device=x.device)
-    return blocks.index_select(dim + 1, chosen).flatten(dim, dim + 1)
+    return of_blocks(x, dim, kept, (0, 0, kept - 1))
 
 
 def _sampled(conv, x, ratio):

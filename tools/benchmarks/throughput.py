@@ -1,0 +1,77 @@
+"""Images a second, one at a time and in batches: how busy a GPU is kept."""
+
+import copy
+
+import torch
+
+from d2_featcomp.codecs import FeatureBitstream
+
+from .common import median_times, share
+from .networks import MSFC, computes_bfloat16, random_network, random_record, uncut
+from .training import training_step
+
+
+def benchmark_throughput(settings):
+    """Both halves, and training, against plain Mask R-CNN, with 1 and 16 (on CPUs 2) images at once."""
+    for images in (1, 16 if settings.device.type == "cuda" else 2):
+        with torch.inference_mode():
+            yield from _inference(settings, images)
+        yield from _training(settings, images)
+
+
+def _inference(settings, images):
+    network = random_network(MSFC, settings.device)
+    fused = copy.deepcopy(network)
+    fused.fuse_for_inference()
+    batch = [random_record(settings.size) for _ in range(images)]
+    streams = network.edge_inference(batch)
+    received = [network.decode(stream) for stream in streams]
+    plain = uncut(network, received, streams[0].sizes.padded, backbone=True)
+
+    def autocast():
+        with torch.autocast(settings.device.type, torch.bfloat16):
+            return network.edge_features_of_batch(batch)
+
+    def through_bytes():
+        sent = [network.encode(each).to_bytes() for each in network.edge_features_of_batch(batch)]
+        streams = [FeatureBitstream.from_bytes(data) for data in sent]
+        return network.outputs_of_batch([network.decode(stream) for stream in streams], streams)
+
+    variants = {
+        "Mask R-CNN": lambda: plain(batch),
+        "edge half": lambda: network.edge_features_of_batch(batch),
+        "edge half, autocast to bfloat16": autocast,
+        "edge half, fused": lambda: fused.edge_features_of_batch(batch),
+    }
+    if computes_bfloat16(settings.device):
+        low = copy.deepcopy(network)
+        low.fuse_for_inference(torch.bfloat16)
+        variants["edge half, bfloat16"] = lambda: low.edge_features_of_batch(batch)
+    if settings.device.type == "cuda":
+        compiled = copy.deepcopy(network)
+        compiled.fuse_for_inference(compile_edge=True)
+        variants["edge half, compiled"] = lambda: compiled.edge_features_of_batch(batch)
+    variants["cloud half, decoded features"] = lambda: network.outputs_of_batch(received, streams)
+    variants["cloud half, decoded features, fused"] = lambda: fused.outputs_of_batch(received, streams)
+    variants["both halves, coded to bytes"] = through_bytes
+    yield from _rows(variants, "Mask R-CNN", images, settings)
+
+
+def _training(settings, images):
+    variants = {}
+    for precision, autocast in (("", False), (", autocast to bfloat16", True)):
+        for name, cut in (("training step", True), ("Mask R-CNN's training step", False)):
+            variants[f"{name}{precision}"] = training_step(
+                settings.device, cut, settings.size, images, autocast
+            )
+    yield from _rows(variants, "Mask R-CNN's training step", images, settings)
+
+
+def _rows(variants, against, images, settings):
+    seconds = median_times(variants, settings.few, settings.device, warm_up=2)
+    height, width = settings.size
+    for name, value in seconds.items():
+        if name != against:
+            what = f"{name}, {images} x {height}x{width}"
+            row = share(what, against, images / value, images / seconds[against])
+            yield {**row, "unit": "images/s"}
