@@ -7,6 +7,7 @@ Shape shorthand in this module:
 
 import math
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -68,7 +69,8 @@ def quantize_uniform(x, bits, low, high):
     if bits == FLOAT_BITS:
         return x
     _require_finite(x)
-    return _symbols(x, bits, low, high)
+    step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
+    return _symbols(x, bits, low, torch.where(step > 0, step, math.inf))
 
 
 def quantize_minmax(x, bits, per_channel):
@@ -88,8 +90,11 @@ def quantize_minmax(x, bits, per_channel):
     bits = check_bits(bits)
     x = x.float()
     low, high, holds_all = _range(x, per_channel)
+    step = _step(bits, low, high)
+    step[step <= 0] = math.inf
+    low, high, step = (torch.from_numpy(each).to(x.device) for each in (low, high, step))
     if bits != FLOAT_BITS:
-        x = _symbols(x, bits, low, high, clamp=not holds_all)
+        x = _symbols(x, bits, low, step, clamp=not holds_all)
     return x, low, high
 
 
@@ -99,17 +104,11 @@ def _require_finite(x):
         raise ValueError(_NOT_FINITE)
 
 
-def _symbols(x, bits, low, high, clamp=True):
-    step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
-    empty = step <= 0
-    some_empty = bool(empty.any())
-    if some_empty:
-        step = step.masked_fill(empty, 1.0)
+def _symbols(x, bits, low, step, clamp=True):
+    """`step` is infinite where the range is empty, so that every symbol is 0."""
     symbols = (x - low).div_(step).round_()
     if clamp:
         symbols = symbols.clamp_(0, 2**bits - 1)
-    if some_empty:
-        symbols = symbols.masked_fill(empty, 0.0)
     return _to_integers(symbols, bits)
 
 
@@ -155,26 +154,29 @@ def minmax_range(x, per_channel):
     Raises:
         ValueError: a NaN or infinity in `x`.
     """
-    return _range(x.float(), per_channel)[:2]
+    low, high, _ = _range(x.float(), per_channel)
+    return torch.from_numpy(low).to(x.device), torch.from_numpy(high).to(x.device)
 
 
 def _range(x, per_channel):
-    """(Tensor, Tensor, bool): low, high, and whether no value lies outside."""
+    """(ndarray, ndarray, bool): low, high, and whether no value lies outside. Few numbers: for those
+    NumPy takes less time than PyTorch, and a GPU is waited for once only."""
     dims = (1, 2) if per_channel else (0, 1, 2)
-    ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)])
-    _require_finite(ends)  # both are NaN where a value is
+    x = x.detach()
+    ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)]).cpu().numpy()
+    if not np.isfinite(ends).all():  # both are NaN where a value is
+        raise ValueError(_NOT_FINITE)
     below = _float16_below(ends)
-    low, high = below
-    return low, -high, not (below > ends).any()
+    return below[0], -below[1], not (below > ends).any()
 
 
 def _float16_below(x):
     """Rounds float32 down to a float16 value; what lies beyond them is clipped."""
-    x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
-    nearest = x.half()
-    limit = torch.full((), float("-inf"), dtype=torch.float16, device="cpu")
-    below = torch.nextafter(nearest.cpu(), limit).to(nearest.device)
-    return torch.where(nearest.float() > x, below, nearest).float()
+    x = x.clip(-_FLOAT16_MAX, _FLOAT16_MAX)
+    nearest = x.astype(np.float16)
+    with np.errstate(over="ignore"):
+        below = np.nextafter(nearest, np.float16(-np.inf))
+    return np.where(nearest > x, below, nearest).astype(np.float32)
 
 
 def add_quantization_noise(x, bits, low, high, generator=None):
