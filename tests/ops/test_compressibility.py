@@ -125,6 +125,14 @@ def test_large_features_are_the_mean_of_their_parts():
     assert torch.allclose(x.grad.flatten(0, 1), torch.cat(gradients).flatten(0, 1), rtol=1e-10, atol=0)
 
 
+def test_a_graph_can_be_gone_through_twice():
+    x = features(2, 3, 4, 6).requires_grad_()
+    loss = compressibility_loss(x)
+    (once,) = torch.autograd.grad(3 * loss, x, retain_graph=True)
+    (twice,) = torch.autograd.grad(loss, x)
+    assert once.abs().sum() > 0 and torch.allclose(once, 3 * twice)
+
+
 def test_other_strides_in_memory_change_nothing():
     x = features(2, 5, 6, 7).requires_grad_()
     y = x.detach().to(memory_format=torch.channels_last).requires_grad_()
