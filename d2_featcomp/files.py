@@ -3,9 +3,30 @@
 import csv
 import io
 import os
+import tempfile
 import uuid
 
-__all__ = ["write_bytes", "write_csv", "write_text"]
+__all__ = ["prepare_file", "write_bytes", "write_csv", "write_text"]
+
+
+def prepare_file(path):
+    """Makes sure, before long work, that its result can be written: makes the folder and tries it.
+
+    Args:
+        path (str): file to be written later; one that is there is left as it is.
+
+    Raises:
+        OSError: it is a folder, or its folder can be neither made nor written into.
+    """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path!r} is a folder: give the name of a file")
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write {path!r}: {error}") from error
 
 
 def write_bytes(data, path):

@@ -1,6 +1,19 @@
 import pytest
 
-from d2_featcomp.files import write_text
+from d2_featcomp.files import prepare_file, write_text
+
+
+def test_a_file_is_prepared(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    prepare_file(path)
+    assert list(path.parent.iterdir()) == []
+    write_text("one", path)
+    prepare_file(path)
+    assert path.read_text() == "one"
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        prepare_file(path.parent)
+    with pytest.raises(OSError, match=r"cannot write .*b\.txt"):
+        prepare_file(path / "b.txt")
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):

@@ -33,7 +33,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.engine import report_errors
-from d2_featcomp.files import write_text
+from d2_featcomp.files import prepare_file, write_text
 
 BENCHMARKS = {
     "edge": benchmark_edge,
@@ -99,6 +99,8 @@ def main(args):
         raise ValueError("--threads and --repeats must be at least 1")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that PyTorch can use")
+    if args.output:
+        prepare_file(args.output)
     torch.set_num_threads(args.threads)
     settings = Settings(torch.device(args.device), args.repeats, args.size, args.threads)
     rows = []

@@ -6,11 +6,11 @@
 """
 
 import argparse
-import os
 
 from detectron2.modeling import build_model
 
 from d2_featcomp.engine import report_errors, save_weights, setup_config
+from d2_featcomp.files import prepare_file
 from d2_featcomp.modeling import YOLOV3, load_darknet_weights
 
 
@@ -26,9 +26,7 @@ def parse_args():
 
 
 def main(args):
-    folder = os.path.dirname(os.path.abspath(args.output))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"no folder {folder!r} for --output")
+    prepare_file(args.output)
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.FEATCOMP.ENABLED", "False"]
     network = build_model(setup_config(args.config_file, [*args.opts, *overrides]))
     if not isinstance(network, YOLOV3):

@@ -9,12 +9,11 @@ written in MODEL.FEATCOMP.BAF.CHANNEL_ORDER:
 """
 
 import argparse
-import os
 
 from detectron2.modeling import build_model
 
 from d2_featcomp.engine import FeatCompCheckpointer, report_errors, select_channels, setup_config
-from d2_featcomp.files import write_text
+from d2_featcomp.files import prepare_file, write_text
 from d2_featcomp.modeling import format_channel_order
 
 
@@ -30,9 +29,7 @@ def parse_args():
 
 
 def main(args):
-    folder = os.path.dirname(os.path.abspath(args.output))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"no folder {folder!r} for --output")
+    prepare_file(args.output)
     # All channels are looked at, whatever is sent of them later.
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "Layer"])
     network = build_model(cfg).eval()

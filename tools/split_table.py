@@ -27,7 +27,7 @@ from d2_featcomp.engine import (
     require_weights,
     setup_config,
 )
-from d2_featcomp.files import write_text
+from d2_featcomp.files import prepare_file, write_text
 from d2_featcomp.serving import all_frames
 
 
@@ -65,6 +65,8 @@ def main(args):
     setup_logger(name="d2_featcomp")
     if args.edge_factor <= 0 or args.limit < 1:
         raise ValueError("--edge-factor must be above 0, and --limit at least 1")
+    if args.output:
+        prepare_file(args.output)
     cfg = setup_config(args.config_file, args.opts)
     require_weights(cfg)
     frames = itertools.islice(all_frames(args.input), args.limit)

@@ -12,7 +12,7 @@ SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "proce
 
 
 def measure(names, tmp_path):
-    output = tmp_path / "benchmark.json"
+    output = tmp_path / "new" / "benchmark.json"
     command = [sys.executable, "tools/benchmark.py", *names, "--repeats", "1", "--size", "64x96"]
     done = subprocess.run(
         [*command, "--output", str(output)],

@@ -147,7 +147,7 @@ def test_convert_darknet(tmp_path, build_yolo, write_darknet):
     for weights, output, words in (
         ("short.weights", "b.pth", "ends in layer backbone.layers."),
         ("none.weights", "b.pth", "none.weights"),
-        ("a.weights", "nowhere/b.pth", "no folder"),
+        ("a.weights", "a.weights/b.pth", "cannot write"),
     ):
         done = call(tmp_path, *arguments, "--weights", tmp_path / weights, "--output", tmp_path / output)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
@@ -184,7 +184,7 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
     assert "labels in 2 images" in done.stdout
     assert len(json.loads((tmp_path / "photos" / "annotations.json").read_text())["images"]) == 2
     for arguments, words in (
-        ((*select, tmp_path / "no" / "a.json", *images, *weights), "no folder"),
+        ((*select, tmp_path / "yolo.pth" / "a.json", *images, *weights), "cannot write"),
         (
             (*select, tmp_path / "a.json", *images, *weights, "MODEL.FEATCOMP.LAYER", 7),
             "cut in its layers",

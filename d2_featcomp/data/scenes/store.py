@@ -70,7 +70,7 @@ def ensure_scenes(root, recipe):
     with file_lock(root):
         if is_complete(root):
             return
-        if os.path.isdir(root):
+        if os.path.isdir(root) and os.listdir(root):
             logging.getLogger(__name__).warning("%s is damaged or outdated: rebuilding it", root)
         _write_scenes(root, *recipe())
 
