@@ -7,7 +7,6 @@ Shape shorthand in this module:
 
 import math
 
-import numpy as np
 import torch
 
 __all__ = [
@@ -69,8 +68,7 @@ def quantize_uniform(x, bits, low, high):
     if bits == FLOAT_BITS:
         return x
     _require_finite(x)
-    step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
-    return _symbols(x, bits, low, torch.where(step > 0, step, math.inf))
+    return _symbols(x, bits, low, high)
 
 
 def quantize_minmax(x, bits, per_channel):
@@ -90,11 +88,9 @@ def quantize_minmax(x, bits, per_channel):
     bits = check_bits(bits)
     x = x.float()
     low, high, holds_all = _range(x, per_channel)
-    step = _step(bits, low, high)
-    step[step <= 0] = math.inf
-    low, high, step = (torch.from_numpy(each).to(x.device) for each in (low, high, step))
+    low, high = low.to(x.device), high.to(x.device)
     if bits != FLOAT_BITS:
-        x = _symbols(x, bits, low, step, clamp=not holds_all)
+        x = _symbols(x, bits, low, high, clamp=not holds_all)
     return x, low, high
 
 
@@ -104,8 +100,9 @@ def _require_finite(x):
         raise ValueError(_NOT_FINITE)
 
 
-def _symbols(x, bits, low, step, clamp=True):
-    """`step` is infinite where the range is empty, so that every symbol is 0."""
+def _symbols(x, bits, low, high, clamp=True):
+    step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
+    step = torch.where(step > 0, step, math.inf)  # every symbol of an empty range is 0
     symbols = (x - low).div_(step).round_()
     if clamp:
         symbols = symbols.clamp_(0, 2**bits - 1)
@@ -155,28 +152,26 @@ def minmax_range(x, per_channel):
         ValueError: a NaN or infinity in `x`.
     """
     low, high, _ = _range(x.float(), per_channel)
-    return torch.from_numpy(low).to(x.device), torch.from_numpy(high).to(x.device)
+    return low.to(x.device), high.to(x.device)
 
 
 def _range(x, per_channel):
-    """(ndarray, ndarray, bool): low, high, and whether no value lies outside. Few numbers: for those
-    NumPy takes less time than PyTorch, and a GPU is waited for once only."""
+    """(Tensor, Tensor, bool): low and high, on the CPU, and whether no value lies outside."""
     dims = (1, 2) if per_channel else (0, 1, 2)
     x = x.detach()
-    ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)]).cpu().numpy()
-    if not np.isfinite(ends).all():  # both are NaN where a value is
-        raise ValueError(_NOT_FINITE)
+    ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)]).cpu()
+    _require_finite(ends)  # both are NaN where a value is
     below = _float16_below(ends)
     return below[0], -below[1], not (below > ends).any()
 
 
 def _float16_below(x):
-    """Rounds float32 down to a float16 value; what lies beyond them is clipped."""
-    x = x.clip(-_FLOAT16_MAX, _FLOAT16_MAX)
-    nearest = x.astype(np.float16)
-    with np.errstate(over="ignore"):
-        below = np.nextafter(nearest, np.float16(-np.inf))
-    return np.where(nearest > x, below, nearest).astype(np.float32)
+    """Rounds float32 down to a float16 value; what lies beyond them is clipped. On the CPU only: its
+    `nextafter` knows float16."""
+    x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
+    nearest = x.half()
+    below = torch.nextafter(nearest, nearest.new_full((), -math.inf))
+    return torch.where(nearest > x, below, nearest).float()
 
 
 def add_quantization_noise(x, bits, low, high, generator=None):
