@@ -85,7 +85,7 @@ def _loss_and_gradient(x, with_gradient):
     right = _transform(width, x.dtype, x.device).T.contiguous()
     right_difference = right.clone()
     right_difference[:-1] -= right[1:]
-    channels = x.reshape(-1, height, width)
+    channels = x.reshape(-1, height, width).contiguous()
     gradient = torch.empty_like(channels) if with_gradient else None
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     minus_one = torch.full((), -1.0, dtype=x.dtype, device=x.device)
