@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import tempfile
 import uuid
 
 __all__ = ["prepare_file", "write_bytes", "write_csv", "write_text"]
@@ -18,15 +17,17 @@ def prepare_file(path):
     Raises:
         OSError: it is a folder, or its folder can be neither made nor written into.
     """
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path!r} is a folder: give the name of a file")
-    folder = os.path.dirname(os.path.abspath(path))
+    folder, name = os.path.split(os.fspath(path))
+    if os.path.isdir(path) or name in ("", ".", ".."):
+        raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file")
+    partial = _partial(path)
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        os.makedirs(folder or ".", exist_ok=True)
+        with open(partial, "wb"):
             pass
+        os.remove(partial)
     except OSError as error:
-        raise OSError(f"cannot write {path!r}: {error}") from error
+        raise OSError(f"cannot write {str(path)!r}: {error}") from error
 
 
 def write_bytes(data, path):
@@ -39,10 +40,15 @@ def write_bytes(data, path):
     Raises:
         OSError: it cannot be written; an older file is left as it was.
     """
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    partial = _partial(path)
     with open(partial, "wb") as file:
         file.write(data)
     os.replace(partial, path)
+
+
+def _partial(path):
+    """The name of a file until it is whole."""
+    return f"{path}.{uuid.uuid4().hex}.partial"
 
 
 def write_text(text, path):

@@ -10,8 +10,12 @@ def test_a_file_is_prepared(tmp_path):
     write_text("one", path)
     prepare_file(path)
     assert path.read_text() == "one"
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        prepare_file(path.parent)
+    for folder in (path.parent, f"{tmp_path}/other/", ""):
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            prepare_file(folder)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(OSError, match=r"cannot write .*File name too long"):
+        prepare_file(tmp_path / ("a" * 250))
     with pytest.raises(OSError, match=r"cannot write .*b\.txt"):
         prepare_file(path / "b.txt")
 

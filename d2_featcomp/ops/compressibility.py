@@ -63,17 +63,15 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
-        loss, ctx.gradient = _loss_and_gradient(x, ctx.needs_input_grad[0])
-        ctx.save_for_backward(x)
+        loss, gradient = _loss_and_gradient(x, ctx.needs_input_grad[0])
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:  # of a graph that is gone through once more
-            _, gradient = _loss_and_gradient(*ctx.saved_tensors, True)
-        return gradient.mul_(grad)
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad
 
 
 def _loss_and_gradient(x, with_gradient):

@@ -102,10 +102,12 @@ def _require_finite(x):
 
 def _symbols(x, bits, low, high, clamp=True):
     step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
-    step = torch.where(step > 0, step, math.inf)  # every symbol of an empty range is 0
-    symbols = (x - low).div_(step).round_()
+    empty = step <= 0  # every symbol is 0
+    symbols = (x - low).div_(step.masked_fill(empty, math.inf)).round_()
     if clamp:
         symbols = symbols.clamp_(0, 2**bits - 1)
+        if empty.any():  # the difference of what lies far outside may be infinite, too
+            symbols = symbols.masked_fill(empty, 0.0)
     return _to_integers(symbols, bits)
 
 

@@ -294,6 +294,12 @@ def test_every_symbol_comes_out_as_an_integer(bits):
     assert torch.equal(quantize_uniform(x, bits, -1.0, 1.0).long(), symbols)
 
 
+def test_every_symbol_of_an_empty_range_is_0_however_far_away():
+    x = torch.tensor([3.4e38, 1.0, -3e38])
+    for bits in (4, 16):
+        assert quantize_uniform(x, bits, -3e38, -3e38).tolist() == [0, 0, 0]
+
+
 def test_a_sum_that_overflows_is_not_taken_for_an_infinity():
     x = torch.full((2, 4, 4), 3e38)
     assert quantize_uniform(x, 4, -1.0, 1.0).unique().tolist() == [15]

@@ -86,7 +86,7 @@ def benchmark_compressibility_loss(settings):
         if shape == _OF_ENCODER_2:
             step = {"step": _training_step(settings.device)}
             whole = median_times(step, 1, settings.device, warm_up=0)["step"]
-            against = "training step, configs/mtl_R34_encoder2.yaml, 20 images"
+            against = "first training step, configs/mtl_R34_encoder2.yaml, 20 images"
             yield share(what, against, seconds["batched"], whole)
 
 
