@@ -212,6 +212,27 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
     assert not (tmp_path / "a.json").exists()
 
 
+def test_export_writes_both_halves(folder, tmp_path):
+    done = call(
+        folder,
+        *("tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "new"),
+        *("MODEL.WEIGHTS", folder / "cut.pth", *SMALL),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the edge half" in done.stdout and "the cloud half" in done.stdout
+    whole = torch.load(folder / "cut.pth", weights_only=True)["model"]
+    edge, cloud = (
+        torch.load(tmp_path / "new" / f"{half}.pth", weights_only=True) for half in ("edge", "cloud")
+    )
+    assert edge["fingerprint"] == cloud["fingerprint"]
+    for half in (edge, cloud):
+        assert 0 < len(half["model"]) < len(whole)
+        assert all(torch.equal(value, whole[name]) for name, value in half["model"].items())
+    done = call(folder, "tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "b", *SMALL)
+    assert done.returncode == 2 and "no weights" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
