@@ -72,7 +72,7 @@ def parse_args():
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--repeats", type=int, default=6, help="of each measurement (default: 6)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument(
         "--size", type=image_size, default=(800, 1333), help="of images for MSFC (default: 800x1333)"
     )
