@@ -59,7 +59,8 @@ def _dct_matrix(size):
 
 
 class _Loss(torch.autograd.Function):
-    """Mean of |T|, and its gradient along with it, so that T is needed for one part at a time only."""
+    """Mean of |T|, with the gradient of the sum along with it, so that T is needed for one part at a
+    time only."""
 
     @staticmethod
     def forward(ctx, x):
@@ -71,15 +72,17 @@ class _Loss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad
+        return gradient * (grad / gradient.numel())
 
 
 def _loss_and_gradient(x, with_gradient):
-    """Of T = D_H ((I - S_H) x + x (I - S_W)) D_W^T / 2, where S shifts by one row or column. Differences
-    of columns are within a matrix; those of rows are taken, which is faster than a larger product."""
+    """(Tensor, Tensor or None): the mean of |T|, and the gradient of the sum, of the shape of `x`.
+
+    T = M_H ((I - S_H) x + x (I - S_W)) M_W^T / 2, where S shifts by one row or column. Differences of
+    columns are within a matrix; those of rows are taken, which is faster than a larger product.
+    """
     height, width = x.shape[-2:]
     down = _transform(height, x.dtype, x.device) / 2  # of a sum, where the residual is an average
-    up = (down.T / x.numel()).contiguous()
     right = _transform(width, x.dtype, x.device).T.contiguous()
     right_difference = right.clone()
     right_difference[:-1] -= right[1:]
@@ -102,7 +105,7 @@ def _loss_and_gradient(x, with_gradient):
             torch.add(minus_one, slope, alpha=2, out=slope)
             total += torch.dot(slope.view(-1), transformed.view(-1))
             if with_gradient:  # the same way back
-                back = up @ slope
+                back = down.T @ slope
                 difference[:, -1] = back[:, -1]
                 torch.sub(back[:, :-1], back[:, 1:], out=difference[:, :-1])
                 back_rows = back.view(-1, width)

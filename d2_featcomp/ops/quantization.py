@@ -88,7 +88,6 @@ def quantize_minmax(x, bits, per_channel):
     bits = check_bits(bits)
     x = x.float()
     low, high, holds_all = _range(x, per_channel)
-    low, high = low.to(x.device), high.to(x.device)
     if bits != FLOAT_BITS:
         x = _symbols(x, bits, low, high, clamp=not holds_all)
     return x, low, high
@@ -153,18 +152,18 @@ def minmax_range(x, per_channel):
     Raises:
         ValueError: a NaN or infinity in `x`.
     """
-    low, high, _ = _range(x.float(), per_channel)
-    return low.to(x.device), high.to(x.device)
+    return _range(x.float(), per_channel)[:2]
 
 
 def _range(x, per_channel):
-    """(Tensor, Tensor, bool): low and high, on the CPU, and whether no value lies outside."""
+    """(Tensor, Tensor, bool): low, high, and whether no value lies outside."""
     dims = (1, 2) if per_channel else (0, 1, 2)
     x = x.detach()
     ends = torch.stack([x.amin(dim=dims, keepdim=True), -x.amax(dim=dims, keepdim=True)]).cpu()
     _require_finite(ends)  # both are NaN where a value is
     below = _float16_below(ends)
-    return below[0], -below[1], not (below > ends).any()
+    low, minus_high = below.to(x.device)
+    return low, -minus_high, not (below > ends).any()
 
 
 def _float16_below(x):
