@@ -1,6 +1,13 @@
-"""Symbols <-> bytes: registered image codecs, and the bitstream that carries their output."""
+"""Latents <-> bytes: feature codecs, image codecs, and the bitstream that carries what they code."""
 
-from . import hevc, raw, still_image  # registration
-from .bitstream import CodedTensor, DecodeLimits, FeatureBitstream, ImageSizes
-from .feature_codec import FeatureCodec
-from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec, build_image_codec
+from .base import FEATURE_CODEC_REGISTRY, FeatureCodec, build_feature_codec
+from .bitstream import CodedTensor, DecodeLimits, FeatureBitstream, ImageSizes, StreamDescription
+from .images import (
+    IMAGE_CODEC_REGISTRY,
+    BitstreamError,
+    ImageCodec,
+    build_image_codec,
+    find_image_codec,
+)
+from .quantized import QuantizedFeatureCodec
+from .streams import compress_stream, decompress_stream, describe_stream, stream_step_sizes

@@ -78,7 +78,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
                 drawn["uncompressed"] = draw_outputs(picture, before, metadata, threshold)
             drawn[caption] = draw_outputs(picture, output, metadata, threshold)
             Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
-        Image.fromarray(draw_features(stream)).save(f"{stem}_features.png")
+        Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
         with open(f"{stem}.d2fc", "wb") as file:
             file.write(stream.to_bytes())
 

@@ -250,15 +250,15 @@ class _Network:
                         features = model.edge_features([record])[0]
                     # Through the bytes that would be sent.
                     data = model.encode(features, setting.codec).to_bytes()
-                    stream = FeatureBitstream.from_bytes(data)
-                    tensors = model.decode(stream)
+                    stream = model.described(FeatureBitstream.from_bytes(data), setting.codec)
+                    tensors = model.decode(stream, setting.codec)
                     first = first or tensors
                     if first is not tensors and not all(map(torch.equal, first, tensors)):
                         raise ValueError(
                             f"{' and '.join(group.names())} are lossless at {setting.codec.bits} bits, "
                             f"but decode to different features: codec {stream.codec!r} is not lossless"
                         )
-                    outputs = model.outputs_of(tensors, stream) if wants_outputs else None
+                    outputs = model.outputs_of(tensors, stream, setting.codec) if wants_outputs else None
                 if wants_outputs:
                     self._take(group, record, outputs, files[group.key])
                     wants_outputs = False

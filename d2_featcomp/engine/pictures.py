@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..codecs import FeatureCodec
+from ..codecs import decompress_stream
 from ..data.disparity import read_disparity
 from ..ops import tile_channels
 
@@ -13,17 +13,19 @@ _CAPTION_HEIGHT = 24  # px
 _MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
 
 
-def draw_features(bitstream):
+def draw_features(bitstream, feature_codec):
     """The features of a bitstream as they were tiled for the image codec.
 
     Args:
-        bitstream (FeatureBitstream): any.
+        bitstream (FeatureBitstream): of a network's results.
+        feature_codec (FeatureCodec): of that network.
 
     Returns:
         ndarray: (k * H, k * W) uint8, tensors one below the other; black is each tensor's smallest
         value, white its largest; k enlarges small images.
     """
-    pictures = [_scaled(tile_channels(x).numpy()) for x in FeatureCodec.decompress(bitstream)]
+    latents = decompress_stream(bitstream, feature_codec)
+    pictures = [_scaled(tile_channels(x).numpy()) for x in latents]
     width = max(picture.shape[1] for picture in pictures)
     rows = [np.pad(p, ((0, 2), (0, width - p.shape[1]))) for p in pictures]
     picture = np.concatenate(rows)[:-2]

@@ -12,7 +12,15 @@ from detectron2.modeling import FPN, ResNet
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from ..codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from ..codecs import (
+    FeatureBitstream,
+    ImageSizes,
+    QuantizedFeatureCodec,
+    build_image_codec,
+    compress_stream,
+    decompress_stream,
+    stream_step_sizes,
+)
 from .demo import build_for_inference
 from .onnx_export import EdgeNetwork
 from .timing import timed, wait_for_gpu
@@ -118,7 +126,9 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that it takes for constant
         macs = _count_macs(cut, uncut, places, records[0])
-    feature_codec = FeatureCodec(image_codec=build_image_codec("jpegxl", bits=bits), quantizer="tensor")
+    feature_codec = QuantizedFeatureCodec(
+        image_codec=build_image_codec("jpegxl", bits=bits), quantizer="tensor"
+    )
     image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
     rows = {}
     _measure_image(cut, uncut, places, records[0], feature_codec, image_codec)  # warms up
@@ -188,7 +198,7 @@ class _Cloud(nn.Module):
 
     def forward(self, *tensors):
         network, stream = self.network, self.stream
-        steps = [step[None] for step in network.feature_codec.quantizer_steps(stream)]
+        steps = [step[None] for step in stream_step_sizes(stream, network.feature_codec)]
         features = network.feature_split.cloud(
             network.backbone, [z[None] for z in tensors], stream.sizes.padded, steps
         )
@@ -240,8 +250,9 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
         ]
         size = tuple(record["image"].shape[-2:])
         stream, encode = timed(
-            lambda tensors=tensors, size=size: feature_codec.compress(
+            lambda tensors=tensors, size=size: compress_stream(
                 tensors,
+                feature_codec,
                 split="cut",
                 fingerprint=bytes(4),
                 sizes=ImageSizes(padded=size, resized=size, original=size),
@@ -249,7 +260,7 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
             )
         )
         data = stream.to_bytes()
-        _, decode = timed(lambda stream=stream: feature_codec.decompress(stream))
+        _, decode = timed(lambda stream=stream: decompress_stream(stream, feature_codec))
         found[place.name] = edge, encode, decode, total - edge, len(data)
     (features,), edge = timed(lambda: cut.edge_features([record]))
     data, encode = timed(lambda: cut.encode(features).to_bytes())

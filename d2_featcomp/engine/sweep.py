@@ -32,7 +32,7 @@ import os
 
 import yaml
 
-from ..codecs.image_codec import find_image_codec
+from ..codecs import find_image_codec
 from ..modeling import build_feature_codec, find_feature_split
 from .command_line import require_weights, setup_config
 from .digests import file_digest

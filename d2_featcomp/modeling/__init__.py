@@ -1,5 +1,6 @@
 """Registered feature splits and meta-architectures."""
 
+from ..codecs import build_feature_codec
 from .multi_task import (
     TASK_HEAD_REGISTRY,
     CompressibleMultiTask,
@@ -11,7 +12,7 @@ from .multi_task import (
     UpsamplingDecoder,
 )
 from .split_inference import SplitInference
-from .split_network import SplitNetwork, build_feature_codec, split_network
+from .split_network import SplitNetwork, split_network
 from .splits import (
     FEATURE_SPLIT_REGISTRY,
     MSFC,

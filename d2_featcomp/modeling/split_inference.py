@@ -9,7 +9,15 @@ from detectron2.structures import ImageList
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..codecs import BitstreamError, FeatureBitstream, ImageSizes
+from ..codecs import (
+    BitstreamError,
+    FeatureBitstream,
+    ImageSizes,
+    compress_stream,
+    decompress_stream,
+    describe_stream,
+    stream_step_sizes,
+)
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from .fusion import CompiledEdge, fused_copies, with_modules
 
@@ -263,8 +271,9 @@ class SplitInference:
         Raises:
             ValueError: the features are not finite.
         """
-        return (feature_codec or self.feature_codec).compress(
+        return compress_stream(
             features.tensors,
+            feature_codec or self.feature_codec,
             split=self.feature_split.name,
             fingerprint=self.fingerprint(),
             sizes=features.sizes,
@@ -287,13 +296,41 @@ class SplitInference:
             BitstreamError: another model wrote it, it does not fit this one, or its payload is damaged.
         """
         self._require_ready("cloud")
+        streams = [self.described(stream) for stream in bitstreams]
         return [
-            {**self.outputs_of(self.decode(stream), stream), "bitstream": stream}
-            for stream in bitstreams
+            {**self.outputs_of(self.decode(stream), stream), "bitstream": stream} for stream in streams
         ]
 
+    def described(self, stream, feature_codec=None):
+        """Returns a bitstream with its description; BitstreamError if another model wrote it."""
+        codec = feature_codec or self.feature_codec
+        if stream.version == 2 and stream.description is None:
+            padded = stream.sizes.padded
+            stream = stream.described(
+                describe_stream(
+                    codec,
+                    split=self.feature_split.name,
+                    shapes=self.feature_split.reduced_shapes(padded),
+                    feature_elements=self._feature_elements(padded),
+                )
+            )
+        self._require_own(stream)
+        return stream
+
+    def _feature_elements(self, padded):
+        split = self.feature_split
+        if split.sends_image:
+            return 3 * padded[0] * padded[1]
+        if hasattr(split, "layer"):
+            return split.layer.out_channels * (padded[0] // split.stride) * (padded[1] // split.stride)
+        levels = self.backbone.output_shape().values()
+        return sum(
+            level.channels * -(-padded[0] // level.stride) * -(-padded[1] // level.stride)
+            for level in levels
+        )
+
     @torch.no_grad()
-    def decode(self, stream):
+    def decode(self, stream, feature_codec=None):
         """The first part of the cloud half: checks a bitstream and decodes its payload.
 
         Args:
@@ -305,10 +342,10 @@ class SplitInference:
         Raises:
             BitstreamError: as :meth:`cloud_inference`.
         """
-        self._require_own(stream)
-        return self.feature_codec.decompress(stream, device=self.pixel_mean.device)
+        codec = feature_codec or self.feature_codec
+        return decompress_stream(self.described(stream, codec), codec, device=self.pixel_mean.device)
 
-    def outputs_of(self, tensors, stream):
+    def outputs_of(self, tensors, stream, feature_codec=None):
         """The rest of the cloud half, for one image.
 
         Args:
@@ -318,10 +355,10 @@ class SplitInference:
         Returns:
             dict: what the network returns for an image in evaluation mode.
         """
-        return self.outputs_of_batch([tensors], [stream])[0]
+        return self.outputs_of_batch([tensors], [stream], feature_codec)[0]
 
     @torch.no_grad()
-    def outputs_of_batch(self, batch, streams):
+    def outputs_of_batch(self, batch, streams, feature_codec=None):
         """The rest of the cloud half, for several images at once.
 
         Args:
@@ -340,16 +377,18 @@ class SplitInference:
         sizes = {stream.sizes.padded for stream in streams}
         if len(sizes) != 1:
             raise ValueError(f"images of padded sizes {sorted(sizes)} cannot be computed at once")
-        return self._fused.get("cloud", self)._run_cloud(batch, streams, *sizes)
+        codec = feature_codec or self.feature_codec
+        streams = [self.described(stream, codec) for stream in streams]
+        return self._fused.get("cloud", self)._run_cloud(batch, streams, *sizes, codec)
 
-    def _run_cloud(self, batch, streams, padded):
+    def _run_cloud(self, batch, streams, padded, codec):
         device = self.pixel_mean.device
         received = [torch.stack(tensors) for tensors in zip(*batch, strict=True)]
         if self.feature_split.sends_image:
             images = self.feature_split.restore(received, padded)["image"]
             cloud = self
         else:
-            every = [self.feature_codec.quantizer_steps(stream, device=device) for stream in streams]
+            every = [stream_step_sizes(stream, codec, device=device) for stream in streams]
             steps = [torch.stack(tensors) for tensors in zip(*every, strict=True)]
             features = self.feature_split.cloud(self.backbone, received, padded, steps)
             # The network's own code wants images, for their sizes only.
@@ -387,9 +426,14 @@ class SplitInference:
                 "weights on the edge and in the cloud"
             )
         shapes = self.feature_split.reduced_shapes(stream.sizes.padded)
-        found = [tensor.shape for tensor in stream.tensors]
-        if found != [tuple(shape) for shape in shapes] or any(
-            inner > outer for inner, outer in zip(stream.sizes.resized, stream.sizes.padded, strict=True)
+        found = list(stream.description.shapes)
+        if (
+            len(stream.tensors) != len(shapes)
+            or found != [tuple(shape) for shape in shapes]
+            or any(
+                inner > outer
+                for inner, outer in zip(stream.sizes.resized, stream.sizes.padded, strict=True)
+            )
         ):
             raise BitstreamError(
                 f"this bitstream holds tensors of shapes {found} for image sizes {stream.sizes}; this "

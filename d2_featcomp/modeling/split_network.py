@@ -3,44 +3,15 @@
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ..codecs import FeatureCodec, build_image_codec
+from ..codecs import build_feature_codec
 from .compressibility import build_compressibility
 from .split_inference import SplitInference
 from .splits import build_feature_split
 
-__all__ = ["SplitNetwork", "build_feature_codec", "split_network"]
+__all__ = ["SplitNetwork", "split_network"]
 
 LOSSES = ("task", "distill", "both")
 INFERENCE = ("plain", "fused", "compiled", "bfloat16")
-
-
-def build_feature_codec(cfg, feature_split):
-    """Builds the codec that `cfg.MODEL.FEATCOMP.CODEC` describes.
-
-    Args:
-        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-        feature_split (FeatureSplit or its class): gives the quantizer where the config leaves it open.
-
-    Returns:
-        FeatureCodec
-
-    Raises:
-        ValueError, ImportError: see :func:`build_image_codec` and :class:`FeatureCodec`.
-    """
-    codec = cfg.MODEL.FEATCOMP.CODEC
-    image_codec = build_image_codec(
-        codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
-    )
-    if image_codec.layout == "colour" and not feature_split.sends_image:
-        raise ValueError(
-            f"codec {codec.NAME!r} codes colour images, not features: use it with MODEL.FEATCOMP.SPLIT "
-            "Image, or choose another MODEL.FEATCOMP.CODEC.NAME"
-        )
-    return FeatureCodec(
-        image_codec=image_codec,
-        quantizer=codec.QUANTIZER or feature_split.default_quantizer,
-        value_range=feature_split.value_range,
-    )
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,6 +9,7 @@ from .quantization import (
     FLOAT_BITS,
     add_quantization_noise,
     check_bits,
+    dequantize_by_table,
     dequantize_uniform,
     minmax_range,
     quantize_minmax,

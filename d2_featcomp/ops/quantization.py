@@ -14,6 +14,7 @@ __all__ = [
     "FLOAT_BITS",
     "add_quantization_noise",
     "check_bits",
+    "dequantize_by_table",
     "dequantize_uniform",
     "minmax_range",
     "quantize_minmax",
@@ -134,6 +135,27 @@ def dequantize_uniform(symbols, bits, low, high):
     if bits == FLOAT_BITS:
         return symbols.float()
     return symbols.float() * _step(bits, low, high) + low
+
+
+def dequantize_by_table(symbols, bits, low, high):
+    """:func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's way to
+    multiply and add cannot change a bit of the result.
+
+    Args:
+        symbols (Tensor): (C, H, W) integers in [0, 2^n - 1], on any device.
+        bits (int): n, in 2..16.
+        low, high (Tensor): float32, (1, 1, 1) or (C, 1, 1): the range that was quantized with.
+
+    Returns:
+        Tensor: (C, H, W) float32, on the device of `symbols`.
+    """
+    low, high = low.cpu(), high.cpu()
+    if low.numel() * 2**bits > symbols.numel():  # a table would be larger than what is looked up
+        return dequantize_uniform(symbols.cpu(), bits, low, high).to(symbols.device)
+    values = torch.arange(2**bits).expand(low.numel(), 1, 2**bits)
+    table = dequantize_uniform(values, bits, low, high).to(symbols.device)
+    rows = torch.arange(low.numel(), device=symbols.device)[:, None, None] * 2**bits
+    return table.flatten()[symbols.long() + rows]
 
 
 def minmax_range(x, per_channel):

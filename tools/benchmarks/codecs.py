@@ -8,7 +8,14 @@ import tempfile
 import numpy as np
 import torch
 
-from d2_featcomp.codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from d2_featcomp.codecs import (
+    FeatureBitstream,
+    ImageSizes,
+    QuantizedFeatureCodec,
+    build_image_codec,
+    compress_stream,
+    decompress_stream,
+)
 from d2_featcomp.ops import quantize_minmax, quantize_uniform, tile_channels
 
 from .common import median_times, share, times_faster
@@ -33,13 +40,14 @@ def random_features(channels, height, width):
 
 def _codec(name, bits, quantizer, **more):
     image_codec = build_image_codec(name, bits=bits, **more)
-    return FeatureCodec(image_codec=image_codec, quantizer=quantizer)
+    return QuantizedFeatureCodec(image_codec=image_codec, quantizer=quantizer)
 
 
 def _compress(codec, x):
     size = (8 * x.shape[1], 8 * x.shape[2])
-    return codec.compress(
+    return compress_stream(
         [x],
+        codec,
         split="MSFC",
         fingerprint=b"\0\0\0\0",
         sizes=ImageSizes(padded=size, resized=size, original=size),
@@ -128,7 +136,7 @@ def benchmark_codec(settings):
                 "edge": lambda n=network, r=record: n.edge_features([r]),
                 "codec": lambda c=codec, x=x: _compress(c, x).to_bytes(),
                 "read": lambda d=data: FeatureBitstream.from_bytes(d),
-                "decode": lambda c=codec, s=stream: c.decompress(s),
+                "decode": lambda c=codec, s=stream: decompress_stream(s, c),
             },
             {"edge": settings.few, "codec": settings.repeats, "read": 50, "decode": settings.repeats},
             settings.device,

@@ -131,7 +131,7 @@ class BaF(Layer):
     """
 
     anchor_split = "Layer"
-    default_quantizer = "channel"
+    codec_defaults = {**Layer.codec_defaults, "quantizer": "channel"}
 
     @configurable
     def __init__(

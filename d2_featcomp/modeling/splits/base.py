@@ -30,8 +30,9 @@ class FeatureSplit(nn.Module, abc.ABC):
         anchor_split (str or None): name of the split that sends all features at the same cut, to compare
             with.
         edge_modules (tuple[str]): names of the sub-modules that the edge half runs.
-        default_quantizer (str): see :class:`FeatureCodec`.
-        value_range ((float, float)): of the "fixed" quantizer.
+        codec_defaults (dict): what the config leaves open of the codec: "quantizer", "value_range",
+            "train_quantization", see :class:`QuantizedFeatureCodec`, and "colour", whether codecs of
+            colour images may be used.
     """
 
     sends_image = False
@@ -39,8 +40,12 @@ class FeatureSplit(nn.Module, abc.ABC):
     trains_from_scratch = False
     anchor_split = None
     edge_modules = ()
-    default_quantizer = "tensor"
-    value_range = (-1.0, 1.0)
+    codec_defaults = {
+        "quantizer": "tensor",
+        "value_range": (-1.0, 1.0),
+        "train_quantization": "none",
+        "colour": False,
+    }
 
     @property
     def name(self):

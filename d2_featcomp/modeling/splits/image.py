@@ -20,8 +20,12 @@ class Image(FeatureSplit):
 
     sends_image = True
     trains_edge = False
-    default_quantizer = "fixed"
-    value_range = (0.0, 255.0)
+    codec_defaults = {
+        "quantizer": "fixed",
+        "value_range": (0.0, 255.0),
+        "train_quantization": "none",
+        "colour": True,
+    }
 
     @configurable
     def __init__(self, *, bgr):

@@ -310,7 +310,7 @@ class MSFC(FeatureSplit):
 
     anchor_split = "Pyramid"
     edge_modules = ("msff", "encoder")
-    default_quantizer = "fixed"
+    codec_defaults = {**FeatureSplit.codec_defaults, "quantizer": "fixed"}
 
     @configurable
     def __init__(
@@ -443,7 +443,7 @@ class MSFC(FeatureSplit):
         return [(self.channels, *level_size(image_size, self.stride))]
 
     def stand_in(self, tensors):
-        return [self._stand_in(z, self.bits, *self.value_range) for z in tensors]
+        return [self._stand_in(z, self.bits, *self.codec_defaults["value_range"]) for z in tensors]
 
 
 def _check_choice(key, value, choices):

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
+from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 try:
     import av
@@ -79,17 +79,20 @@ class HevcCodec(ImageCodec):
         decoder.options = {"max_pixels": str((height + _DECODER_MARGIN) * (width + _DECODER_MARGIN))}
         decoder.thread_count = 1
         packets = decoder.parse(data) + decoder.parse(None)
-        frames = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
+        if len(packets) != 1:  # each would be decoded to a frame
+            raise BitstreamError(f"{cls.name} payload holds {len(packets)} frames, not one")
+        frames = decoder.decode(packets[0]) + decoder.decode(None)
         pixel_format = cls._pixel_format(depth)
-        if len(frames) != 1 or frames[0].format.name != pixel_format:
+        found = [frame.format.name for frame in frames]
+        if found != [pixel_format]:
             raise BitstreamError(
-                f"{cls.name} payload holds {len(frames)} frames "
-                f"({', '.join(frame.format.name for frame in frames)}), not one {pixel_format} frame"
+                f"{cls.name} payload holds frames {found}, not one {pixel_format} frame"
             )
-        size = frames[0].height, frames[0].width
+        (frame,) = frames
+        size = frame.height, frame.width
         if size != cls._frame_size(shape):
             raise BitstreamError(f"{cls.name} payload holds a frame of {size}, not of {tuple(shape)}")
-        return np.ascontiguousarray(cls._samples(frames[0])[:height, :width])
+        return np.ascontiguousarray(cls._samples(frame)[:height, :width])
 
     @staticmethod
     def _frame_size(shape):

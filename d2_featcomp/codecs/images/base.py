@@ -1,7 +1,7 @@
 """Image codecs: one image of n-bit symbols, gray or in colour <-> bytes.
 
 To add one, write a file beside this one with one class, register it, and import it in
-`codecs/__init__.py`. The shared checks in tests/codecs/test_image_codecs.py then cover it.
+`codecs/images/__init__.py`. The shared checks in tests/codecs/test_image_codecs.py then cover it.
 """
 
 import abc

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..ops import BIT_DEPTHS, FLOAT_BITS
-from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
+from ...ops import BIT_DEPTHS, FLOAT_BITS
+from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 __all__ = ["RawCodec", "pack_symbols", "packed_size", "unpack_symbols"]
 

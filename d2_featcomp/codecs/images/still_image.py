@@ -1,9 +1,11 @@
 """Still-image codecs of the package imagecodecs."""
 
+import re
+
 import imagecodecs
 import numpy as np
 
-from .image_codec import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
+from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 __all__ = [
     "Avif420Codec",
@@ -16,12 +18,36 @@ __all__ = [
     "PngCodec",
 ]
 
-_END_OF_IMAGE = b"\xff\xd9"  # the last marker of a JPEG-LS image
+_END_OF_IMAGE = b"\xff\xd9"  # the last marker of a JPEG or JPEG-LS image
+_ROOM = 4096  # bytes for what comes before and after the samples
+# In the entropy-coded data of a JPEG: a marker other than restarts. A zero byte marks 0xff as data.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def _frame(shape, depth):
     """What to decode into, so that a payload of another size is refused before it is given memory."""
     return np.zeros(shape, np.uint8 if depth <= 8 else np.uint16)
+
+
+def _require_one_scan(data, name):
+    """Refuses a JPEG that is not baseline or has several scans: each scan takes the time of the whole
+    image, however few bytes it has."""
+    position, frames = 2, 0
+    while data[:2] == b"\xff\xd8" and data[position : position + 1] == b"\xff":
+        marker, length = data[position + 1 : position + 2], data[position + 2 : position + 4]
+        if len(length) < 2:
+            break
+        position += 2 + int.from_bytes(length, "big")
+        if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):
+            frames += 1
+            if marker != b"\xc0" or frames > 1:
+                raise BitstreamError(f"{name} payload is no baseline JPEG")
+        if marker == b"\xda":
+            end = _MARKER.search(data, position)
+            if end is None or end[0] != _END_OF_IMAGE or end.end() != len(data):
+                raise BitstreamError(f"{name} payload is not one scan up to its end")
+            return
+    raise BitstreamError(f"{name} payload holds no JPEG image")
 
 
 @IMAGE_CODEC_REGISTRY.register()
@@ -33,7 +59,9 @@ class PngCodec(ImageCodec):
     default_effort = 6
 
     def _encode(self, samples):
-        return imagecodecs.png_encode(samples, level=int(self.effort))
+        # Its own estimate is too small for noise in narrow images: a row takes a byte more.
+        room = 2 * samples.nbytes + len(samples) + _ROOM
+        return imagecodecs.png_encode(samples, level=int(self.effort), out=room)
 
     @staticmethod
     def _decode(data, *, shape, depth):
@@ -54,8 +82,9 @@ class JpegCodec(ImageCodec):
     def _encode(self, samples):
         return imagecodecs.jpeg_encode(samples, level=int(self.quality), optimize=True)
 
-    @staticmethod
-    def _decode(data, *, shape, depth):
+    @classmethod
+    def _decode(cls, data, *, shape, depth):
+        _require_one_scan(data, cls.name)
         return imagecodecs.jpeg_decode(data, out=_frame(shape, depth))
 
 
@@ -138,7 +167,9 @@ class JpegLsCodec(ImageCodec):
     name = "jpegls"
 
     def _encode(self, samples):
-        return imagecodecs.jpegls_encode(samples)
+        # Its own estimate is too small for noise: a sample takes up to four times its bits (ISO 14495-1,
+        # LIMIT).
+        return imagecodecs.jpegls_encode(samples, out=4 * samples.nbytes + _ROOM)
 
     @staticmethod
     def _decode(data, *, shape, depth):

@@ -1,0 +1,309 @@
+"""The codec without parameters: uniform quantization, and an image codec for the symbols.
+
+Shape shorthand in this module:
+    N: images of a batch; C, H, W: channels, height and width of a latent y; n: bit depth
+"""
+
+import numpy as np
+import torch
+
+from ..ops import (
+    FLOAT_BITS,
+    add_quantization_noise,
+    check_bits,
+    compressibility_loss,
+    minmax_range,
+    quantize_minmax,
+    quantize_ste,
+    quantize_uniform,
+)
+from .base import FeatureCodec
+from .images import build_image_codec
+from .images.raw import pack_symbols, packed_size
+from .structures import CodedTensor
+from .symbols import SymbolDecoder, arrange, dequantize, step_size
+
+__all__ = ["QuantizedFeatureCodec"]
+
+QUANTIZERS = ("fixed", "tensor", "channel")
+TRAIN_QUANTIZATIONS = ("none", "noise", "ste")
+UNITS = ("features", "steps")
+# Of a split that does not say otherwise.
+DEFAULTS = {
+    "quantizer": "tensor",
+    "value_range": (-1.0, 1.0),
+    "train_quantization": "none",
+    "colour": False,
+}
+
+
+class QuantizedFeatureCodec(FeatureCodec):
+    """Quantizes latents uniformly and codes the symbols by an image codec.
+
+    A payload is never larger than fixed-length symbols: where the image codec would need more, those are
+    sent in its place.
+
+    In evaluation :meth:`quantize` and `forward` give what the decoder would see of a lossless image
+    codec; the loss of a lossy one is in :meth:`decompress` of :meth:`compress` alone.
+
+    Args:
+        image_codec (ImageCodec): also fixes the bit depth.
+        quantizer (str): "fixed" (one range for all data), "tensor" or "channel" (their own minimum
+            and maximum, sent as float16).
+        value_range ((float, float)): the range of "fixed"; must be float16 values.
+        train_quantization (str): the quantization surrogate of training: "none", "noise" (uniform, one
+            step wide; gradients flow through the range, too) or "ste" (rounding in the range that would
+            be sent, with a straight-through gradient).
+        train_bits (tuple[int]): with "ste", each image of a training batch is quantized with one of
+            these bit depths; () is the image codec's.
+        compressibility_units (str or None): adds the rate term "compressibility" in training, of
+            latents measured in "features" (as they are, MTL eq. 5) or "steps" (of the quantizer; then it
+            does not help to make all latents smaller). None adds none.
+
+    Raises:
+        ValueError: one of them is unknown, or an empty or unrepresentable range.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_codec,
+        quantizer="fixed",
+        value_range=(-1.0, 1.0),
+        train_quantization="none",
+        train_bits=(),
+        compressibility_units=None,
+    ):
+        super().__init__()
+        if quantizer not in QUANTIZERS:
+            raise ValueError(
+                f"unknown quantizer {quantizer!r}: choose fixed, tensor or channel (CODEC.QUANTIZER)"
+            )
+        self.image_codec = image_codec
+        self._quantizer = quantizer
+        self.value_range = _checked_range(value_range)
+        self.train_quantization = _checked("TRAIN_QUANTIZATION", train_quantization, TRAIN_QUANTIZATIONS)
+        self.train_bits = tuple(check_bits(bits) for bits in train_bits)
+        self.compressibility_units = compressibility_units
+        if compressibility_units is not None:
+            _checked("COMPRESSIBILITY.UNITS", compressibility_units, UNITS)
+
+    @classmethod
+    def from_config(cls, cfg, feature_split):
+        """See :meth:`FeatureCodec.from_config`."""
+        featcomp = cfg.MODEL.FEATCOMP
+        codec, weight = featcomp.CODEC, featcomp.COMPRESSIBILITY.WEIGHT
+        defaults = {**DEFAULTS, **feature_split.codec_defaults}
+        image_codec = build_image_codec(
+            codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
+        )
+        if image_codec.layout == "colour" and not defaults["colour"]:
+            raise ValueError(
+                f"codec {codec.NAME!r} codes colour images, not features: use it with "
+                "MODEL.FEATCOMP.SPLIT Image, or choose another MODEL.FEATCOMP.CODEC.NAME"
+            )
+        if not weight >= 0:
+            raise ValueError(
+                f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for "
+                "no such loss"
+            )
+        try:
+            train_bits = tuple(map(check_bits, featcomp.BAF.TRAIN_BITS))
+        except ValueError as error:
+            raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
+        return cls(
+            image_codec=image_codec,
+            quantizer=codec.QUANTIZER or defaults["quantizer"],
+            value_range=defaults["value_range"],
+            train_quantization=featcomp.TRAIN_QUANTIZATION or defaults["train_quantization"],
+            train_bits=train_bits,
+            compressibility_units=featcomp.COMPRESSIBILITY.UNITS if weight else None,
+        )
+
+    @property
+    def name(self):
+        """str: of the image codec."""
+        return self.image_codec.name
+
+    @property
+    def bits(self):
+        """int: n, the bit depth of a symbol."""
+        return self.image_codec.bits
+
+    @property
+    def lossless(self):
+        """bool: whether the image codec is lossless."""
+        return self.image_codec.lossless
+
+    @property
+    def quantizer(self):
+        """str: "fixed", "tensor" or "channel"; "none" at 32 bits."""
+        return "none" if self.bits == FLOAT_BITS else self._quantizer
+
+    def describe(self):
+        """See :meth:`FeatureCodec.describe`."""
+        low, high = self.value_range
+        return (
+            f"{type(self).__name__} {self.name} bits={self.bits} lossless={self.lossless} "
+            f"quantizer={self.quantizer}" + (f"[{low!r},{high!r}]" if self.quantizer == "fixed" else "")
+        )
+
+    # ---- training and evaluation -----------------------------------------------------------------
+
+    def quantize(self, ys):
+        """See :meth:`FeatureCodec.quantize`; everything is computed in float32."""
+        ys = [y.float() for y in ys]
+        if not self.training:
+            return (*_unzip(self._quantize_batch(y) for y in ys), {})
+        bits = self._draw_bits(len(ys[0]) if ys else 0)
+        y_hats, steps = _unzip(self._surrogate(y, bits) for y in ys)
+        rate_terms = {}
+        if self.compressibility_units is not None:
+            rate_terms["compressibility"] = self._compressibility(ys)
+        return y_hats, steps, rate_terms
+
+    def _quantize_batch(self, y):
+        """In evaluation: (y_hat, step sizes)."""
+        if self.bits == FLOAT_BITS:
+            return y, y.new_zeros(len(y), 1, 1, 1)
+        y_hats, steps = [], []
+        for x in y.detach():
+            symbols, low, high = self._quantize_latent(x)
+            y_hats.append(dequantize(symbols, self.bits, low, high))
+            steps.append(step_size(self.bits, low, high))
+        return torch.stack(y_hats), torch.stack(steps)
+
+    def _draw_bits(self, images):
+        """In training: the bit depth of each image of a batch."""
+        if self.train_quantization != "ste" or not self.train_bits:
+            return [self.bits] * images
+        return [self.train_bits[int(torch.randint(len(self.train_bits), ()))] for _ in range(images)]
+
+    def _surrogate(self, y, bits):
+        """In training: (y_hat, step sizes)."""
+        if self.train_quantization == "ste":
+            y_hats, steps = _unzip(self._round(x, n) for x, n in zip(y, bits, strict=True))
+            return torch.stack(y_hats), torch.stack(steps)
+        low, high = self._own_range(y)
+        steps = step_size(self.bits, low, high).detach()
+        if self.train_quantization == "noise":
+            y = add_quantization_noise(y, self.bits, low, high)
+        return y, steps
+
+    def _round(self, x, bits):
+        """(C, H, W) -> (the same, rounded with a straight-through gradient, step size)."""
+        if self._quantizer == "fixed":
+            low, high = self._fixed_range(x)
+        else:
+            low, high = minmax_range(x, self._quantizer == "channel")
+        return quantize_ste(x, bits, low, high), step_size(bits, low, high)
+
+    def _fixed_range(self, y):
+        """(low, high) of 3 or 4 dimensions, as `y` has."""
+        shape = (len(y), 1, 1, 1) if y.dim() == 4 else (1, 1, 1)
+        return tuple(y.new_full(shape, end) for end in self.value_range)
+
+    def _own_range(self, y):
+        """(low, high), each (N, 1 or C, 1, 1). Gradients flow: a wider range makes larger errors."""
+        if self._quantizer == "fixed":
+            return self._fixed_range(y)
+        dims = (2, 3) if self._quantizer == "channel" else (1, 2, 3)
+        return y.amin(dim=dims, keepdim=True), y.amax(dim=dims, keepdim=True)
+
+    def _compressibility(self, ys):
+        """The mean over all elements of all latents, a scalar Tensor."""
+        if self.compressibility_units == "steps":
+            ys = [y / self._positive_step(y) for y in ys]
+        total = sum(compressibility_loss(y) * y.numel() for y in ys)
+        return total / sum(y.numel() for y in ys)
+
+    def _positive_step(self, y):
+        """Gradients flow through it, so that the scale of the latents makes no difference."""
+        low, high = self._own_range(y)
+        extent = torch.where(high - low > 0, high - low, 1.0)
+        return extent / (2 ** (8 if self.bits == FLOAT_BITS else self.bits) - 1)
+
+    # ---- coding ----------------------------------------------------------------------------------
+
+    def compress(self, ys, **stream):
+        """See :meth:`FeatureCodec.compress`. With the keyword arguments of :func:`compress_stream`,
+        which this method took once, it returns what that function does."""
+        if stream:
+            from .streams import compress_stream
+
+            return compress_stream(ys, self, **stream)
+        return [self._compress_latent(y.detach().float()) for y in ys]
+
+    def _compress_latent(self, y):
+        if self.bits == FLOAT_BITS:
+            if not torch.isfinite(y).all():
+                raise ValueError("cannot code: the features contain NaN or infinite values")
+            floats = y.cpu().contiguous().numpy().astype("<f4", copy=False)
+            return CodedTensor({"y": floats.tobytes()})
+        symbols, low, high = self._quantize_latent(y)
+        ranges = None
+        if self.quantizer != "fixed":
+            ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
+        image = arrange(symbols, self.image_codec.layout)
+        payload = self.image_codec.encode(_to_numpy(image, self.bits))
+        fixed_length = len(payload) > packed_size(symbols.numel(), self.bits)
+        if fixed_length:
+            payload = pack_symbols(_to_numpy(symbols, self.bits), self.bits)
+        return CodedTensor({"y": payload}, ranges, fixed_length)
+
+    def _quantize_latent(self, y):
+        """(C, H, W) float32 -> (symbols, low, high); the latter (1 or C, 1, 1) float32."""
+        if self.quantizer != "fixed":
+            return quantize_minmax(y, self.bits, self.quantizer == "channel")
+        low, high = self._fixed_range(y)
+        return quantize_uniform(y, self.bits, low, high), low, high
+
+    @property
+    def _decoder(self):
+        return SymbolDecoder(
+            image_codec=type(self.image_codec),
+            bits=self.bits,
+            lossless=self.lossless,
+            quantizer=self.quantizer,
+            value_range=self.value_range,
+        )
+
+    def decompress(self, tensors, shapes, device="cpu"):
+        """See :meth:`FeatureCodec.decompress`."""
+        return self._decoder.decompress(tensors, shapes, device)
+
+    def step_sizes(self, tensors, shapes, device="cpu"):
+        """See :meth:`FeatureCodec.step_sizes`."""
+        return self._decoder.step_sizes(tensors, shapes, device)
+
+
+def _checked(key, value, allowed):
+    if value not in allowed:
+        raise ValueError(
+            f"MODEL.FEATCOMP.{key} is {value!r}: choose one of {', '.join(map(repr, allowed))}"
+        )
+    return value
+
+
+def _checked_range(value_range):
+    low, high = value_range
+    with np.errstate(over="ignore"):
+        rounded = np.array(value_range, dtype=np.float64).astype(np.float16)
+    if not low < high or not np.isfinite(rounded).all() or (rounded != np.array(value_range)).any():
+        raise ValueError(
+            f"quantizer range {tuple(value_range)} must be two float16 values, the first smaller"
+        )
+    return float(low), float(high)
+
+
+def _unzip(pairs):
+    """Iterable of pairs -> two lists."""
+    first, second = [], []
+    for one, other in pairs:
+        first.append(one)
+        second.append(other)
+    return first, second
+
+
+def _to_numpy(symbols, bits):
+    return symbols.cpu().numpy().astype(np.uint8 if bits <= 8 else np.uint16, copy=False)

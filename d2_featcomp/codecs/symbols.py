@@ -1,0 +1,179 @@
+"""Symbols: how they lie in an image, and coded symbols -> latents.
+
+Shape shorthand in this module:
+    C, H, W: channels, height and width of a latent; n: bit depth
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..ops import (
+    FLOAT_BITS,
+    dequantize_by_table,
+    dequantize_uniform,
+    tile_channels,
+    tile_grid,
+    untile_channels,
+)
+from .images import BitstreamError, find_image_codec
+from .images.raw import unpack_symbols
+
+__all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size"]
+
+
+@dataclass(frozen=True)
+class SymbolDecoder:
+    """The decoder of a :class:`QuantizedFeatureCodec`.
+
+    Attributes:
+        image_codec (type): subclass of ImageCodec.
+        bits (int): n, or 32.
+        lossless (bool): whether the image codec ran losslessly.
+        quantizer (str): "none", "fixed", "tensor" or "channel".
+        value_range ((float, float) or None): of the fixed range; None where it is sent, as in format 1.
+    """
+
+    image_codec: type
+    bits: int
+    lossless: bool
+    quantizer: str
+    value_range: tuple | None
+
+    @classmethod
+    def declared_by(cls, description):
+        """Builds the decoder of a stream of format 1 from its description.
+
+        Raises:
+            BitstreamError: the codec is not known here, or does not carry that bit depth.
+        """
+        try:
+            image_codec = find_image_codec(description.codec)
+        except ValueError as error:
+            raise BitstreamError(f"cannot decode this feature bitstream: {error}") from error
+        if description.bits not in image_codec.bit_depths:
+            raise BitstreamError(f"codec {description.codec!r} carries no {description.bits} bits")
+        return cls(
+            image_codec, description.bits, description.lossless, description.quantizer, value_range=None
+        )
+
+    def decompress(self, tensors, shapes, device="cpu"):
+        """See :meth:`FeatureCodec.decompress`."""
+        return [
+            self._decode(tensor, shape, *ends, device)
+            for tensor, shape, ends in self._checked(tensors, shapes)
+        ]
+
+    def step_sizes(self, tensors, shapes, device="cpu"):
+        """See :meth:`FeatureCodec.step_sizes`."""
+        return [step_size(self.bits, *ends).to(device) for _, _, ends in self._checked(tensors, shapes)]
+
+    def _checked(self, tensors, shapes):
+        """list[(CodedTensor, shape, (low, high))]; the latter (1 or C, 1, 1) float32 on the CPU."""
+        if len(tensors) != len(shapes):
+            raise BitstreamError(
+                f"feature bitstream holds {len(tensors)} tensors; {len(shapes)} are expected"
+            )
+        for tensor in tensors:
+            if list(tensor.strings) != ["y"] or (tensor.fixed_length and self.bits == FLOAT_BITS):
+                raise BitstreamError(
+                    f"feature bitstream holds strings {[*tensor.strings]} that codec "
+                    f"{self.image_codec.name!r} at {self.bits} bits does not write"
+                )
+        return [(t, shape, self._ends(t, shape)) for t, shape in zip(tensors, shapes, strict=True)]
+
+    def _ends(self, tensor, shape):
+        expected = {"none": 0, "fixed": int(self.value_range is None), "tensor": 1}
+        expected = expected.get(self.quantizer, shape[0])
+        found = 0 if tensor.ranges is None else len(tensor.ranges)
+        if found != expected:
+            raise BitstreamError(
+                f"feature bitstream holds {found} quantizer ranges of a tensor of shape {tuple(shape)}; "
+                f"{expected} are expected"
+            )
+        ranges = [self.value_range or (0.0, 0.0)] if tensor.ranges is None else tensor.ranges
+        return torch.from_numpy(np.array(ranges, np.float32))[..., None, None].unbind(1)
+
+    def _decode(self, tensor, shape, low, high, device):
+        payload, bits, layout = tensor.payload, self.bits, self.image_codec.layout
+        if bits == FLOAT_BITS:
+            return _decode_floats(payload, shape).to(device)
+        if tensor.fixed_length:
+            symbols = _to_torch(unpack_symbols(payload, shape[0] * shape[1] * shape[2], bits))
+        else:
+            image_shape = _image_shape(layout, shape)
+            image = self.image_codec.decode(
+                payload, shape=image_shape, bits=bits, lossless=self.lossless
+            )
+            symbols = _from_image(_to_torch(image), layout, shape[0])
+        return dequantize(symbols.reshape(shape).to(device), bits, low, high)
+
+
+def step_size(bits, low, high):
+    """Distance of neighbouring values of the quantizer: float32, of the shape of `low`; 0 at 32 bits."""
+    return torch.zeros_like(low) if bits == FLOAT_BITS else (high - low) / (2**bits - 1)
+
+
+def dequantize(symbols, bits, low, high):
+    """(C, H, W) symbols -> float32 on their device, the same bits on every device."""
+    if symbols.device.type == "cpu":
+        return dequantize_uniform(symbols, bits, low, high)
+    return dequantize_by_table(symbols, bits, low, high)
+
+
+def _rows(symbols):
+    return symbols.reshape(symbols.shape[0], -1)
+
+
+def _colour(symbols):
+    if len(symbols) != 3:
+        raise ValueError(
+            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT Image"
+        )
+    return symbols.permute(1, 2, 0)
+
+
+_ARRANGE = {"tiles": tile_channels, "rows": _rows, "colour": _colour}
+
+
+def arrange(symbols, layout):
+    """(C, H, W) symbols -> the image that a codec of this layout takes, see :class:`ImageCodec`."""
+    return _ARRANGE[layout](symbols)
+
+
+def _image_shape(layout, shape):
+    """Of the image in which a tensor of `shape` (C, H, W) is coded."""
+    channels, height, width = shape
+    if layout == "colour":
+        return height, width, channels
+    if layout == "rows":
+        return channels, height * width
+    rows, columns = tile_grid(channels)
+    return rows * height, columns * width
+
+
+def _from_image(symbols, layout, channels):
+    if layout == "colour":
+        return symbols.permute(2, 0, 1)
+    return untile_channels(symbols, channels) if layout == "tiles" else symbols
+
+
+def _to_torch(symbols):
+    if symbols.dtype != np.uint8:
+        symbols = symbols.astype(np.int32)
+    elif not symbols.flags.writeable:
+        symbols = symbols.copy()
+    return torch.from_numpy(np.ascontiguousarray(symbols))
+
+
+def _decode_floats(payload, shape):
+    elements = shape[0] * shape[1] * shape[2]
+    if len(payload) != 4 * elements:
+        raise BitstreamError(
+            f"{elements} float32 features take {4 * elements} bytes, not {len(payload)}"
+        )
+    floats = np.frombuffer(payload, dtype="<f4").astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise BitstreamError("feature bitstream holds NaN or infinite values")
+    return torch.from_numpy(floats).reshape(shape)
