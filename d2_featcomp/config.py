@@ -29,6 +29,10 @@ def add_featcomp_config(cfg):
     # its anchors "Layer" (all channels) and "Image" (the image itself, by jpeg420 or hevc420); "QLayer"
     # (MTL: the features as they are, trained to be compressible).
     featcomp.SPLIT = "MSFC"
+    # Where the network is split: "backbone" (after it), a stage inside it, e.g. "res3" of a ResNet,
+    # alone or below an FPN, "layer12" (of a Darknet) or "image" (before the network). "" is the split's
+    # own: "image" for Image, the layer of LAYER for BaF and Layer, "backbone" for the others.
+    featcomp.SPLIT_POINT = ""
 
     # How the reduced features become bytes. Evaluation always runs through it.
     featcomp.CODEC = CN()
@@ -109,10 +113,10 @@ def add_featcomp_config(cfg):
     # Whether predictions of sent channels are brought into the bins that were received (eq. 6).
     featcomp.BAF.CONSOLIDATE = True
 
-    # MSFC and QLayer: what stands in for quantization in training: "none" (the MSFC paper), "noise"
-    # (uniform, one step wide; the MTL paper) or "ste" (rounding with a straight-through gradient), at
-    # CODEC.BITS.
-    featcomp.TRAIN_QUANTIZATION = "none"
+    # The quantization surrogate of training, at CODEC.BITS: "none" (the MSFC paper), "noise" (uniform,
+    # one step size wide; the MTL paper) or "ste" (rounding with a straight-through gradient). "" is the
+    # split's own: "ste" for BaF, "none" for the others.
+    featcomp.TRAIN_QUANTIZATION = ""
     # QLayer: a trained factor for each channel, by which the edge multiplies and the cloud divides.
     featcomp.CHANNEL_GAINS = False
     # The compressibility loss (MTL eq. 5) of what is sent, added in training.

@@ -40,9 +40,11 @@ def write_darknet():
 
     from detectron2.layers import Conv2d
 
+    from d2_featcomp.modeling.split_backbone import unsplit_backbone
+
     def write(network, path, version=(0, 2, 0), seen=7, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        convolutions = [m for m in network.backbone.layers if isinstance(m, Conv2d)]
+        convolutions = [m for m in unsplit_backbone(network).layers if isinstance(m, Conv2d)]
         convolutions += [layer for _, layer in network.head.layers_in_file_order()]
         with open(path, "wb") as file:
             file.write(np.array(version, "<i4").tobytes())

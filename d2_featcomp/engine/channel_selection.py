@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..files import write_text
-from ..modeling import BaF, Layer, format_channel_order, read_channel_order
+from ..modeling import BaF, InsideLayer, format_channel_order, read_channel_order
 from ..ops import ChannelCorrelation, ConvolutionFit, rank_channels
 from .checkpoint import CheckpointError
 
@@ -33,14 +33,14 @@ def select_channels(cfg, network, images=1000):
     Raises:
         ValueError: the network is not cut inside its backbone, or `images` is below 1.
     """
-    split = getattr(network, "feature_split", None)
-    if not isinstance(split, Layer):
+    point = getattr(network, "split_point", None)
+    if not isinstance(point, InsideLayer):
         raise ValueError("channels can be selected where MODEL.FEATCOMP.SPLIT is BaF or Layer")
     if images < 1:
         raise ValueError(f"{images} images: at least one is needed to select channels")
-    correlation, count = ChannelCorrelation(split.layer.stride), 0
+    correlation, count = ChannelCorrelation(point.layer.stride), 0
     for x in _layer_inputs(cfg, network, images, "selecting channels"):
-        correlation.update(split.layer(x), x)
+        correlation.update(point.layer(x), x)
         count += 1
     return (*rank_channels(correlation.coefficients()), count)
 
@@ -99,7 +99,9 @@ def _prepare(cfg, network):
         return
     fit = ConvolutionFit()
     for x in _layer_inputs(cfg, network, settings.FIT_IMAGES, "fitting the predictor"):
-        fit.update(split.predictor_input(x), x)
+        latent = split.reduce({"z": split.layer(x)})
+        (y_hat,), _, _ = network.feature_codec.train().quantize(latent)  # at the bit depths of training
+        fit.update(split.predictor_input(y_hat), x)
     split.predictor.start_linear(*fit.solve())
 
 
@@ -122,11 +124,11 @@ def _layer_inputs(cfg, network, images, task):
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
     mapper = DatasetMapper(cfg, is_train=False)
-    training = network.training
+    point, training = network.split_point, network.training
     network.eval()
     try:
         for index in tqdm(sorted(chosen), desc=task, mininterval=1):
             image = network.normalized_images([mapper(records[index])]).tensor
-            yield network.backbone.input_of(network.feature_split.layer.number, image)
+            yield point.backbone.input_of(point.layer.number, image)
     finally:
         network.train(training)

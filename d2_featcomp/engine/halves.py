@@ -47,7 +47,7 @@ def export_halves(cfg, folder):
                     name: weights[name].cpu().clone() for name in weights if _belongs(name, names)
                 },
                 "half": half,
-                "split": model.feature_split.name,
+                "split": model.split_name,
                 "fingerprint": model.fingerprint().hex(),
             },
             paths[half],
@@ -86,10 +86,10 @@ def load_half(cfg, path, half):
         raise CheckpointError(
             f"{path!r} holds the {data['half']} half of a network, not the {half} half"
         )
-    if data.get("split") != model.feature_split.name:
+    if data.get("split") != model.split_name:
         raise CheckpointError(
             f"{path!r} is of feature split {data.get('split')!r}, but the configuration asks for "
-            f"{model.feature_split.name!r} (MODEL.FEATCOMP.SPLIT)"
+            f"{model.split_name!r} (MODEL.FEATCOMP.SPLIT)"
         )
     fingerprint = _fingerprint_in(data, path)
     names = {name for name in model.half_state(half) if not name.startswith(_LOSS_WEIGHTS)}

@@ -1,8 +1,6 @@
 """How a network that was trained is computed."""
 
-import torch
-
-from ..modeling import SplitInference
+from ..modeling import SplitNetwork
 
 __all__ = ["prepare_for_inference"]
 
@@ -15,7 +13,5 @@ def prepare_for_inference(model, cfg):
         cfg (CfgNode): that it was built from.
     """
     model.eval()
-    mode = cfg.MODEL.FEATCOMP.INFERENCE
-    if mode != "plain" and isinstance(model, SplitInference):
-        dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
-        model.fuse_for_inference(dtype, compile_edge=mode == "compiled")
+    if isinstance(model, SplitNetwork):
+        model.accelerate(cfg.MODEL.FEATCOMP.INFERENCE)

@@ -250,7 +250,7 @@ class _Network:
                         features = model.edge_features([record])[0]
                     # Through the bytes that would be sent.
                     data = model.encode(features, setting.codec).to_bytes()
-                    stream = model.described(FeatureBitstream.from_bytes(data), setting.codec)
+                    stream = model.describe_stream(FeatureBitstream.from_bytes(data), setting.codec)
                     tensors = model.decode(stream, setting.codec)
                     first = first or tensors
                     if first is not tensors and not all(map(torch.equal, first, tensors)):

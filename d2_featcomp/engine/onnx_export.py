@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import nn
 
+from ..modeling.acceleration import find_quick_encoder
 from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
 
 __all__ = ["EdgeNetwork", "check_onnx", "export_onnx"]
@@ -28,11 +29,10 @@ class EdgeNetwork(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        if network.feature_split.sends_image:
-            raise ValueError(
-                f"split {network.feature_split.name} sends the image: there is no edge network"
-            )
-        self.network = network
+        if network.sends_image:
+            raise ValueError(f"split {network.split_name} sends the image: there is no edge network")
+        self.backbone = network.backbone
+        self._encode = find_quick_encoder(network.backbone) or network.backbone.encode_features
 
     def forward(self, image):
         """
@@ -43,8 +43,7 @@ class EdgeNetwork(nn.Module):
         Returns:
             tuple[Tensor]: each (C', H', W') float32, to quantize.
         """
-        tensors, _ = self.network.feature_split.edge(self.network.backbone, image)
-        return tuple(z[0] for z in tensors)
+        return tuple(y[0] for y in self._encode(image))
 
 
 def export_onnx(network, path):
@@ -97,7 +96,7 @@ def export_onnx(network, path):
             model,
             {
                 "fingerprint": network.fingerprint().hex(),
-                "split": network.feature_split.name,
+                "split": network.split_name,
                 "bits": str(codec.bits),
                 "quantizer": codec.quantizer,
                 "value_range": json.dumps(codec.value_range),

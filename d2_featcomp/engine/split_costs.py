@@ -21,6 +21,7 @@ from ..codecs import (
     decompress_stream,
     stream_step_sizes,
 )
+from ..modeling.split_backbone import Received
 from .demo import build_for_inference
 from .onnx_export import EdgeNetwork
 from .timing import timed, wait_for_gpu
@@ -119,7 +120,7 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     cfg.defrost()
     cfg.MODEL.FEATCOMP.INFERENCE = "plain"  # as the uncut network
     cut = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
-    if cut.feature_split.sends_image:
+    if cut.sends_image:
         raise ValueError("MODEL.FEATCOMP.SPLIT Image cuts no network: choose another split")
     uncut = build_for_inference(cfg, anchor_weights or cfg.MODEL.WEIGHTS, enabled=False)
     places = _places(uncut.backbone)
@@ -137,7 +138,7 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
         for name, values in found.items():
             rows.setdefault(name, []).append(values)
     sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
-    sends[cut.feature_split.name] = "reduced features"
+    sends[cut.split_name] = "reduced features"
     return [
         SplitCost(
             name, sends[name], *macs[name], *(statistics.median(c) for c in zip(*values, strict=True))
@@ -190,19 +191,17 @@ def _stages(resnet, prefix, needed):
 
 
 class _Cloud(nn.Module):
-    """The cloud half up to the network's heads, as one module."""
+    """The cloud sub-model up to the network's heads, as one module."""
 
     def __init__(self, network, stream):
         super().__init__()
-        self.network, self.stream = network, stream
+        self.backbone = network.backbone
+        steps = stream_step_sizes(network.describe_stream(stream), network.feature_codec)
+        self._steps, self._size = [step[None] for step in steps], stream.sizes.padded
 
-    def forward(self, *tensors):
-        network, stream = self.network, self.stream
-        steps = [step[None] for step in stream_step_sizes(stream, network.feature_codec)]
-        features = network.feature_split.cloud(
-            network.backbone, [z[None] for z in tensors], stream.sizes.padded, steps
-        )
-        return tuple(features.values())
+    def forward(self, *y_hats):
+        received = Received([y[None] for y in y_hats], self._steps, self._size)
+        return tuple(self.backbone.decode_features(received).values())
 
 
 @torch.no_grad()
@@ -225,7 +224,7 @@ def _count_macs(cut, uncut, places, record):
         found[place.name] = edge, total - edge
     edge = FlopCountAnalysis(EdgeNetwork(cut), images).total()
     cloud = FlopCountAnalysis(_Cloud(cut, stream), tuple(cut.decode(stream))).total()
-    found[cut.feature_split.name] = edge, cloud + total - backbone
+    found[cut.split_name] = edge, cloud + total - backbone
     pixels = images.shape[-2] * images.shape[-1]
     return {name: tuple(value / pixels for value in values) for name, values in found.items()}
 
@@ -267,7 +266,7 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
     stream = FeatureBitstream.from_bytes(data)
     tensors, decode = timed(lambda: cut.decode(stream))
     _, cloud = timed(lambda: cut.outputs_of(tensors, stream))
-    found[cut.feature_split.name] = edge, encode, decode, cloud, len(data)
+    found[cut.split_name] = edge, encode, decode, cloud, len(data)
     return found
 
 

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..modeling import FEATURE_SPLIT_REGISTRY, SplitInference
+from ..modeling import FEATURE_SPLIT_REGISTRY, SplitNetwork
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
 from .inference import prepare_for_inference
@@ -70,7 +70,8 @@ def steps_to_run(cfg):
 
 def _trains_from_scratch(cfg):
     split = cfg.MODEL.FEATCOMP.SPLIT
-    return split in FEATURE_SPLIT_REGISTRY and FEATURE_SPLIT_REGISTRY.get(split).trains_from_scratch
+    known = split in FEATURE_SPLIT_REGISTRY
+    return known and FEATURE_SPLIT_REGISTRY.get(split).defaults.get("from_scratch", False)
 
 
 def _holds_task_network(cfg):
@@ -168,7 +169,7 @@ def _forget(cfg, steps):
 
 def require_split(model, wanted):
     """Raises ValueError if a network that ought to be cut is not."""
-    if wanted and not isinstance(model, SplitInference):
+    if wanted and not isinstance(model, SplitNetwork):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
             "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
@@ -178,11 +179,13 @@ def require_split(model, wanted):
 
 def _require_trainable(model, step):
     require_split(model, step != TASK_NETWORK)
-    if step == TASK_NETWORK or (step == END_TO_END and model.feature_split.trains_from_scratch):
+    if step == TASK_NETWORK:
+        return
+    if step == END_TO_END and model.feature_split.defaults.get("from_scratch", False):
         return
     if not any(True for _ in model.feature_split.parameters()):
         raise ValueError(
-            f"MODEL.FEATCOMP.SPLIT {model.feature_split.name} has nothing to train: run --eval-only, or "
+            f"MODEL.FEATCOMP.SPLIT {model.split_name} has nothing to train: run --eval-only, or "
             'set MODEL.FEATCOMP.TRAIN.STEPS "(1,)" to train the task network'
         )
 

@@ -11,8 +11,10 @@ from .multi_task import (
     UncertaintyWeighting,
     UpsamplingDecoder,
 )
-from .split_inference import SplitInference
+from .split_backbone import SplitBackbone
+from .split_inference import EdgeFeatures, SplitInference
 from .split_network import SplitNetwork, split_network
+from .split_point import InsideLayer, SplitPoint, build_split_point, list_split_points
 from .splits import (
     FEATURE_SPLIT_REGISTRY,
     MSFC,

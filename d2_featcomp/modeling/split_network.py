@@ -1,33 +1,374 @@
-"""Any Detectron2 network, cut in two: one half for the edge, one for the cloud."""
+"""Any Detectron2 network, split into an edge and a cloud sub-model."""
 
+import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..codecs import build_feature_codec
-from .compressibility import build_compressibility
+from ..codecs import FeatureBitstream, build_feature_codec
+from .acceleration import INFERENCE, Acceleration, find_quick_encoder
+from .checkpoint_names import rename_on_load, rename_on_save, rename_reported
+from .fingerprint import hash_weights, state_key
+from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
-from .splits import build_feature_split
+from .split_point import AfterBackbone, build_split_point
+from .splits import build_feature_split, find_feature_split
+from .sub_models import drop_other_weights, sub_model_weights
 
 __all__ = ["SplitNetwork", "split_network"]
 
 LOSSES = ("task", "distill", "both")
-INFERENCE = ("plain", "fused", "compiled", "bfloat16")
 
 
 @META_ARCH_REGISTRY.register()
-def SplitNetwork(cfg):
-    """Builds `cfg.MODEL.FEATCOMP.TASK_NETWORK` and cuts it as `cfg.MODEL.FEATCOMP` says.
+class SplitNetwork(SplitInference, nn.Module):
+    """A Detectron2 meta-architecture with a split point in its backbone.
+
+    The meta-architecture runs unchanged; its attribute `backbone` is replaced by a
+    :class:`SplitBackbone`. It must call `self.backbone(images)` once in its `forward`, and hold the
+    buffers `pixel_mean` and `pixel_std`, as Detectron2's own do. Attributes that this class does not
+    have are the network's.
+
+    Checkpoints are those of the network before it was split, plus keys `feature_split.*` and, for codecs
+    with parameters, `feature_codec.*`.
+
+    Built from a config with `MODEL.FEATCOMP.ENABLED` False, it is the network `TASK_NETWORK` itself.
 
     Args:
-        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-
-    Returns:
-        nn.Module: the task network, with the methods of :class:`SplitInference` unless
-        `MODEL.FEATCOMP.ENABLED` is False.
+        network (nn.Module): a meta-architecture with an attribute `backbone`.
+        feature_split (FeatureSplit): built for its features at the split point.
+        feature_codec (FeatureCodec): codes the latent.
+        split_point (SplitPoint or None): None is after the backbone.
+        split_name (str): name of the split in the registry; "" is that of its class.
+        loss (str): what training minimizes: "task" (the network's own losses), "distill" (the distance
+            of the restored from the original features) or "both".
+        freeze_task_network (bool): train only split and codec; batch norm statistics stay too.
+        rate_weights (dict[str, float]): name of a rate term of the codec -> its weight among the losses.
+            A network with a method `weigh_losses` balances "compressibility" itself.
+        preprocessing (str): describes what happens to an image before the network, for the fingerprint.
+        accelerate_training (bool): compute in training only what its loss depends on: the same sums.
 
     Raises:
-        ValueError: the task network is unknown or cannot be cut, or a setting is out of range.
+        ValueError: no backbone, an unknown loss, or a rate term of features that training leaves
+        unchanged.
     """
+
+    def __new__(cls, cfg=None, **settings):
+        if cfg is not None and not cfg.MODEL.FEATCOMP.ENABLED:
+            _check_config(cfg)
+            return META_ARCH_REGISTRY.get(cfg.MODEL.FEATCOMP.TASK_NETWORK)(cfg)
+        return super().__new__(cls)
+
+    def __init__(self, cfg=None, **settings):
+        super().__init__()
+        if cfg is not None:
+            settings = {**_settings_from_config(cfg), **settings}
+        self._assemble(**settings)
+        if cfg is not None:
+            self.to(cfg.MODEL.DEVICE)
+
+    def _assemble(
+        self,
+        *,
+        network,
+        feature_split,
+        feature_codec,
+        split_point=None,
+        split_name="",
+        loss="task",
+        freeze_task_network=False,
+        rate_weights=None,
+        preprocessing="",
+        accelerate_training=True,
+    ):
+        _require_backbone(network)
+        split_point = split_point or AfterBackbone(network.backbone)
+        if loss not in LOSSES:
+            raise ValueError(f"unknown training loss {loss!r}: choose one of {', '.join(LOSSES)}")
+        self.rate_weights = dict(rate_weights or {})
+        if self.rate_weights and not split_point.trains_head:
+            raise ValueError(
+                f"MODEL.FEATCOMP.SPLIT {split_name or type(feature_split).__name__} sends what training "
+                f"does not change: set the weights of {', '.join(self.rate_weights)} to 0 "
+                "(MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT)"
+            )
+        network.backbone = SplitBackbone(
+            backbone=network.backbone,
+            split_point=split_point,
+            feature_split=feature_split,
+            feature_codec=feature_codec,
+        )
+        self.network = network
+        self.split_name = split_name or type(feature_split).__name__
+        self.preprocessing = preprocessing
+        self._loss = loss
+        self._frozen = freeze_task_network
+        self._accelerates_training = accelerate_training and loss == "task"
+        self._fingerprints = {}
+        self._given_fingerprints = None
+        self._sub_model = None  # both
+        self._weight_names = None
+        self._acceleration = None
+        self.register_state_dict_post_hook(rename_on_save)
+        self.register_load_state_dict_pre_hook(rename_on_load)
+        self.register_load_state_dict_post_hook(rename_reported)
+        if freeze_task_network:
+            for module in self._task_modules():
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            network = self.__dict__.get("_modules", {}).get("network")
+            if network is None or name.startswith("_"):
+                raise
+            return getattr(network, name)
+
+    @property
+    def feature_split(self):
+        return self.network.backbone.feature_split
+
+    @property
+    def feature_codec(self):
+        return self.network.backbone.feature_codec
+
+    @property
+    def split_point(self):
+        return self.network.backbone.split_point
+
+    @property
+    def device(self):
+        return self.network.pixel_mean.device
+
+    @property
+    def sends_image(self):
+        """bool: whether the image itself is sent and the cloud runs the whole network."""
+        return self.split_point.name == "image"
+
+    def _task_modules(self):
+        """Yields all modules but those of split and codec."""
+        own = {*self.feature_split.modules(), *self.feature_codec.modules()}
+        yield from (module for module in self.network.modules() if module not in own)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self._acceleration = None
+        if mode and self._frozen:
+            for module in self._task_modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batched_inputs):
+        """As the network's own `forward`.
+
+        In training: its losses, with the features reduced and restored. Otherwise every image is coded
+        to bytes and its outputs are computed from those bytes alone.
+
+        Args:
+            batched_inputs (list[dict]): as the network takes them.
+
+        Returns:
+            dict[str, Tensor] of losses in training, else as :meth:`cloud_inference`.
+        """
+        if self.training:
+            return self._training_losses(batched_inputs)
+        sent = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
+        return self.cloud_inference([FeatureBitstream.from_bytes(data) for data in sent])
+
+    def _training_losses(self, batched_inputs):
+        whole = self._loss != "distill"  # else nothing beyond the features is needed
+        quick = find_quick_encoder(self.network.backbone) if self._accelerates_training else None
+        with open_call(distill=self._loss != "task", tail=whole, encode=quick) as call:
+            if whole:
+                losses = dict(self.network(batched_inputs))
+            else:
+                self.network.backbone(self.normalized_images(batched_inputs).tensor)
+                losses = {}
+        losses.update(call.losses)
+        for name, rate in call.rates.items():
+            losses.update(self._weigh(name, rate))
+        return losses
+
+    def _weigh(self, name, rate):
+        weigh_losses = getattr(self.network, "weigh_losses", None)
+        if name == "compressibility" and weigh_losses is not None:
+            return weigh_losses({f"loss_{name}": rate})
+        return {f"loss_{name}": self.rate_weights.get(name, 1.0) * rate}
+
+    def accelerate(self, inference="fused"):
+        """Makes both sub-models faster by other ways to compute the same.
+
+        The parameters stay as they are, with their names, beside a converted copy for each sub-model:
+        checkpoints are loaded and saved as before. After weights have changed the copies are made anew;
+        :meth:`train` undoes it.
+
+        Args:
+            inference (str): as `MODEL.FEATCOMP.INFERENCE`: "plain", "fused", "compiled" or "bfloat16".
+
+        Raises:
+            RuntimeError: the network is in training mode. ValueError: an unknown way.
+        """
+        if self.training:
+            raise RuntimeError("acceleration needs evaluation mode: call model.eval() first")
+        if inference not in INFERENCE:
+            raise ValueError(
+                f"MODEL.FEATCOMP.INFERENCE is {inference!r}: choose one of {', '.join(INFERENCE)}"
+            )
+        self._acceleration = None if inference == "plain" else Acceleration(inference)
+
+    def fuse_for_inference(self, edge_dtype=torch.float32, compile_edge=False):
+        """Earlier name of :meth:`accelerate`.
+
+        Args:
+            edge_dtype (torch.dtype): torch.float32 ("fused") or torch.bfloat16 ("bfloat16").
+            compile_edge (bool): "compiled".
+        """
+        if edge_dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"edge_dtype is {edge_dtype}: give torch.float32 or torch.bfloat16")
+        low = edge_dtype == torch.bfloat16
+        self.accelerate("bfloat16" if low else "compiled" if compile_edge else "fused")
+
+    def accelerated(self, sub_model):
+        """Returns what computes a sub-model: of "edge" a :class:`SplitBackbone` (or what stands for it),
+        of "cloud" a meta-architecture; this network's own in "plain"."""
+        if self._acceleration is None:
+            return self.network.backbone if sub_model == "edge" else self.network
+        return self._acceleration.find(self.network, sub_model)
+
+    def fingerprint(self, feature_codec=None):
+        """Identifies what bitstreams of this network depend on: the weights of the edge sub-model,
+        split point, preprocessing, and the codec with its weights.
+
+        Args:
+            feature_codec (FeatureCodec or None): in place of the network's own.
+
+        Returns:
+            bytes: 4; equal for equal weights and settings, on any device.
+        """
+        codec = feature_codec or self.feature_codec
+        text = "\n".join(
+            [codec.describe(), self.split_name, self.split_point.name, self._describe_preprocessing()]
+        )
+        if self._given_fingerprints is not None and codec is self.feature_codec:
+            return self._given_fingerprints[0]
+        tensors = self._edge_tensors()
+        tensors += [(f"feature_codec.{name}", x) for name, x in _persistent(codec).items()]
+        return self._hash(tensors, text)
+
+    def fingerprint_v1(self):
+        """bytes: 4, as bitstreams of format 1 carry it: of the edge sub-model's weights alone."""
+        if self._given_fingerprints is not None:
+            return self._given_fingerprints[1]
+        return self._hash(self._edge_tensors(), "")
+
+    def _hash(self, tensors, text):
+        key = state_key(tensor for _, tensor in tensors)
+        known = self._fingerprints.get(text)
+        if known is None or known[0] != key:
+            known = self._fingerprints[text] = key, hash_weights(tensors, text)
+        return known[1]
+
+    def _edge_tensors(self):
+        names = self.sub_model_names("edge")
+        return [
+            (name, tensor)
+            for name, tensor in self.state_dict(keep_vars=True).items()
+            if name in names and not name.endswith("num_batches_tracked")
+            if not name.startswith("feature_codec.")
+        ]
+
+    def _describe_preprocessing(self):
+        network = self.network
+        mean, std = (x.flatten().tolist() for x in (network.pixel_mean, network.pixel_std))
+        return f"{mean} {std} {self.backbone.size_divisibility} {self.preprocessing}"
+
+    def sub_model_names(self, sub_model):
+        """Names, in the state dict, of what a sub-model depends on.
+
+        Args:
+            sub_model (str): "edge" or "cloud".
+
+        Returns:
+            set[str]
+
+        Raises:
+            ValueError: another name.
+        """
+        if sub_model not in ("edge", "cloud"):
+            raise ValueError(f"unknown sub-model {sub_model!r}: choose edge or cloud")
+        if self._weight_names is None:
+            self._weight_names = sub_model_weights(self)
+        return self._weight_names[sub_model]
+
+    half_state = sub_model_names  # earlier name
+
+    def keep_half(self, sub_model, fingerprint=None, fingerprint_v1=None):
+        """Gives up the weights that one sub-model does not need, and with them the other sub-model.
+
+        Args:
+            sub_model (str): "edge" or "cloud": which one to keep.
+            fingerprint, fingerprint_v1 (bytes or None): of the whole network, where its weights were not
+                all loaded; None computes them.
+
+        Returns:
+            set[str]: names of the weights that are kept, of the network's state dict.
+        """
+        kept = self.sub_model_names(sub_model)
+        self._given_fingerprints = (
+            fingerprint or self.fingerprint(),
+            fingerprint_v1 or self.fingerprint_v1(),
+        )
+        drop_other_weights(self, kept)
+        self._sub_model = sub_model
+        self._acceleration = None
+        return kept
+
+    def _require_ready(self, sub_model):
+        if self.training:
+            raise RuntimeError(f"{sub_model}_inference needs evaluation mode: call model.eval() first")
+        if self._sub_model not in (None, sub_model):
+            raise RuntimeError(
+                f"this network holds the weights of its {self._sub_model} half only: it cannot run "
+                f"{sub_model}_inference"
+            )
+
+
+def _persistent(module):
+    return module.state_dict(keep_vars=True)
+
+
+def _settings_from_config(cfg):
+    _check_config(cfg)
+    featcomp = cfg.MODEL.FEATCOMP
+    network = META_ARCH_REGISTRY.get(featcomp.TASK_NETWORK)(cfg)
+    _require_backbone(network)
+    defaults = find_feature_split(featcomp.SPLIT).defaults
+    split_point = build_split_point(
+        featcomp.SPLIT_POINT or defaults.get("split_point", "backbone"),
+        network.backbone,
+        layer=featcomp.LAYER,
+        activated=defaults.get("activated", True),
+    )
+    feature_split = build_feature_split(cfg, split_point.feature_source())
+    weight = featcomp.COMPRESSIBILITY.WEIGHT
+    return {
+        "network": network,
+        "split_point": split_point,
+        "feature_split": feature_split,
+        "feature_codec": build_feature_codec(cfg, feature_split),
+        "split_name": featcomp.SPLIT,
+        "loss": featcomp.LOSS,
+        "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
+        "rate_weights": {"compressibility": weight} if weight else {},
+        "preprocessing": (f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"),
+    }
+
+
+def _check_config(cfg):
     featcomp = cfg.MODEL.FEATCOMP
     if featcomp.TASK_NETWORK not in META_ARCH_REGISTRY or featcomp.TASK_NETWORK == "SplitNetwork":
         raise ValueError(
@@ -38,19 +379,6 @@ def SplitNetwork(cfg):
         raise ValueError(
             f"MODEL.FEATCOMP.INFERENCE is {featcomp.INFERENCE!r}: choose one of {', '.join(INFERENCE)}"
         )
-    network = META_ARCH_REGISTRY.get(featcomp.TASK_NETWORK)(cfg)
-    if not featcomp.ENABLED:
-        return network
-    _require_backbone(network)
-    feature_split = build_feature_split(cfg, network.backbone)
-    return split_network(
-        network,
-        feature_split=feature_split.to(cfg.MODEL.DEVICE),
-        feature_codec=build_feature_codec(cfg, feature_split),
-        loss=featcomp.LOSS,
-        freeze_task_network=featcomp.FREEZE_TASK_NETWORK,
-        compressibility=build_compressibility(cfg),
-    )
 
 
 def _require_backbone(network):
@@ -61,49 +389,20 @@ def _require_backbone(network):
         )
 
 
-def split_network(
-    network,
-    *,
-    feature_split,
-    feature_codec,
-    loss="task",
-    freeze_task_network=False,
-    compressibility=None,
-):
-    """Cuts a network that was already built.
-
-    The network keeps its class's behaviour and the names of its parameters; the split's parameters
-    are added as `feature_split.*`. It must call `self.backbone(images)` once in its `forward`, and hold
-    the buffers `pixel_mean` and `pixel_std`, as Detectron2's own do.
+def split_network(network, *, feature_split, feature_codec, **settings):
+    """Splits a network that was already built.
 
     Args:
-        network (nn.Module): a Detectron2 meta-architecture with an attribute `backbone`. Changed in
-            place: its class becomes a subclass of it and :class:`SplitInference`.
-        feature_split (FeatureSplit): built for that backbone.
-        feature_codec (FeatureCodec): used by the edge half.
-        loss (str): what training minimizes: "task" (the network's own losses), "distill" (the
-            distance of the restored features from the original ones) or "both".
-        freeze_task_network (bool): train only the split; batch norm statistics stay too.
-        compressibility (Compressibility or None): a loss of what is sent, which training adds.
+        network (nn.Module): a Detectron2 meta-architecture with an attribute `backbone`; it becomes part
+            of the result, and its backbone is replaced.
+        feature_split, feature_codec, settings: as for :class:`SplitNetwork`.
 
     Returns:
-        nn.Module: `network`.
+        SplitNetwork
 
     Raises:
-        ValueError: no backbone, an unknown loss, or a compressibility loss for a split that training
-            leaves unchanged.
+        ValueError: see :class:`SplitNetwork`.
     """
-    _require_backbone(network)
-    if loss not in LOSSES:
-        raise ValueError(f"unknown training loss {loss!r}: choose one of {', '.join(LOSSES)}")
-    if compressibility is not None and not feature_split.trains_edge:
-        raise ValueError(
-            f"MODEL.FEATCOMP.SPLIT {feature_split.name} sends what training does not change: set "
-            "MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT to 0"
-        )
-    base = type(network)
-    network.__class__ = type(f"Split{base.__name__}", (SplitInference, base), {})
-    network.feature_split = feature_split
-    network.feature_codec = feature_codec
-    network._install(loss, freeze_task_network, compressibility)
-    return network
+    return SplitNetwork(
+        network=network, feature_split=feature_split, feature_codec=feature_codec, **settings
+    )

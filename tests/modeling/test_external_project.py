@@ -95,7 +95,7 @@ def foreign_config(split):
 def check(split, sent_channels):
     torch.manual_seed(0)
     model = build_model(foreign_config(split))
-    assert isinstance(model, ForeignClassifier)
+    assert isinstance(model.network, ForeignClassifier)
     records = [
         {"image": torch.rand(3, 24, 40) * 255, "label": 3, "height": 24, "width": 40},
         {"image": torch.rand(3, 30, 17) * 255, "label": 1, "height": 30, "width": 17},
@@ -103,9 +103,9 @@ def check(split, sent_channels):
     losses = model.train()(records)
     assert set(losses) == {"loss_label"}
     losses["loss_label"].backward()
-    assert model.backbone.coarse.weight.grad.abs().sum() > 0
+    assert model.backbone.backbone.coarse.weight.grad.abs().sum() > 0
     outputs = model.eval()(records)
-    assert [output["bitstream"].tensors[0].shape for output in outputs] == [
+    assert [output["bitstream"].description.shapes[0] for output in outputs] == [
         (sent_channels, 3, 5),
         (sent_channels, 4, 3),
     ]

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
 from d2_featcomp.modeling import split_network
-from d2_featcomp.modeling.splits.base import distillation_loss
+from d2_featcomp.modeling.splits.base import compute_distillation_loss
 
 
 def same(first, second):
@@ -35,7 +36,8 @@ def test_the_cloud_needs_nothing_but_the_bytes(small_model, small_config, make_r
     edge = small_model()
     cloud = build_model(small_config()).eval()
     cloud.load_state_dict(edge.state_dict())
-    cloud.backbone.forward = None  # the cloud half must not run it
+    cloud.fingerprint()  # looks once at what the edge reads
+    cloud.backbone.backbone.forward = None  # the cloud must not run it
     record = make_record(64, 96)
     sent = [stream.to_bytes() for stream in edge.edge_inference([record])]
     (found,) = cloud.cloud_inference([FeatureBitstream.from_bytes(data) for data in sent])
@@ -71,16 +73,17 @@ def test_fingerprint_follows_the_edge_weights_alone(small_model, small_config):
 def test_foreign_and_ill_fitting_streams_are_refused(small_model, make_record):
     model = small_model()
     (stream,) = model.edge_inference([make_record()])
-    fields = dict(vars(stream))
+    sizes = type(stream.sizes)
     for change, words in [
         ({"fingerprint": b"\0\0\0\0"}, "another model"),
-        ({"split": "Other"}, "feature split 'Other'"),
-        ({"tensors": stream.tensors * 2}, "this model expects"),
-        ({"sizes": stream.sizes.__class__((512, 512), (64, 96), (64, 96))}, "this model expects"),
-        ({"sizes": stream.sizes.__class__((64, 96), (65, 96), (64, 96))}, "this model expects"),
+        ({"sizes": sizes((64, 96), (65, 96), (64, 96))}, "do not fit together"),
+        ({"sizes": sizes((512, 512), (64, 96), (64, 96))}, None),  # shapes follow from the sizes
+        ({"tensors": stream.tensors * 2}, None),
+        ({"description": replace(stream.description, split="Other")}, "feature split 'Other'"),
+        ({"description": replace(stream.description, shapes=((8, 1, 1),))}, "this model expects"),
     ]:
         with pytest.raises(BitstreamError, match=words):
-            model.cloud_inference([FeatureBitstream(**{**fields, **change})])
+            model.cloud_inference([replace(stream, **change)])
 
 
 def test_inference_methods_need_evaluation_mode(small_model, make_record):
@@ -121,8 +124,8 @@ def test_distillation_loss_by_hand():
     features = {"p2": torch.tensor([0.0, 2.0]), "p3": torch.tensor([0.0, 4.0])}
     restored = {"p2": torch.tensor([1.0, 1.0]), "p3": torch.tensor([0.0, 0.0])}
     # p2: error 1, variance 1; p3: error 8, variance 4.
-    assert distillation_loss(restored, features).item() == pytest.approx((1 / 1 + 8 / 4) / 2)
-    assert distillation_loss(features, features).item() == 0
+    assert compute_distillation_loss(restored, features).item() == pytest.approx((1 / 1 + 8 / 4) / 2)
+    assert compute_distillation_loss(features, features).item() == 0
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_distillation_loss_by_hand():
         ("TASK_NETWORK", "Nothing", "name a registered Detectron2"),
         ("SPLIT", "Nothing", "unknown feature split 'Nothing'"),
         ("LOSS", "nothing", "unknown training loss 'nothing'"),
-        ("CODEC__NAME", "flif", "unknown image codec 'flif'"),
+        ("CODEC__NAME", "flif", "unknown codec 'flif'"),
         ("CODEC__BITS", 17, "cannot carry 17 bits"),
         ("CODEC__QUALITY", 26, "QUALITY 26 is out of range"),
         ("CODEC__QUANTIZER", "vector", "unknown quantizer 'vector'"),

@@ -141,7 +141,7 @@ def benchmark_codec(settings):
             {"edge": settings.few, "codec": settings.repeats, "read": 50, "decode": settings.repeats},
             settings.device,
         )
-        name = network.feature_split.name
+        name = network.split_name
         what = f"{name}: quantize, tile, code, container ({channels}x{height}x{width}, n={bits})"
         yield share(what, "edge half, default", seconds["codec"], seconds["edge"], goal)
         yield share(

@@ -15,18 +15,10 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
 
-from ...ops import (
-    FLOAT_BITS,
-    charbonnier_loss,
-    check_bits,
-    consolidate,
-    dequantize_uniform,
-    minmax_range,
-    quantize_uniform,
-)
-from .base import FEATURE_SPLIT_REGISTRY
+from ...ops import charbonnier_loss, check_bits, consolidate
+from ..split_point import InsideLayer
+from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .channel_order import read_channel_order
-from .layer import ConvLayer, Layer
 
 __all__ = ["BaF", "BaFPredictor"]
 
@@ -110,37 +102,35 @@ class BaFPredictor(nn.Module):
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class BaF(Layer):
+class BaF(FeatureSplit):
     """Sends C of a layer's P channels and predicts the others from them.
 
-    Cloud half: inverse batch norm; :class:`BaFPredictor`, which predicts the layer's input; the layer's
-    own convolution and batch norm; and, for the channels that were sent, eq. 6.
+    In the cloud: inverse batch norm; :class:`BaFPredictor`, which predicts the layer's input; the
+    layer's own convolution and batch norm; and, for the channels that were sent, eq. 6.
 
     Args:
-        layer (ConvLayer): at the cut.
+        layer (ConvLayer): at the split point.
         stride (int): of the layer's output, in pixels.
         channels (int): C.
         hidden_channels (int): of the predictor.
-        train_bits (sequence[int]): bit depths; each training image is quantized with one of them.
         order (Tensor or None): (P,) int64, channels by how much they tell; None: to be set later, by
             :meth:`set_channel_order` or by loading a checkpoint.
         use_consolidation (bool): whether eq. 6 is applied.
 
     Raises:
-        ValueError: C or a bit depth is out of range.
+        ValueError: C is out of range.
     """
 
-    anchor_split = "Layer"
-    codec_defaults = {**Layer.codec_defaults, "quantizer": "channel"}
+    defaults = {"split_point": "layer", "activated": False}
+    codec_defaults = {"quantizer": "channel", "train_quantization": "ste"}
 
     @configurable
-    def __init__(
-        self, *, layer, stride, channels, hidden_channels, train_bits, order=None, use_consolidation=True
-    ):
-        super().__init__(layer=layer, stride=stride)
-        _check(layer, channels, hidden_channels, train_bits)
+    def __init__(self, *, layer, stride, channels, hidden_channels, order=None, use_consolidation=True):
+        super().__init__()
+        _check(layer, channels, hidden_channels)
+        self.layer = layer
+        self.stride = stride
         self.channels = channels
-        self.train_bits = tuple(train_bits)
         self.use_consolidation = use_consolidation
         self.predictor = BaFPredictor(
             in_channels=channels,
@@ -156,22 +146,28 @@ class BaF(Layer):
     @classmethod
     def from_config(cls, cfg, backbone):
         featcomp = cfg.MODEL.FEATCOMP
-        layer = ConvLayer(backbone, featcomp.LAYER)
+        if not isinstance(backbone, InsideLayer):
+            backbone = InsideLayer(backbone, featcomp.LAYER, activated=False)
+        layer = backbone.layer
         if featcomp.CODEC.QUANTIZER not in ("", "channel"):
             raise ValueError(
                 f"MODEL.FEATCOMP.CODEC.QUANTIZER is {featcomp.CODEC.QUANTIZER!r}: BaF quantizes each "
                 'channel in its own range; leave it "" or set it to channel'
             )
+        for bits in featcomp.BAF.TRAIN_BITS:
+            try:
+                check_bits(bits)
+            except ValueError as error:
+                raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
         path = featcomp.BAF.CHANNEL_ORDER
         order = None
         if path:
             order = read_channel_order(path, layer=layer.number, channels=layer.out_channels)
         return {
             "layer": layer,
-            "stride": backbone.stride_of(layer.number),
+            "stride": backbone.stride,
             "channels": featcomp.BAF.CHANNELS,
             "hidden_channels": featcomp.BAF.HIDDEN_CHANNELS,
-            "train_bits": featcomp.BAF.TRAIN_BITS or (featcomp.CODEC.BITS,),
             "order": order,
             "use_consolidation": featcomp.BAF.CONSOLIDATE,
         }
@@ -190,17 +186,24 @@ class BaF(Layer):
 
     def standardize(self):
         """Fits a predictor that was just initialized to the scale of the channels that are sent."""
-        norm, sent = self.layer.conv.norm, self._sent()
+        norm, sent = self.layer.conv.norm, self.sent_channels
         deviation = (norm.running_var[sent] + norm.eps).sqrt()
         self.predictor.standardize(norm.running_mean[sent], deviation)
 
-    def predictor_input(self, x):
-        """In training: the layer's input, (N, Q, s * H, s * W), to what the first convolution gets,
-        (N, C, s * H, s * W): sent channels, quantized, before batch norm, enlarged."""
-        return self.predictor.enlarge(self._before_norm(self._received(x)))
+    def predictor_input(self, y_hat):
+        """Computes what the predictor's first convolution gets.
 
-    def _sent(self):
-        """(C,) int64: numbers of the channels that are sent."""
+        Args:
+            y_hat (Tensor): (N, C, H, W) float, the channels that were sent, quantized.
+
+        Returns:
+            Tensor: (N, C, s * H, s * W), before batch norm, enlarged.
+        """
+        return self.predictor.enlarge(self._before_norm(y_hat))
+
+    @property
+    def sent_channels(self):
+        """Tensor: (C,) int64, numbers of the channels that are sent."""
         if not self.has_channel_order:
             raise ValueError(
                 "it is not known which channels to send: train the split, load one that was trained, or "
@@ -210,82 +213,36 @@ class BaF(Layer):
 
     def reduce(self, features):
         """{"z": (N, P, H, W), after batch norm} -> [(N, C, H, W)]."""
-        return [features["z"][:, self._sent()]]
+        return [features["z"][:, self.sent_channels]]
 
     def reduced_shapes(self, image_size):
         return [(self.channels, *(side // self.stride for side in image_size))]
 
-    def restore(self, tensors, image_size, steps=None):
-        """
-        Args:
-            tensors (list[Tensor]): [(N, C, H, W)], dequantized.
-            image_size ((int, int)): not used.
-            steps (list[Tensor] or None): [(N, C, 1, 1)], of the quantizer; None leaves out eq. 6.
-
-        Returns:
-            dict[str, Tensor]: {"z": (N, P, H, W)}.
-        """
-        received, sent = tensors[0], self._sent()
+    def restore(self, y_hats, image_size, step_sizes=None):
+        """[(N, C, H, W)], dequantized -> {"z": (N, P, H, W)}; in training without eq. 6."""
+        received = y_hats[0]
         z = self.layer(self.predictor(self._before_norm(received)))
-        if steps is not None:
-            z[:, sent] = consolidate(z[:, sent], received, steps[0])
+        if step_sizes is not None and self.use_consolidation:
+            sent = self.sent_channels
+            z[:, sent] = consolidate(z[:, sent], received, step_sizes[0])
         return {"z": z}
-
-    def edge(self, backbone, images):
-        x = backbone.input_of(self.layer.number, images)
-        z = self.layer(x, self._sent())  # only what is sent is computed
-        return [z], self.layer.out_channels * z[0, 0].numel()
-
-    def cloud(self, backbone, tensors, image_size, steps):
-        z = self.restore(tensors, image_size, steps if self.use_consolidation else None)["z"]
-        return backbone.resume(self.layer.number, self.layer.activate(z))
-
-    def edge_state(self, backbone):
-        yield from super().edge_state(backbone)
-        yield "feature_split.order", self.order
-
-    def cloud_state(self, backbone):
-        # The layer at the cut runs on both sides.
-        number = self.layer.number
-        prefix = f"backbone.layers.{number}."
-        yield from backbone.layers[number].state_dict(prefix=prefix, keep_vars=True).items()
-        yield from super().cloud_state(backbone)
-
-    def replace(self, output, inputs):
-        return self.layer.activate(self(inputs)), []
-
-    def forward(self, x):
-        """In training: the layer's input to all its channels, from those that are sent, quantized.
-
-        Eq. 6 is left out, as in the paper.
-        """
-        return self.restore([self._received(x)], None)["z"]
-
-    @torch.no_grad()
-    def _received(self, x):
-        return torch.stack([self._quantized(z) for z in self.layer(x, self._sent())])
 
     def _before_norm(self, received):
         """Inverse batch norm of the channels that are sent."""
-        sent = self._sent()
+        sent = self.sent_channels
         scale, shift = self.layer.scale[sent, None, None], self.layer.shift[sent, None, None]
         # A channel of scale 0 is constant: nothing is known of its convolution.
         safe = torch.where(scale == 0, torch.ones_like(scale), scale)
         return torch.where(scale == 0, torch.zeros_like(received), (received - shift) / safe)
 
-    def _quantized(self, z):
-        bits = self.train_bits[int(torch.randint(len(self.train_bits), ()))]
-        if bits == FLOAT_BITS:
-            return z
-        low, high = minmax_range(z, per_channel=True)
-        return dequantize_uniform(quantize_uniform(z, bits, low, high), bits, low, high)
-
     def distillation_loss(self, restored, features):
         """Charbonnier loss after the activation (eq. 7), a mean."""
-        return charbonnier_loss(restored, features.detach())
+        activated = (self.layer.activate(each["z"]) for each in (restored, features))
+        restored, original = activated
+        return charbonnier_loss(restored, original.detach())
 
 
-def _check(layer, channels, hidden_channels, train_bits):
+def _check(layer, channels, hidden_channels):
     if not 1 <= channels <= layer.out_channels:
         raise ValueError(
             f"MODEL.FEATCOMP.BAF.CHANNELS is {channels}: layer {layer.number} has "
@@ -295,11 +252,6 @@ def _check(layer, channels, hidden_channels, train_bits):
         raise ValueError(
             f"MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS is {hidden_channels}: it must be at least 1"
         )
-    for bits in train_bits:
-        try:
-            check_bits(bits)
-        except ValueError as error:
-            raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
     if channels & (channels - 1):
         logging.getLogger("d2_featcomp").info(
             "MODEL.FEATCOMP.BAF.CHANNELS %d is no power of two: the tiled image has empty tiles",

@@ -18,14 +18,8 @@ class Image(FeatureSplit):
         bgr (bool): whether the network takes its channels as blue, green, red.
     """
 
-    sends_image = True
-    trains_edge = False
-    codec_defaults = {
-        "quantizer": "fixed",
-        "value_range": (0.0, 255.0),
-        "train_quantization": "none",
-        "colour": True,
-    }
+    defaults = {"split_point": "image"}
+    codec_defaults = {"quantizer": "fixed", "value_range": (0.0, 255.0), "colour": True}
 
     @configurable
     def __init__(self, *, bgr):
@@ -45,17 +39,11 @@ class Image(FeatureSplit):
         """{"image": (N, 3, H, W) float, 0 to 255} -> [the same, red first]."""
         return [self._swapped(features["image"])]
 
-    def restore(self, tensors, image_size):
-        return {"image": self._swapped(tensors[0])}
+    def restore(self, y_hats, image_size, step_sizes=None):
+        return {"image": self._swapped(y_hats[0])}
 
     def _swapped(self, image):
         return image.flip(1) if self.bgr else image
 
     def reduced_shapes(self, image_size):
         return [(3, *image_size)]
-
-    def edge_state(self, backbone):
-        return iter(())
-
-    def cloud_state(self, backbone):
-        yield from backbone.state_dict(prefix="backbone.", keep_vars=True).items()

@@ -14,18 +14,12 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
-from ..fusion import with_modules
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, of_blocks, size_align
-from .sampled_pyramid import sampled_pyramid
-from .stand_in import find_stand_in
+from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
-
-ENLARGED = "_enlarged_from"  # attribute of a level that is F' enlarged: F', how many times
 
 
 class SqueezeExcitation(nn.Module):
@@ -222,67 +216,19 @@ class MSFR(nn.Module):
             dict[str, Tensor]: every level, (N, C, h / s_k, w / s_k), sizes rounded up.
         """
         rebuilt = {self.first: self._align(fused, image_size, self.first)}
-        scale = self._whole_scale(fused, rebuilt[self.first])
-        if scale:
-            setattr(rebuilt[self.first], ENLARGED, (fused, scale))
         for level, source in self.steps:
-            conv = getattr(self, self.names[level])
             aligned = self._align(fused, image_size, level)
-            if isinstance(conv, SubpixelConv2d):
-                height, width = aligned.shape[-2:]
-                step = conv(rebuilt[source])[..., :height, :width]
-            elif self._is_enlarged(source, level, conv) and (scale := self._whole_scale(fused, aligned)):
-                step = conv_of_enlarged(conv, fused, scale)
-            else:
-                step = conv(self._align(rebuilt[source], image_size, level))
-            rebuilt[level] = step + aligned
+            rebuilt[level] = self._convolve(level, source, rebuilt, fused, aligned) + aligned
         for level, source in self.pooled:
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
         return {name: rebuilt[level] for level, name in enumerate(self.names)}
 
-    def _is_enlarged(self, source, level, conv):
-        """Whether what a step convolves is F', each value of it repeated in a block."""
-        nearest = self.upsample == self.downsample == "nearest"
-        coarser = self.strides[source] <= self.strides[level]
-        return nearest and coarser and source == self.first and (conv.norm is None or not self.training)
-
-    def _whole_scale(self, fused, level):
-        """int: how many times a level is higher and wider than F', 0 if that is not whole or too few."""
-        (height, rows), (width, columns) = (
-            divmod(*map(int, sides)) for sides in zip(level.shape[-2:], fused.shape[-2:], strict=True)
-        )
-        whole = self.upsample == "nearest" and rows == columns == 0 and height == width
-        return height if whole and height > 3 else 0
-
-
-def conv_of_enlarged(conv, x, scale):
-    """A 3 x 3 convolution of an enlarged map, computed once where it would give the same again.
-
-    Within a block of equal values, all outputs but those on the block's border see the same.
-
-    Args:
-        conv (Conv2d): 3 x 3, padding 1; with a norm only in evaluation mode.
-        x (Tensor): (N, C, H, W) float.
-        scale (int): s > 2, of nearest-neighbour up-sampling.
-
-    Returns:
-        Tensor: (N, C', s * H, s * W), the same sums as `conv` of the enlarged map.
-    """
-    y = conv(F.interpolate(x, scale_factor=3, mode="nearest"))
-    chosen = (0, *[1] * (scale - 2), 2)
-    return of_blocks(of_blocks(y, 2, 3, chosen), 3, 3, chosen)
-
-
-class _ConvOfEnlarged(nn.Module):
-    """A convolution that knows of maps that are enlarged, by their attribute."""
-
-    def __init__(self, conv):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x):
-        enlarged = getattr(x, ENLARGED, None)
-        return self.conv(x) if enlarged is None else conv_of_enlarged(self.conv, *enlarged)
+    def _convolve(self, level, source, rebuilt, fused, aligned):
+        """The convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
+        conv, size = getattr(self, self.names[level]), aligned.shape[-2:]
+        if isinstance(conv, SubpixelConv2d):
+            return conv(rebuilt[source])[..., : size[0], : size[1]]
+        return conv(size_align(rebuilt[source], size, down=self.downsample, up=self.upsample))
 
 
 def _top_levels(backbone):
@@ -303,14 +249,9 @@ class MSFC(FeatureSplit):
         fused (list[str]): names of the levels that are fused, fine to coarse.
         stride (int): s.
         channels (int): C'.
-        train_quantization (str): what stands in for quantization in training: "none" (the paper),
-            "noise" or "ste".
-        bits (int): n, for "noise" and "ste".
     """
 
-    anchor_split = "Pyramid"
-    edge_modules = ("msff", "encoder")
-    codec_defaults = {**FeatureSplit.codec_defaults, "quantizer": "fixed"}
+    codec_defaults = {"quantizer": "fixed", "value_range": (-1.0, 1.0)}
 
     @configurable
     def __init__(
@@ -323,8 +264,6 @@ class MSFC(FeatureSplit):
         fused,
         stride,
         channels,
-        train_quantization="none",
-        bits=4,
     ):
         super().__init__()
         self.msff = msff
@@ -334,8 +273,6 @@ class MSFC(FeatureSplit):
         self.fused = tuple(fused)
         self.stride = stride
         self.channels = channels
-        self._stand_in = find_stand_in(train_quantization)
-        self.bits = bits
 
     @classmethod
     def from_config(cls, cfg, backbone):
@@ -402,48 +339,16 @@ class MSFC(FeatureSplit):
             "fused": names[:fused],
             "stride": strides[level],
             "channels": channels,
-            "train_quantization": featcomp.TRAIN_QUANTIZATION,
-            "bits": featcomp.CODEC.BITS,
         }
 
     def reduce(self, features):
         return [self.encoder(self.msff([features[name] for name in self.fused]))]
 
-    def quick_reduce(self, backbone, images):
-        if self.msff.downsample != "nearest":
-            return None
-        pyramid = sampled_pyramid(backbone, images, self.stride, self.fused)
-        return None if pyramid is None else self.reduce(pyramid)
-
-    def edge(self, backbone, images):
-        reduced = self.quick_reduce(backbone, images)
-        if reduced is None:
-            return super().edge(backbone, images)
-        elements = 0
-        for level in backbone.output_shape().values():
-            height, width = level_size(images.shape[-2:], level.stride)
-            elements += level.channels * height * width
-        return reduced, elements
-
-    def cloud_modules(self, network):
-        proposals = getattr(network, "proposal_generator", None)
-        if type(getattr(proposals, "rpn_head", None)) is not StandardRPNHead:
-            return {}
-        conv = proposals.rpn_head.conv
-        plain = isinstance(conv, Conv2d) and conv.norm is None
-        if not plain or conv.kernel_size != (3, 3) or conv.padding != (1, 1):
-            return {}
-        head = with_modules(proposals.rpn_head, conv=_ConvOfEnlarged(conv))
-        return {"proposal_generator": with_modules(proposals, rpn_head=head)}
-
-    def restore(self, tensors, image_size):
-        return self.msfr(self.decoder(tensors[0]), image_size)
+    def restore(self, y_hats, image_size, step_sizes=None):
+        return self.msfr(self.decoder(y_hats[0]), image_size)
 
     def reduced_shapes(self, image_size):
         return [(self.channels, *level_size(image_size, self.stride))]
-
-    def stand_in(self, tensors):
-        return [self._stand_in(z, self.bits, *self.codec_defaults["value_range"]) for z in tensors]
 
 
 def _check_choice(key, value, choices):

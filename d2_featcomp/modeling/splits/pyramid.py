@@ -22,8 +22,6 @@ class Pyramid(FeatureSplit):
         pooled (dict[str, str]): pooled level -> the level below it.
     """
 
-    anchor_split = "Pyramid"
-
     @configurable
     def __init__(self, *, shapes, pooled):
         super().__init__()
@@ -44,8 +42,8 @@ class Pyramid(FeatureSplit):
     def reduce(self, features):
         return [features[name] for name in self.shapes]
 
-    def restore(self, tensors, image_size):
-        features = dict(zip(self.shapes, tensors, strict=True))
+    def restore(self, y_hats, image_size, step_sizes=None):
+        features = dict(zip(self.shapes, y_hats, strict=True))
         for name, source in self.pooled.items():
             features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
         return features

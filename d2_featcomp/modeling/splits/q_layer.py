@@ -10,7 +10,6 @@ from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY
 from .pyramid import Pyramid
-from .stand_in import find_stand_in
 
 __all__ = ["ChannelGains", "QLayer"]
 
@@ -32,34 +31,28 @@ class ChannelGains(nn.ParameterDict):
 
 @FEATURE_SPLIT_REGISTRY.register()
 class QLayer(Pyramid):
-    """Sends the backbone's features, each quantized between its minimum and maximum. In training
-    something stands in for that, so that the whole network is trained for it.
+    """Sends the backbone's features, each quantized between its minimum and maximum. In training a
+    surrogate of quantization is computed, so that the whole network is trained for it.
 
     Beyond the paper: with `gains` the edge multiplies each channel by a trained factor and the cloud
     divides by it. That changes no feature, but the error that quantization and a lossy codec make in it
     and the bits it takes: channels that matter less are sent more coarsely. The gains can be trained
-    alone (step 2), the network frozen.
+    alone (stage 2), the network frozen.
 
     Args:
         shapes, pooled: see :class:`Pyramid`.
-        train_quantization (str): "noise" (the paper), "ste" or "none".
-        bits (int): n.
         gains (bool): see above.
 
     Raises:
-        ValueError: an unknown `train_quantization`, or another quantizer in the config.
+        ValueError: another quantizer in the config.
     """
 
-    anchor_split = "QLayer"
-    trains_from_scratch = True
+    defaults = {"from_scratch": True}
 
     @configurable
-    def __init__(self, *, shapes, pooled, train_quantization, bits, gains=False):
+    def __init__(self, *, shapes, pooled, gains=False):
         super().__init__(shapes=shapes, pooled=pooled)
-        self._stand_in = find_stand_in(train_quantization)
-        self.bits = bits
         self.gains = ChannelGains(self.shapes) if gains else None
-        self.edge_modules = ("gains",) if gains else ()
 
     @classmethod
     def from_config(cls, cfg, backbone):
@@ -69,35 +62,15 @@ class QLayer(Pyramid):
                 f"MODEL.FEATCOMP.CODEC.QUANTIZER is {quantizer!r}: QLayer quantizes each tensor in its "
                 'own range; leave it "" or set it to tensor'
             )
-        return {
-            **super().from_config(cfg, backbone),
-            "train_quantization": cfg.MODEL.FEATCOMP.TRAIN_QUANTIZATION,
-            "bits": cfg.MODEL.FEATCOMP.CODEC.BITS,
-            "gains": cfg.MODEL.FEATCOMP.CHANNEL_GAINS,
-        }
+        return {**super().from_config(cfg, backbone), "gains": cfg.MODEL.FEATCOMP.CHANNEL_GAINS}
 
     def reduce(self, features):
         if self.gains is None:
             return super().reduce(features)
         return [features[name] * self.gains.factors(name) for name in self.shapes]
 
-    def restore(self, tensors, image_size):
+    def restore(self, y_hats, image_size, step_sizes=None):
         if self.gains is not None:
-            levels = zip(self.shapes, tensors, strict=True)
-            tensors = [x / self.gains.factors(name) for name, x in levels]
-        return super().restore(tensors, image_size)
-
-    def cloud_state(self, backbone):
-        yield from self.state_dict(
-            prefix="feature_split.", keep_vars=True
-        ).items()  # gains, on both sides
-
-    def stand_in(self, tensors):
-        # In float32: under mixed precision a step would be finer than what the type holds.
-        tensors = [x.float() for x in tensors]
-        return [self._stand_in(x, self.bits, *_ranges(x)) for x in tensors]
-
-
-def _ranges(x):
-    """(low, high) of each image, (N, 1, 1, 1). Gradients flow: a wider range makes larger errors."""
-    return x.amin(dim=(1, 2, 3), keepdim=True), x.amax(dim=(1, 2, 3), keepdim=True)
+            levels = zip(self.shapes, y_hats, strict=True)
+            y_hats = [y / self.gains.factors(name) for name, y in levels]
+        return super().restore(y_hats, image_size)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from detectron2.layers import Conv2d
 
+from ..split_backbone import unsplit_backbone
+
 __all__ = ["DarknetWeightsError", "load_darknet_weights"]
 
 
@@ -59,7 +61,7 @@ def _read_values(path, file):
 
 def _layers(network):
     """(name, Conv2d) in the order of the file: the backbone's, then the head's."""
-    for number, layer in enumerate(network.backbone.layers):
+    for number, layer in enumerate(unsplit_backbone(network).layers):
         if isinstance(layer, Conv2d):
             yield f"backbone.layers.{number}", layer
     for name, layer in network.head.layers_in_file_order():

@@ -5,6 +5,7 @@ import torch
 from detectron2.layers import Conv2d
 
 from d2_featcomp.modeling import DarknetWeightsError, load_darknet_weights
+from d2_featcomp.modeling.split_backbone import unsplit_backbone
 from d2_featcomp.modeling.yolo.darknet import Shortcut, TinyPool
 
 
@@ -70,7 +71,7 @@ def test_raw_outputs_are_those_of_opencv(backbone, build_yolo, write_darknet, tm
     reference = cv2.dnn.readNetFromDarknet(str(tmp_path / "a.cfg"), str(tmp_path / "a.weights"))
     reference.setInput(cv2.dnn.blobFromImage(image))
     with torch.no_grad():
-        raw = other.predict(other.backbone(torch.from_numpy(image).permute(2, 0, 1)[None]))
+        raw = other.predict(unsplit_backbone(other)(torch.from_numpy(image).permute(2, 0, 1)[None]))
     for name, found in zip(names, raw, strict=True):
         expected = reference.forward(name)
         assert found.shape == expected.shape
@@ -80,24 +81,24 @@ def test_raw_outputs_are_those_of_opencv(backbone, build_yolo, write_darknet, tm
 
 def test_layer_12_of_yolov3_is_where_baf_cuts(build_yolo):
     network = build_yolo(config=CONFIGS["Darknet53"])
-    layer = network.backbone.layers[12]
+    layer = unsplit_backbone(network).layers[12]
     assert (layer.in_channels, layer.out_channels) == (128, 256)
     assert layer.kernel_size == (3, 3) and layer.stride == (2, 2)
     seen = []
     layer.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     with torch.no_grad():
-        outputs = network.backbone(torch.zeros(1, 3, 512, 512))
+        outputs = unsplit_backbone(network)(torch.zeros(1, 3, 512, 512))
     assert seen == [(1, 256, 64, 64)]
     assert {name: tuple(x.shape[1:]) for name, x in outputs.items()} == {
         "dark3": (256, 64, 64),
         "dark4": (512, 32, 32),
         "dark5": (1024, 16, 16),
     }
-    assert sum(isinstance(layer, Conv2d) for layer in network.backbone.layers) == 52
+    assert sum(isinstance(layer, Conv2d) for layer in unsplit_backbone(network).layers) == 52
     # Nothing added later comes from before layer 12.
     shortcuts = [
         number - layer.back
-        for number, layer in enumerate(network.backbone.layers)
+        for number, layer in enumerate(unsplit_backbone(network).layers)
         if isinstance(layer, Shortcut) and number > 12
     ]
     assert min(shortcuts) == 12
@@ -105,7 +106,7 @@ def test_layer_12_of_yolov3_is_where_baf_cuts(build_yolo):
 
 def test_shapes_that_the_backbones_announce_are_those_they_give(build_yolo):
     for config in CONFIGS.values():
-        backbone = build_yolo(config=config).backbone
+        backbone = unsplit_backbone(build_yolo(config=config))
         with torch.no_grad():
             outputs = backbone(torch.zeros(1, 3, 64, 96))
         assert backbone.size_divisibility == 32

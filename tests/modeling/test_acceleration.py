@@ -1,5 +1,7 @@
 """Faster forms of the same networks."""
 
+import copy
+import pickle
 import shutil
 
 import pytest
@@ -9,14 +11,15 @@ from detectron2.modeling import FPN, build_model
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.codecs import FeatureBitstream, stream_step_sizes
 from d2_featcomp.engine import export_halves, load_half
-from d2_featcomp.modeling.fusion import fold_norms
-from d2_featcomp.modeling.splits import MSFC, MSFR, msfc
-from d2_featcomp.modeling.splits.base import FeatureSplit
-from d2_featcomp.modeling.splits.msfc import conv_of_enlarged
+from d2_featcomp.modeling.acceleration import enlarged_maps, find_quick_encoder
+from d2_featcomp.modeling.acceleration.enlarged_maps import conv_of_enlarged, convolve_levels_once
+from d2_featcomp.modeling.acceleration.folding import fold_norms
+from d2_featcomp.modeling.acceleration.sampled_pyramid import sampled_pyramid
+from d2_featcomp.modeling.split_backbone import Received
+from d2_featcomp.modeling.splits import MSFR
 from d2_featcomp.modeling.splits.resampling import level_size, size_align
-from d2_featcomp.modeling.splits.sampled_pyramid import sampled_pyramid
 
 NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -83,14 +86,14 @@ def test_other_pyramids_are_computed_whole():
     assert sampled_pyramid(Strided().eval(), images, 32, LEVELS) is None
 
 
+@pytest.mark.parametrize("name", ["msfc", "baf"])
 @torch.no_grad()
-def test_the_edge_half_samples_exactly(random_network):
-    network = random_network("msfc")
-    images = torch.randn(1, 3, 64, 128)
-    (fast,), elements = network.feature_split.edge(network.backbone, images)
-    (slow,), expected = FeatureSplit.edge(network.feature_split, network.backbone, images)
-    assert elements == expected
-    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
+def test_latents_are_computed_only_where_they_are_read(random_network, name):
+    backbone = random_network(name).network.backbone
+    images = torch.randn(2, 3, 64, 128)
+    (fast,), (slow,) = find_quick_encoder(backbone)(images), backbone.encode_features(images)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+    assert slow.std() > 0
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])
@@ -108,18 +111,18 @@ def test_reconstruction_repeats_what_is_equal(monkeypatch, norm, strides, size):
     )
     network = network.double().eval()
     fused = torch.randn(2, 6, *level_size(size, strides[-1])).double()
+    slow = network(fused, size)
     calls = []
 
     def count(*args):
         calls.append(args)
         return conv_of_enlarged(*args)
 
-    monkeypatch.setattr(msfc, "conv_of_enlarged", count)
+    monkeypatch.setattr(enlarged_maps, "conv_of_enlarged", count)
+    convolve_levels_once(network, strides[-1])
     fast = network(fused, size)
     divides = all(side % strides[-1] == 0 for side in size)
     assert len(calls) == (divides and strides[-1] // strides[1] > 3)
-    monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
-    slow = network(fused, size)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
 
 
@@ -160,68 +163,94 @@ def record(height=64, width=96):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_fused_network_sends_and_restores_the_same(lively_network, name):
+def test_an_accelerated_network_sends_and_restores_the_same(lively_network, name):
     network = lively_network(name)
     (plain,) = network.edge_features([record()])
     before = {key: value.clone() for key, value in network.state_dict().items()}
     fingerprint = network.fingerprint()
-    network.fuse_for_inference()
-    (fused,) = network.edge_features([record()])
-    assert fused.sizes == plain.sizes and fused.elements == plain.elements
-    for x, y in zip(fused.tensors, plain.tensors, strict=True):
+    network.accelerate("fused")
+    (fast,) = network.edge_features([record()])
+    assert fast.sizes == plain.sizes and fast.elements == plain.elements
+    for x, y in zip(fast.tensors, plain.tensors, strict=True):
         assert y.abs().max() > 0 and (x - y).abs().max() <= 1e-4 * y.abs().max()
     # What is trained and saved is as it was, and tells the same network.
     after = network.state_dict()
     assert after.keys() == before.keys() and network.fingerprint() == fingerprint
     assert all(torch.equal(value, before[key]) for key, value in after.items())
-    # Both halves take each other's bitstreams, fused or not.
+    # Both sub-models take each other's bitstreams, accelerated or not.
     stream = FeatureBitstream.from_bytes(network.edge_inference([record()])[0].to_bytes())
-    inner, outer = network._fused["cloud"], lively_network(name)
-    seen = {}
-    for key, each in (("fused", inner), ("plain", outer)):
-        seen[key] = features_in_the_cloud(each, network.decode(stream), stream)
-    for fast, slow in zip(*seen.values(), strict=True):
-        assert slow.abs().max() > 0 and (fast - slow).abs().max() <= 1e-3 * slow.abs().max()
-    assert network.cloud_inference([stream])[0]["bitstream"] is stream
+    received = network.decode(stream)
+    found = [
+        features_in_the_cloud(model, network, received, stream)
+        for model in (network.accelerated("cloud"), network.network)
+    ]
+    for quick, slow in zip(*found, strict=True):
+        assert slow.abs().max() > 0 and (quick - slow).abs().max() <= 1e-3 * slow.abs().max()
+    assert network.cloud_inference([stream])[0]["bitstream"] == stream
 
 
 @torch.no_grad()
-def features_in_the_cloud(network, tensors, stream):
+def features_in_the_cloud(model, network, y_hats, stream):
     """list[Tensor]: what the heads get."""
-    split, padded = network.feature_split, stream.sizes.padded
-    received = [z[None] for z in tensors]
-    if split.sends_image:
-        return list(network.backbone(split.restore(received, padded)["image"]).values())
-    steps = [step[None] for step in network.feature_codec.quantizer_steps(stream)]
-    return list(split.cloud(network.backbone, received, padded, steps).values())
+    padded, y_hats = stream.sizes.padded, [y[None] for y in y_hats]
+    if network.sends_image:
+        return list(model.backbone(network.feature_split.restore(y_hats, padded)["image"]).values())
+    stream = network.describe_stream(stream)
+    steps = [step[None] for step in stream_step_sizes(stream, network.feature_codec)]
+    return list(model.backbone.decode_features(Received(y_hats, steps, padded)).values())
 
 
-def test_what_undoes_it(random_network):
+def test_copies_follow_the_weights(random_network):
+    """However they are changed: what is sent never carries the fingerprint of other weights."""
+    network, other = random_network("msfc"), random_network("msfc", seed=1)
+    network.accelerate("fused")
+    (before,) = network.edge_features([record()])
+    network.load_state_dict(other.state_dict())
+    (found,), (expected,) = network.edge_features([record()]), other.edge_features([record()])
+    torch.testing.assert_close(found.tensors[0], expected.tensors[0], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found.tensors[0], before.tensors[0], atol=1e-3)
+    with torch.no_grad():
+        for model in (network, other):
+            model.feature_split.encoder.conv.weight.mul_(-1)  # in place
+    (found,), (expected,) = network.edge_features([record()]), other.edge_features([record()])
+    torch.testing.assert_close(found.tensors[0], expected.tensors[0], rtol=1e-3, atol=1e-4)
+    assert network.fingerprint() == other.fingerprint()
+
+
+def test_when_a_network_can_be_accelerated(random_network):
     network = random_network("msfc")
-    network.fuse_for_inference()
-    assert network._fused
-    network.load_state_dict(random_network("msfc", seed=1).state_dict())
-    assert not network._fused
-    (other,) = random_network("msfc", seed=1).edge_features([record()])
-    (found,) = network.edge_features([record()])
-    assert torch.equal(found.tensors[0], other.tensors[0])
-    network.fuse_for_inference()
+    network.accelerate("fused")
+    assert network.accelerated("cloud") is not network.network
     network.train()
-    assert not network._fused
+    assert network.accelerated("cloud") is network.network
     with pytest.raises(RuntimeError, match=r"call model.eval\(\) first"):
-        network.fuse_for_inference()
+        network.accelerate("fused")
     with pytest.raises(ValueError, match="give torch"):
         network.eval().fuse_for_inference(torch.float16)
+    network.fuse_for_inference()
+    assert network.accelerated("cloud") is not network.network
+    network.accelerate("plain")
+    assert network.accelerated("cloud") is network.network
+
+
+def test_accelerated_networks_are_copied_and_pickled(random_network):
+    network = random_network("msfc")
+    network.accelerate("fused")
+    (expected,) = network.edge_inference([record()])
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert twin.edge_inference([record()])[0] == expected
+        assert twin.accelerated("cloud") is not twin.network
 
 
 def test_nothing_is_left_to_fold(random_network):
     network = random_network("msfc")
-    network.fuse_for_inference()
-    fused = network._fused["edge"]
-    left = [m for m in fused.backbone.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
-    assert not left and fold_norms(fused.backbone) == 0
-    assert not any(parameter.requires_grad for parameter in fused.parameters())
-    assert fold_norms(network.backbone) > 10
+    network.accelerate("fused")
+    cloud = network.accelerated("cloud")
+    backbone = cloud.backbone.backbone
+    left = [m for m in backbone.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    assert not left and fold_norms(backbone) == 0
+    assert not any(parameter.requires_grad for parameter in cloud.parameters())
+    assert fold_norms(network.network) > 10
 
 
 @pytest.mark.slow
@@ -229,7 +258,7 @@ def test_nothing_is_left_to_fold(random_network):
 def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
     network = lively_network("msfc")
     (plain,) = network.edge_features([record()])
-    network.fuse_for_inference(compile_edge=True)
+    network.accelerate("compiled")
     with caplog.at_level("INFO", logger="d2_featcomp"):
         for _ in range(2):
             (compiled,) = network.edge_features([record()])
@@ -244,12 +273,12 @@ def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
 def test_bfloat16_is_close(lively_network, name):
     network = lively_network(name)
     (plain,) = network.edge_features([record()])
-    network.fuse_for_inference(torch.bfloat16)
+    network.accelerate("bfloat16")
     (low,) = network.edge_features([record()])
     for x, y in zip(low.tensors, plain.tensors, strict=True):
         assert x.dtype == torch.float32 and not torch.equal(x, y)
         assert (x - y).norm() <= 0.05 * y.norm()
-    assert next(network._fused["cloud"].parameters()).dtype == torch.float32
+    assert next(network.accelerated("cloud").parameters()).dtype == torch.float32
     stream = network.edge_inference([record()])[0]
     network.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
 
@@ -260,8 +289,10 @@ def test_the_config_chooses(configured, random_network, tmp_path):
     halves = export_halves(cfg, str(tmp_path))
     fused = configured("msfc", tmp_path / "whole.pth", "MODEL.FEATCOMP.INFERENCE", "fused")
     edge, cloud = (load_half(fused, halves[half], half) for half in ("edge", "cloud"))
-    assert edge._fused and cloud._fused
-    assert not load_half(cfg, halves["edge"], "edge")._fused
+    assert edge.accelerated("edge") is not edge.network.backbone
+    assert cloud.accelerated("cloud") is not cloud.network
+    plain = load_half(cfg, halves["edge"], "edge")
+    assert plain.accelerated("edge") is plain.network.backbone
     (stream,) = edge.edge_inference([record()])
     (expected,) = random_network("msfc").edge_inference([record()])
     assert stream.fingerprint == expected.fingerprint
@@ -273,39 +304,51 @@ def test_the_config_chooses(configured, random_network, tmp_path):
 def test_proposals_of_an_enlarged_level_are_the_same(small_model, make_record, monkeypatch):
     network = small_model(MODEL__FEATCOMP__SSFC__CHANNELS=8)
     streams = network.edge_inference([make_record(128, 192)])
+    (slow,) = network.cloud_inference(streams)
     counted = []
 
     def count(*args):
         counted.append(args)
         return conv_of_enlarged(*args)
 
-    monkeypatch.setattr(msfc, "conv_of_enlarged", count)
+    monkeypatch.setattr(enlarged_maps, "conv_of_enlarged", count)
+    network.cloud_inference(streams)
+    assert not counted  # plain is plain
+    network.accelerate("fused")
     (fast,) = network.cloud_inference(streams)
     assert len(counted) == 2  # p3 of MSFR, and p2 in the proposals' head
-    monkeypatch.setattr(MSFC, "cloud_modules", lambda *args: {})
-    monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
-    (slow,) = network.cloud_inference(streams)
-    assert len(counted) == 2 and len(fast["instances"]) > 0
+    assert len(fast["instances"]) > 0
     for field in ("pred_boxes", "scores", "pred_classes"):
         one, other = (output["instances"].get(field) for output in (fast, slow))
         one, other = getattr(one, "tensor", one), getattr(other, "tensor", other)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@torch.no_grad()
+def test_a_level_that_was_changed_is_convolved_as_it_is():
+    torch.manual_seed(0)
+    conv = Conv2d(3, 4, 3, padding=1)
+    quick = enlarged_maps._ConvOfEnlarged(conv, 4)
+    x = nn.functional.interpolate(torch.randn(1, 3, 4, 6), scale_factor=4.0)
+    torch.testing.assert_close(quick(x), conv(x))
+    x.mul_(2)
+    torch.testing.assert_close(quick(x), conv(x))
+    x[0, 0, 5, 5] += 1  # no longer blocks of equal values
+    assert torch.equal(quick(x), conv(x))
+    assert torch.equal(quick(x[..., :-1, :]), conv(x[..., :-1, :]))
+
+
 @pytest.mark.parametrize("freeze", [False, True])
-def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, monkeypatch, freeze):
+def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, freeze):
     records = [make_record(128, 192), make_record(96, 128, seed=1)]
     found = []
     for whole in (False, True):
         torch.manual_seed(0)
         overrides = {"MODEL__FEATCOMP__FREEZE_TASK_NETWORK": freeze}
         network = build_model(small_config(MODEL__RESNETS__NORM="FrozenBN", **overrides)).train()
+        network._accelerates_training = not whole
         called = []
-        network.backbone.register_forward_hook(lambda *args, called=called: called.append(1))
-        if whole:
-            monkeypatch.setattr(MSFC, "quick_reduce", lambda *args: None)
-            monkeypatch.setattr(MSFC, "cloud_modules", lambda *args: {})
-            monkeypatch.setattr(MSFR, "_is_enlarged", lambda *args: False)
+        network.backbone.backbone.register_forward_hook(lambda *args, called=called: called.append(1))
         torch.manual_seed(1)
         losses = network(records)
         sum(losses.values()).backward()
@@ -327,13 +370,8 @@ def test_training_on_a_sampled_pyramid_is_the_same(small_config, make_record, mo
 def test_training_keeps_what_the_network_remembers(small_config, make_record):
     """RetinaNet keeps a running mean of how many objects there are, as an attribute of itself."""
     network = build_model(small_config("configs/msfc_retinanet_R50.yaml")).train()
-    backbone = network.backbone
     for _ in range(2):
         network([make_record(128, 192)])
     first = network.loss_normalizer
     network([make_record(128, 192)])
     assert network.loss_normalizer != first
-    assert network.backbone is backbone  # as before
-    network.eval().fuse_for_inference()
-    network.double()
-    assert not network._fused

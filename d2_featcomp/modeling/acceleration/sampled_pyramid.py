@@ -17,8 +17,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import FPN
 from torch import nn
 
-from ..fusion import OneDnnConv2d
-from .resampling import of_blocks
+from ..splits.resampling import of_blocks
+from .folding import OneDnnConv2d
 
 __all__ = ["sampled_pyramid"]
 

@@ -1,0 +1,96 @@
+"""Copies of both sub-models that are faster."""
+
+import copy
+import itertools
+import threading
+
+import torch
+
+from ..fingerprint import state_key
+from .compiled_edge import CompiledEdge
+from .enlarged_maps import convolve_repeated_values_once
+from .folding import fold_norms, use_one_dnn
+from .quick_encoders import find_quick_encoder
+
+__all__ = ["INFERENCE", "Acceleration"]
+
+INFERENCE = ("plain", "fused", "compiled", "bfloat16")
+
+
+class Acceleration:
+    """Makes, and keeps, a faster copy of each sub-model of a split network.
+
+    Args:
+        inference (str): one of `INFERENCE` but "plain".
+    """
+
+    def __init__(self, inference):
+        self.inference = inference
+        self._copies = {}  # sub-model -> (key of the weights, copy)
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return Acceleration(self.inference)
+
+    def __reduce__(self):
+        return Acceleration, (self.inference,)
+
+    def find(self, network, sub_model):
+        """Returns the copy of a sub-model, made anew if the network's weights have changed.
+
+        Args:
+            network (nn.Module): meta-architecture with a :class:`SplitBackbone`, in evaluation mode.
+            sub_model (str): "edge" or "cloud".
+
+        Returns:
+            _Edge, with a method `encode_features`, or nn.Module, a meta-architecture.
+        """
+        with self._lock:
+            key = state_key(itertools.chain(network.parameters(), network.buffers()))
+            known = self._copies.get(sub_model)
+            if known is None or known[0] != key:
+                build = self._build_edge if sub_model == "edge" else _build_cloud
+                known = self._copies[sub_model] = key, build(network)
+            return known[1]
+
+    def _build_edge(self, network):
+        edge = _folded_copy(network.backbone)
+        edge.to(memory_format=torch.channels_last)
+        compiled = self.inference == "compiled"
+        if not compiled:
+            use_one_dnn(edge)
+        dtype = torch.bfloat16 if self.inference == "bfloat16" else torch.float32
+        edge.to(dtype)
+        encode = find_quick_encoder(edge) or edge.encode_features
+        return _Edge(CompiledEdge(encode) if compiled else encode, dtype)
+
+
+class _Edge:
+    """The edge sub-model of a copy."""
+
+    def __init__(self, encode, dtype):
+        self._encode, self._dtype = encode, dtype
+
+    def encode_features(self, images):
+        """As :meth:`SplitBackbone.encode_features`."""
+        return self._encode(images.to(dtype=self._dtype, memory_format=torch.channels_last))
+
+
+def _build_cloud(network):
+    cloud = _folded_copy(network)
+    # Pooling of regions reads one channel after the other; that costs more than convolutions gain.
+    if network.backbone.split_point.name == "image" or not hasattr(network, "roi_heads"):
+        cloud.to(memory_format=torch.channels_last)
+    convolve_repeated_values_once(cloud)
+    return cloud
+
+
+def _folded_copy(module):
+    split_backbone = getattr(module, "backbone", module)
+    if not hasattr(split_backbone, "split_point"):
+        split_backbone = module
+    copied = copy.deepcopy(module).requires_grad_(False)
+    point = (copied if split_backbone is module else copied.backbone).split_point
+    layer = getattr(point, "layer", None)  # its norm is read, so must not be folded
+    fold_norms(copied, keep=() if layer is None else (layer.conv,))
+    return copied

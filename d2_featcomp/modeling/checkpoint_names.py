@@ -1,0 +1,67 @@
+"""Names of weights in checkpoints: those of the network before it was split.
+
+A split network holds its backbone as `network.backbone.backbone`, split and codec beside it, and all
+else below `network`; in checkpoints they are `backbone`, `feature_split`, `feature_codec` and the
+network's own names, so that a checkpoint serves the split network and the network before it was split.
+"""
+
+__all__ = ["rename_on_load", "rename_on_save", "rename_reported", "saved_name"]
+
+_INNER = {
+    "network.backbone.backbone.": "backbone.",
+    "network.backbone.feature_split.": "feature_split.",
+    "network.backbone.feature_codec.": "feature_codec.",
+    "network.": "",
+}
+_OUTER = {saved: inner for inner, saved in list(_INNER.items())[:3]}
+
+
+def saved_name(name):
+    """Name of a parameter or buffer of a split network -> its name in checkpoints."""
+    for inner, saved in _INNER.items():
+        if name.startswith(inner):
+            return saved + name[len(inner) :]
+    return name
+
+
+def _inner_name(name):
+    for saved, inner in _OUTER.items():
+        if name.startswith(saved):
+            return inner + name[len(saved) :]
+    return name if name.startswith("network.") else f"network.{name}"
+
+
+def _rename(state, prefix, rename):
+    """Renames keys below a prefix, in place; the order stays."""
+    entries = list(state.items())
+    state.clear()
+    for key, value in entries:
+        if key.startswith(prefix):
+            key = prefix + rename(key[len(prefix) :])
+        state[key] = value
+
+
+def rename_on_save(module, state_dict, prefix, local_metadata):
+    """Hook of `state_dict`."""
+    _rename(state_dict, prefix, saved_name)
+    # As it always was: split and codec last.
+    last = [
+        key
+        for key in state_dict
+        if key.startswith((f"{prefix}feature_split.", f"{prefix}feature_codec."))
+    ]
+    for key in last:
+        state_dict[key] = state_dict.pop(key)
+
+
+def rename_on_load(
+    module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+):
+    """Hook before weights are loaded."""
+    _rename(state_dict, prefix, _inner_name)
+
+
+def rename_reported(module, incompatible_keys):
+    """Hook after weights were loaded: keys are reported by their names in checkpoints."""
+    for keys in incompatible_keys:
+        keys[:] = [saved_name(key) for key in keys]

@@ -1,0 +1,168 @@
+"""A backbone with a split point inside: the one road from images to restored features.
+
+images -> head -> reduce -> codec -> restore -> tail -> what the backbone returns
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from inspect import signature
+
+from detectron2.modeling.backbone import Backbone
+
+__all__ = ["Received", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
+
+
+@dataclass
+class Received:
+    """What the cloud decoded from the bitstreams of some images.
+
+    Attributes:
+        y_hats (list[Tensor]): restored latents, each (N, C', H', W') float32.
+        step_sizes (list[Tensor]): of their quantizers, each (N, C', 1, 1) or (N, 1, 1, 1) float32.
+        image_size ((int, int)): height and width, in pixels, of the padded images.
+    """
+
+    y_hats: list
+    step_sizes: list
+    image_size: tuple
+
+
+@dataclass
+class SplitCall:
+    """One call of a network whose backbone is split: what has to pass beside the meta-architecture,
+    which hands its backbone images and takes features, nothing else.
+
+    Attributes:
+        received (Received or None): start from here in place of the images.
+        encode (callable or None): computes latents from images in place of
+            :meth:`SplitBackbone.encode_features`: the same, faster. Not with `distill`.
+        distill (bool): compute the distance of the restored from the original features.
+        tail (bool): compute what comes after the split point.
+        losses (dict[str, Tensor]): "loss_distill", if asked for.
+        rates (dict[str, Tensor]): rate terms of the codec, not weighted.
+    """
+
+    received: Received | None = None
+    encode: Callable | None = None
+    distill: bool = False
+    tail: bool = True
+    losses: dict = field(default_factory=dict)
+    rates: dict = field(default_factory=dict)
+
+
+# Of this thread (or task), so that a server may use one network in several.
+_CALL = ContextVar("split call", default=None)
+
+
+@contextmanager
+def open_call(**settings):
+    """Opens a :class:`SplitCall` for the calls of a network inside the `with` block, and yields it."""
+    call = SplitCall(**settings)
+    token = _CALL.set(call)
+    try:
+        yield call
+    finally:
+        _CALL.reset(token)
+
+
+def unsplit_backbone(network):
+    """Returns the backbone of a meta-architecture, whether it is split or not."""
+    backbone = network.backbone
+    return backbone.backbone if isinstance(backbone, SplitBackbone) else backbone
+
+
+class SplitBackbone(Backbone):
+    """Stands in a network in place of its backbone, and returns what it returns, as the cloud restores
+    it.
+
+    In training and, outside of :class:`SplitNetwork`, in evaluation the codec is called as a module:
+    there its quantization is computed, but no bytes are made.
+
+    Args:
+        backbone (Backbone): that is split.
+        split_point (SplitPoint): where; made for that backbone.
+        feature_split (FeatureSplit): how features are reduced and restored.
+        feature_codec (FeatureCodec): how the latent is coded.
+    """
+
+    def __init__(self, *, backbone, split_point, feature_split, feature_codec):
+        super().__init__()
+        self.backbone = backbone
+        self.feature_split = feature_split
+        self.feature_codec = feature_codec
+        self.split_point = split_point
+        # Splits of earlier releases do not ask for step sizes.
+        self._gives_steps = "step_sizes" in signature(feature_split.restore).parameters
+
+    @property
+    def size_divisibility(self):
+        return self.backbone.size_divisibility
+
+    @property
+    def padding_constraints(self):
+        return self.backbone.padding_constraints
+
+    def output_shape(self):
+        return self.backbone.output_shape()
+
+    def forward(self, images):
+        """
+        Args:
+            images (Tensor): (N, C, h, w) float, as the backbone takes them.
+
+        Returns:
+            dict[str, Tensor]: as the backbone returns.
+        """
+        call = _CALL.get() or SplitCall()
+        if self.split_point.name == "image":  # coded before the network
+            return self.backbone(images)
+        if call.received is not None:
+            return self.decode_features(call.received)
+        if call.encode is not None:
+            y = call.encode(images)
+        else:
+            features = self.split_point.head(images)
+            y = self.feature_split.reduce(features)
+        y_hats, step_sizes, rates = self.feature_codec.quantize(y)
+        steps = None if self.training else step_sizes
+        restored = self.restore(Received(y_hats, steps, tuple(images.shape[-2:])))
+        call.rates.update(rates)
+        if call.distill:
+            call.losses["loss_distill"] = self.feature_split.distillation_loss(restored, features)
+        return self.split_point.tail(restored) if call.tail else {}
+
+    def encode_features(self, images):
+        """The edge's part: images to latents.
+
+        Args:
+            images (Tensor): as :meth:`forward` takes them.
+
+        Returns:
+            list[Tensor]: y, each (N, C', H', W') float.
+        """
+        return self.feature_split.reduce(self.split_point.head(images))
+
+    def decode_features(self, received):
+        """The cloud's part: latents to what the backbone returns.
+
+        Args:
+            received (Received): decoded.
+
+        Returns:
+            dict[str, Tensor]: as the backbone returns.
+        """
+        return self.split_point.tail(self.restore(received))
+
+    def restore(self, received):
+        """Latents to the features at the split point.
+
+        Args:
+            received (Received): decoded, or quantized; `step_sizes` None in training.
+
+        Returns:
+            dict[str, Tensor]: as :meth:`FeatureSplit.restore`.
+        """
+        steps = (received.step_sizes,) if self._gives_steps else ()
+        return self.feature_split.restore(received.y_hats, received.image_size, *steps)

@@ -1,0 +1,72 @@
+"""Which weights the edge and the cloud sub-model need."""
+
+import torch
+from torch import nn
+
+from .checkpoint_names import saved_name
+from .fingerprint import read_weights
+from .split_backbone import Received
+
+__all__ = ["drop_other_weights", "sub_model_weights"]
+
+_STATISTICS = ("running_mean", "num_batches_tracked")
+
+
+def sub_model_weights(model):
+    """Finds out what each sub-model reads, by running split and backbone on a small image.
+
+    Args:
+        model (SplitNetwork): in evaluation mode.
+
+    Returns:
+        dict[str, set[str]]: "edge" and "cloud" -> names in the state dict. The codec belongs to both; so
+        may a layer that is computed on both sides.
+    """
+    state = set(model.state_dict())
+    codec = {name for name in state if name.startswith("feature_codec.")}
+    inside = {name for name in state if name.startswith(("backbone.", "feature_split."))}
+    if model.sends_image:
+        return {"edge": codec, "cloud": state}
+    edge, cloud = _read(model, inside)
+    return {"edge": edge | codec, "cloud": cloud | codec | (state - inside)}
+
+
+@torch.no_grad()
+def _read(model, inside):
+    split_backbone = model.network.backbone
+    side = -(-64 // max(1, split_backbone.size_divisibility)) * max(1, split_backbone.size_divisibility)
+    side = split_backbone.padding_constraints.get("square_size", 0) or side
+    images = torch.zeros(1, len(model.pixel_mean), side, side, device=model.device)
+    latents = []
+
+    def head():
+        latents[:] = split_backbone.encode_features(images)
+
+    def tail():
+        steps = [torch.zeros(1, 1, 1, 1, device=y.device) for y in latents]
+        split_backbone.decode_features(Received(latents, steps, (side, side)))
+
+    found = []
+    for part in (head, tail):
+        names = {saved_name(name) for name in read_weights(model, part)}
+        # Counters that no output depends on stay with the statistics that they count for.
+        counters = {name.replace(*_STATISTICS) for name in names if name.endswith(_STATISTICS[0])}
+        found.append((names | counters) & inside)
+    return found
+
+
+def drop_other_weights(model, kept):
+    """Moves weights out of memory, to the device "meta".
+
+    Args:
+        model (SplitNetwork): changed in place.
+        kept (set[str]): names in the state dict of those that stay.
+    """
+    for prefix, module in model.named_modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in values.items():
+                full = saved_name(f"{prefix}.{name}" if prefix else name)
+                if value is None or full in kept or name in module._non_persistent_buffers_set:
+                    continue
+                gone = value.detach().to("meta")
+                values[name] = nn.Parameter(gone, False) if values is module._parameters else gone
