@@ -15,8 +15,35 @@ os.environ["DETECTRON2_DATASETS"] = _DATASETS
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="cuda", help="where tests marked gpu run: cuda (default), cuda:N or cpu"
+    )
+
+
 def pytest_unconfigure():
     shutil.rmtree(_DATASETS, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """torch.device: where a test marked gpu runs what it compares with the CPU."""
+    chosen = torch.device(request.config.getoption("device"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU that PyTorch can use")
+    return chosen
+
+
+@pytest.fixture
+def exact_float32():
+    """Convolutions and matrix products on GPUs keep all bits of float32, as those on CPUs do."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    yield
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
 
 
 @pytest.fixture

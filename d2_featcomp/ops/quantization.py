@@ -43,7 +43,9 @@ def check_bits(bits):
 
 def _step(bits, low, high):
     """Distance between two neighbouring reconstruction values; 0 for an empty range."""
-    return (high - low) / (2**bits - 1)
+    span, steps = high - low, 2**bits - 1
+    # By a tensor: in place of dividing by a number, GPUs multiply by its rounded reciprocal.
+    return span / (torch.full_like(span, steps) if isinstance(span, torch.Tensor) else steps)
 
 
 def quantize_uniform(x, bits, low, high):
