@@ -2,6 +2,7 @@
 """Measures speed, as ratios of medians within one run: machines differ, and are noisy.
 
     tools/benchmark.py                      all there is; on a CPU without throughput
+    tools/benchmark.py --device cuda        what a GPU changes
     tools/benchmark.py compressibility_loss --threads 1 --output benchmark.json
 
 A line tells what was measured, what it was compared with, how often the former goes into the latter (or,
@@ -51,6 +52,7 @@ BENCHMARKS = {
     "throughput": benchmark_throughput,
 }
 FOR_GPUS = ("throughput",)  # on a CPU it tells little that the others do not, and takes long
+FOR_CPUS = ("quantizer", "lossless", "hevc", "sweep", "processes", "pipeline")  # done by CPUs
 
 
 def image_size(text):
@@ -68,7 +70,7 @@ def parse_args():
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which of: {', '.join(BENCHMARKS)} (default: all; throughput on a GPU only)",
+        help=f"which of: {', '.join(BENCHMARKS)} (default: those that the device matters for)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -76,7 +78,10 @@ def parse_args():
     parser.add_argument(
         "--size", type=image_size, default=(800, 1333), help="of images for MSFC (default: 800x1333)"
     )
-    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes long"
+    )
+    parser.add_argument("--output", help="JSON file to write, after each of the benchmarks")
     return parser.parse_args()
 
 
@@ -102,25 +107,32 @@ def main(args):
     if args.output:
         prepare_file(args.output)
     torch.set_num_threads(args.threads)
-    settings = Settings(torch.device(args.device), args.repeats, args.size, args.threads)
+    settings = Settings(
+        torch.device(args.device), args.repeats, args.size, args.threads, not args.no_compile
+    )
     rows = []
-    usual = [name for name in BENCHMARKS if args.device != "cpu" or name not in FOR_GPUS]
+    unusual = FOR_GPUS if args.device == "cpu" else FOR_CPUS
+    usual = [name for name in BENCHMARKS if name not in unusual]
     for name in tqdm(args.names or usual, desc="benchmarks", mininterval=1):
         found = [{"benchmark": name, **row} for row in BENCHMARKS[name](settings)]
         if not found:
             print(f"{name}: not measured, a program or a package that it needs is not installed")
         rows += found
+        if args.output:
+            write_results(args, rows)
     head = ["what", "against", "it takes", "the other takes", "ratio", "goal"]
     print(tabulate(map(shown, rows), head, tablefmt="pipe", disable_numparse=True))
-    if args.output:
-        about = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": args.device,
-            "threads": args.threads,
-            "size": args.size,
-        }
-        write_text(json.dumps({**about, "results": rows}, indent=1), args.output)
+
+
+def write_results(args, rows):
+    about = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": args.device,
+        "threads": args.threads,
+        "size": args.size,
+    }
+    write_text(json.dumps({**about, "results": rows}, indent=1), args.output)
 
 
 if __name__ == "__main__":

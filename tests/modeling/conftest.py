@@ -62,7 +62,7 @@ def small_model(small_config):
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.momentum = None
                     module.train()
-            model.backbone((torch.rand(2, 3, 128, 128) - 0.5) * 4)
+            model.backbone(((torch.rand(2, 3, 128, 128) - 0.5) * 4).to(model.pixel_mean.device))
             model.backbone.eval()
         return model.eval()
 

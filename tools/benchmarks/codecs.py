@@ -127,7 +127,7 @@ def benchmark_codec(settings):
         # Features of a network that learned nothing are noise: code such as it would send.
         channels, height, width = features.tensors[0].shape
         x = random_features(channels, height, width)
-        x = torch.tanh(x) if quantizer == "fixed" else x
+        x = (torch.tanh(x) if quantizer == "fixed" else x).to(settings.device)
         codec = _codec("jpegxl", bits, quantizer)
         stream = _compress(codec, x)
         data = stream.to_bytes()
@@ -143,6 +143,7 @@ def benchmark_codec(settings):
         )
         name = network.split_name
         what = f"{name}: quantize, tile, code, container ({channels}x{height}x{width}, n={bits})"
+        goal = goal if settings.device.type == "cpu" else None  # a GPU is quicker, and the codec is not
         yield share(what, "edge half, default", seconds["codec"], seconds["edge"], goal)
         yield share(
             f"{name}: read and check a container",

@@ -16,12 +16,14 @@ class Settings:
         repeats (int): of each measurement; slow ones take half as many.
         size ((int, int)): height and width of the images of the detection networks, in pixels.
         threads (int): of PyTorch on CPUs.
+        compiles (bool): whether networks are measured compiled, too; compiling takes long.
     """
 
     device: torch.device
     repeats: int
     size: tuple
     threads: int
+    compiles: bool = True
 
     @property
     def few(self):

@@ -47,7 +47,7 @@ def _inference(settings, images):
         low = copy.deepcopy(network)
         low.fuse_for_inference(torch.bfloat16)
         variants["edge half, bfloat16"] = lambda: low.edge_features_of_batch(batch)
-    if settings.device.type == "cuda":
+    if settings.compiles and settings.device.type == "cuda":
         compiled = copy.deepcopy(network)
         compiled.fuse_for_inference(compile_edge=True)
         variants["edge half, compiled"] = lambda: compiled.edge_features_of_batch(batch)
