@@ -1,4 +1,4 @@
-"""Trainings of a few iterations on a GPU: mixed precision, several processes' DDP, every kind of network."""
+"""Trainings of a few iterations on a GPU: mixed precision, DDP, every kind of network."""
 
 import json
 import math
@@ -148,9 +148,7 @@ def train_in_ddp(rank, folder, scenes, device, mixed_precision):
         return wrapped[-1]
 
     trainer.create_ddp_model = wrap
-    cfg = configured(
-        "Mask R-CNN, MSFC", device, f"{folder}/out", SOLVER__AMP__ENABLED=mixed_precision
-    )
+    cfg = configured("Mask R-CNN, MSFC", device, f"{folder}/out", SOLVER__AMP__ENABLED=mixed_precision)
     train_steps(cfg)
     torch.distributed.destroy_process_group()
     if len(wrapped) != 2:
