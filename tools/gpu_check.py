@@ -5,8 +5,9 @@
     tools/gpu_check.sh --training 120           then a training of two minutes, and its evaluation
     tools/gpu_check.sh --device cpu             the same on a CPU, with tiny sizes
 
-Each part is a program with a time limit of its own: one that fails or takes too long is told in the table,
-and the next one runs. The JSON file is written after each part. Exit status 1: a part did not succeed.
+Each part is a program with a time limit of its own: one that fails or takes too long is told in the
+table, and the next one runs. The JSON file is written after each part, and a log of all that was printed
+grows beside it. Exit status 1: a part did not succeed.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -69,7 +71,7 @@ def read_machine(log):
     return [", ".join(f"{key} {value}" for key, value in about.items())], about
 
 
-# With and without pytest-xdist: "[gw0] [ 5%] PASSED tests/x.py::test" or "tests/x.py::test PASSED [ 5%]".
+# With pytest-xdist "[gw0] [ 5%] PASSED tests/x.py::test", without "tests/x.py::test PASSED [ 5%]".
 _WITH_WORKERS = re.compile(r"^\[gw\d+\] \[ *\d+%\] (\w+) (tests/.*?)\s*$")
 _ALONE = re.compile(r"^(tests/.*::.*) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
@@ -175,7 +177,8 @@ def run_part(part, limit, folder):
     """Runs a part for so many seconds at most; what it prints goes to `<folder>/<name>.log`.
 
     Returns:
-        dict: name, status ("ok", "failed", "too slow" or "not run"), seconds, limit, lines, results.
+        dict: name, status ("ok", "failed", "too slow" or "not run"), seconds, limit, lines, results;
+        where it ran, log, and where it did not succeed, tail.
     """
     about = {"name": part.name, "status": "not run", "seconds": 0.0, "limit": limit, "results": None}
     if limit <= 0:
@@ -196,7 +199,7 @@ def run_part(part, limit, folder):
             process.wait()
     about.update(status=status, seconds=time.perf_counter() - start)
     with open(path, encoding="utf-8", errors="replace") as file:
-        text = file.read()
+        text = about["log"] = file.read()
     try:
         lines, about["results"] = part.read(text)
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -246,20 +249,29 @@ def parse_args():
     parser.add_argument(
         "--output",
         default=os.path.join(os.environ.get("OUT") or "output", "gpu_check.json"),
-        help="JSON file to write; logs go beside it (default: $OUT/gpu_check.json, or output/gpu_check.json)",
+        help="JSON file to write (default: gpu_check.json in $OUT, or else in output)",
     )
     return parser.parse_args()
 
 
 def main(args):
-    folder = os.path.splitext(args.output)[0]
     prepare_file(args.output)
-    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_parts(args, folder)
+    print(f"\n{table_of(done)}\n\nwritten to {args.output}", flush=True)
+    if any(part["status"] != "ok" for part in done):
+        sys.exit(1)
+
+
+def run_parts(args, folder):
+    """list[dict]: what :func:`run_part` returns, of each part."""
     parts = make_parts(args, folder)
     unknown = set(args.only or ()) - {part.name for part in parts}
     if unknown:
         raise ValueError(f"no parts {sorted(unknown)}: choose of those of this device and these options")
     start, done = time.perf_counter(), []
+    log = f"{os.path.splitext(args.output)[0]}.log"
+    write_text("", log)
     for part in parts:
         left = args.budget - (time.perf_counter() - start)
         # The optional ones come last and have time of their own.
@@ -268,10 +280,10 @@ def main(args):
         with _signs_of_life():
             done.append(run_part(part, part.seconds if extra else min(part.seconds, left), folder))
         print(table_of(done[-1:]), flush=True)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"== {part.name}: {done[-1]['status']}\n{done[-1].pop('log', '')}\n")
         write_text(json.dumps({"device": args.device, "parts": done}, indent=1), args.output)
-    print(f"\n{table_of(done)}\n\nwritten to {args.output}", flush=True)
-    if any(part["status"] != "ok" for part in done):
-        sys.exit(1)
+    return done
 
 
 @contextlib.contextmanager
