@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FINGERPRINT_BYTES", "hash_weights", "read_weights", "state_key"]
+__all__ = ["FINGERPRINT_BYTES", "WatchedWeights", "hash_weights", "read_weights"]
 
 FINGERPRINT_BYTES = 4
 
@@ -50,21 +50,39 @@ def read_weights(module, function):
     return {name for name, tensor in tensors if id(tensor) in reading.seen}
 
 
-def state_key(tensors):
-    """Makes a key that changes when one of the tensors does.
+class WatchedWeights:
+    """Parameters and buffers of a module, looked up where it keeps them, so that a change is seen
+    however it was made: in place, by loading others, or by moving them to another device.
 
     Args:
-        tensors (iterable[Tensor]): on any device.
-
-    Returns:
-        tuple: in-place changes raise a tensor's version, loading other tensors changes its address.
+        module (nn.Module): with all its children.
+        names (container[str] or None): which of them, by their names; None: all.
+        rename (callable): name in the module -> name here.
     """
-    return tuple((tensor.data_ptr(), _version(tensor)) for tensor in tensors)
 
+    def __init__(self, module, names=None, rename=str):
+        self._slots = []
+        for prefix, child in module.named_modules():
+            for tensors in (child._parameters, child._buffers):
+                for key, tensor in tensors.items():
+                    name = rename(f"{prefix}.{key}" if prefix else key)
+                    if tensor is not None and (names is None or name in names):
+                        self._slots.append((name, tensors, key))
 
-def _version(tensor):
-    """Counts in-place changes; a tensor made in inference mode counts none."""
-    return -1 if tensor.is_inference() else tensor._version
+    def items(self):
+        """Returns list[(str, Tensor)]: what is there now."""
+        return [(name, tensors[key]) for name, tensors, key in self._slots]
+
+    def key(self):
+        """Returns a list that differs after any change."""
+        found = []
+        for _, tensors, key in self._slots:
+            tensor = tensors[key]
+            # In-place changes raise a tensor's version, unless it was made in inference mode; loading
+            # other tensors changes its address.
+            version = -1 if tensor.is_inference() else tensor._version
+            found.append((tensor.data_ptr(), version))
+        return found
 
 
 def hash_weights(tensors, text=""):

@@ -7,8 +7,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import FeatureBitstream, build_feature_codec
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
-from .checkpoint_names import rename_on_load, rename_on_save, rename_reported
-from .fingerprint import hash_weights, state_key
+from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
+from .fingerprint import WatchedWeights, hash_weights
 from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
 from .split_point import AfterBackbone, build_split_point
@@ -100,7 +100,8 @@ class SplitNetwork(SplitInference, nn.Module):
         )
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
-        self.preprocessing = preprocessing
+        self._preprocessing = f"{preprocessing} {network.backbone.size_divisibility}"
+        self._pixels = WatchedWeights(network, ("pixel_mean", "pixel_std"))
         self._loss = loss
         self._frozen = freeze_task_network
         self._accelerates_training = accelerate_training and loss == "task"
@@ -108,6 +109,7 @@ class SplitNetwork(SplitInference, nn.Module):
         self._given_fingerprints = None
         self._sub_model = None  # both
         self._weight_names = None
+        self._watched = None  # weights of the edge
         self._acceleration = None
         self.register_state_dict_post_hook(rename_on_save)
         self.register_load_state_dict_pre_hook(rename_on_load)
@@ -250,41 +252,38 @@ class SplitNetwork(SplitInference, nn.Module):
             bytes: 4; equal for equal weights and settings, on any device.
         """
         codec = feature_codec or self.feature_codec
-        text = "\n".join(
-            [codec.describe(), self.split_name, self.split_point.name, self._describe_preprocessing()]
-        )
         if self._given_fingerprints is not None and codec is self.feature_codec:
             return self._given_fingerprints[0]
-        tensors = self._edge_tensors()
-        tensors += [(f"feature_codec.{name}", x) for name, x in _persistent(codec).items()]
-        return self._hash(tensors, text)
+        text = "\n".join([codec.describe(), self.split_name, self.split_point.name, self._preprocessing])
+        return self._hash(text, [*self._edge_weights(), WatchedWeights(codec), self._pixels])
 
     def fingerprint_v1(self):
         """bytes: 4, as bitstreams of format 1 carry it: of the edge sub-model's weights alone."""
         if self._given_fingerprints is not None:
             return self._given_fingerprints[1]
-        return self._hash(self._edge_tensors(), "")
+        return self._hash("", self._edge_weights())
 
-    def _hash(self, tensors, text):
-        key = state_key(tensor for _, tensor in tensors)
+    def _hash(self, text, weights):
+        key = [watched.key() for watched in weights]
         known = self._fingerprints.get(text)
         if known is None or known[0] != key:
-            known = self._fingerprints[text] = key, hash_weights(tensors, text)
+            found = {name: tensor for watched in weights for name, tensor in watched.items()}
+            # In the order of checkpoints; what they do not hold comes last.
+            names = [name for name in self.state_dict() if name in found]
+            names += [name for name in found if name not in names]
+            known = key, hash_weights([(name, found[name]) for name in names], text)
+            self._fingerprints[text] = known
         return known[1]
 
-    def _edge_tensors(self):
-        names = self.sub_model_names("edge")
-        return [
-            (name, tensor)
-            for name, tensor in self.state_dict(keep_vars=True).items()
-            if name in names and not name.endswith("num_batches_tracked")
-            if not name.startswith("feature_codec.")
-        ]
-
-    def _describe_preprocessing(self):
-        network = self.network
-        mean, std = (x.flatten().tolist() for x in (network.pixel_mean, network.pixel_std))
-        return f"{mean} {std} {self.backbone.size_divisibility} {self.preprocessing}"
+    def _edge_weights(self):
+        if self._watched is None:
+            names = {
+                name
+                for name in self.sub_model_names("edge")
+                if not name.startswith("feature_codec.") and not name.endswith("num_batches_tracked")
+            }
+            self._watched = [WatchedWeights(self, names, saved_name)]
+        return self._watched
 
     def sub_model_names(self, sub_model):
         """Names, in the state dict, of what a sub-model depends on.
@@ -335,10 +334,6 @@ class SplitNetwork(SplitInference, nn.Module):
                 f"this network holds the weights of its {self._sub_model} half only: it cannot run "
                 f"{sub_model}_inference"
             )
-
-
-def _persistent(module):
-    return module.state_dict(keep_vars=True)
 
 
 def _settings_from_config(cfg):

@@ -272,3 +272,23 @@ def test_a_backbone_without_pyramid_is_refused():
     cfg = setup_config("configs/msfc_R50.yaml", ["MODEL.DEVICE", "cpu"])
     with pytest.raises(ValueError, match="needs a feature pyramid"):
         MSFC(cfg, PyramidOnly(levels=(5, 6)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("direction", "upsample"),
+    [("bottom_up", "bilinear"), ("top_down", "bilinear"), ("top_down", "subpixel")],
+)
+@pytest.mark.parametrize("level", ["", "p3"])
+def test_levels_are_of_one_type_under_mixed_precision(device, direction, upsample, level):
+    """On GPUs autocast computes bilinear up-sampling in float32, and convolutions not."""
+    split = build(
+        *("MODEL.FEATCOMP.MSFF.LEVEL", level),
+        *("MODEL.FEATCOMP.MSFR.DIRECTION", direction),
+        *("MODEL.FEATCOMP.MSFR.UPSAMPLE", upsample),
+        channels=8,
+    ).to(device)
+    pyramid = {name: x.to(device) for name, x in make_pyramid(channels=8).items()}
+    with torch.autocast(device.type, torch.bfloat16):
+        restored = split.restore(split.reduce(pyramid), (HEIGHT, WIDTH))
+    assert len({x.dtype for x in restored.values()}) == 1

@@ -1,12 +1,11 @@
 """Copies of both sub-models that are faster."""
 
 import copy
-import itertools
 import threading
 
 import torch
 
-from ..fingerprint import state_key
+from ..fingerprint import WatchedWeights
 from .compiled_edge import CompiledEdge
 from .enlarged_maps import convolve_repeated_values_once
 from .folding import fold_norms, use_one_dnn
@@ -26,6 +25,7 @@ class Acceleration:
 
     def __init__(self, inference):
         self.inference = inference
+        self._weights = None
         self._copies = {}  # sub-model -> (key of the weights, copy)
         self._lock = threading.Lock()
 
@@ -46,7 +46,9 @@ class Acceleration:
             _Edge, with a method `encode_features`, or nn.Module, a meta-architecture.
         """
         with self._lock:
-            key = state_key(itertools.chain(network.parameters(), network.buffers()))
+            if self._weights is None:
+                self._weights = WatchedWeights(network)
+            key = self._weights.key()
             known = self._copies.get(sub_model)
             if known is None or known[0] != key:
                 build = self._build_edge if sub_model == "edge" else _build_cloud
@@ -81,7 +83,8 @@ def _build_cloud(network):
     # Pooling of regions reads one channel after the other; that costs more than convolutions gain.
     if network.backbone.split_point.name == "image" or not hasattr(network, "roi_heads"):
         cloud.to(memory_format=torch.channels_last)
-    convolve_repeated_values_once(cloud)
+    if next(cloud.parameters()).device.type == "cpu":  # a GPU would wait to see which values repeat
+        convolve_repeated_values_once(cloud)
     return cloud
 
 

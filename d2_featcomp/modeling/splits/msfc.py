@@ -221,7 +221,8 @@ class MSFR(nn.Module):
             rebuilt[level] = self._convolve(level, source, rebuilt, fused, aligned) + aligned
         for level, source in self.pooled:
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
-        return {name: rebuilt[level] for level, name in enumerate(self.names)}
+        # Under mixed precision up-sampling and convolutions differ in type; the heads want one.
+        return {name: rebuilt[level].to(fused.dtype) for level, name in enumerate(self.names)}
 
     def _convolve(self, level, source, rebuilt, fused, aligned):
         """The convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
