@@ -18,20 +18,28 @@ def charbonnier_loss(predicted, target, eps=1e-3):
     return ((predicted - target).square() + eps**2).sqrt().mean()
 
 
-def consolidate(predicted, received, step):
+def consolidate(predicted, received, step, low=None, high=None):
     """Brings predictions into the quantizer bins of what was received, eq. 6 of the BaF paper.
 
     A prediction in the bin that was received stays; another becomes the boundary of that bin which is
-    nearest to it. A bin reaches half a step to either side of its value, the first and the last too.
+    nearest to it. A bin reaches half a step to either side of its value; the first and the last reach to
+    the smallest and the largest value that were quantized, where these are given.
 
     Args:
         predicted (Tensor): float, any shape.
         received (Tensor): the same shape; dequantized values.
         step (float or Tensor): distance of neighbouring values of the quantizer, broadcast against
             `received`; at 0 nothing but the received value is consistent.
+        low, high (float, Tensor or None): m and M, the range of the quantizer, broadcast against
+            `received`: what was quantized lay within it. None: not known.
 
     Returns:
         Tensor: same shape and dtype as `predicted`.
     """
     half = step / 2
-    return torch.minimum(torch.maximum(predicted, received - half), received + half)
+    first, last = received - half, received + half
+    if low is not None:
+        first = first.clamp(min=low)
+    if high is not None:
+        last = last.clamp(max=high)
+    return torch.minimum(torch.maximum(predicted, first), last)

@@ -71,6 +71,23 @@ def test_the_largest_and_the_smallest_value_fall_in_the_last_and_first_bin():
     assert found.flatten().tolist() == [-2.5, -2.5, -0.5, 4.5, 4.5]
 
 
+def test_predictions_stay_within_the_range_that_is_known():
+    """Range [-2, 5], steps of 1: below -2 and above 5 nothing was quantized."""
+    received = torch.tensor([[-2.0, -1.0, 4.0, 5.0]])
+    low, high = torch.tensor([[-2.0]]), torch.tensor([[5.0]])
+    far = torch.full_like(received, 100.0)
+    assert consolidate(far, received, 1.0, low, high).tolist() == [[-1.5, -0.5, 4.5, 5.0]]
+    assert consolidate(-far, received, 1.0, low, high).tolist() == [[-2.0, -1.5, 3.5, 4.5]]
+    assert consolidate(-far, received, 1.0, low=-2.0).tolist() == [[-2.0, -1.5, 3.5, 4.5]]
+    assert consolidate(far, received, 1.0, high=5.0).tolist() == [[-1.5, -0.5, 4.5, 5.0]]
+    inside = torch.tensor([[-1.9, -1.1, 4.2, 4.8]])
+    assert torch.equal(consolidate(inside, received, 1.0, low, high), inside)
+    # A constant channel: its range is one value.
+    constant = torch.full((1, 2), 0.25)
+    found = consolidate(torch.tensor([[-9.0, 9.0]]), constant, torch.zeros(1), constant, constant)
+    assert torch.equal(found, constant)
+
+
 def test_a_prediction_in_the_bin_stays_and_floats_are_taken_as_received():
     predicted, received = torch.tensor([0.4, -0.4, 0.6]), torch.zeros(3)
     torch.testing.assert_close(consolidate(predicted, received, 1.0), torch.tensor([0.4, -0.4, 0.5]))

@@ -25,11 +25,12 @@ def _best_anchor(sizes, anchors):
 def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold):
     """The losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
 
-    Each object belongs to the anchor whose shape fits it best, in the cell of its centre. Centre and
-    size: half squared errors of sigmoid(tx), sigmoid(ty), tw and th, times 2 minus the share of the
-    image that the object covers (as in Darknet). Objectness and classes: binary cross-entropy.
-    Predictions that overlap an object by more than `ignore_threshold` without having been assigned to
-    one say nothing about objectness.
+    Each object belongs to the anchor whose shape fits it best, in the cell of its centre. Centre: binary
+    cross-entropy of tx and ty, whose gradient, sigmoid(tx) minus its target, is Darknet's; size: half
+    squared errors of tw and th; both times 2 minus the share of the image that the object covers.
+    Objectness and classes: binary cross-entropy. Predictions that overlap an object by more than
+    `ignore_threshold` without having been assigned to one say nothing about objectness. Of several
+    objects that belong to one prediction, the last gives the box, and all give their classes.
 
     Args:
         raw (list[Tensor]): for each scale (N, A * (5 + K), H, W) float.
@@ -67,14 +68,33 @@ def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold)
         error = F.binary_cross_entropy_with_logits(objectness[index], is_object, reduction="none")
         losses["loss_objectness"] = losses["loss_objectness"] + error[counted].sum()
         weight = 2 - sizes.prod(dim=1) / (image_size[0] * image_size[1])
-        found = offsets[index, rows]
-        difference = torch.cat([found[:, :2].sigmoid(), found[:, 2:]], dim=1) - wanted
-        losses["loss_box"] = losses["loss_box"] + (weight * difference.square().sum(dim=1)).sum() / 2
-        classes = F.one_hot(target.gt_classes, logits.shape[-1]).to(logits)
+        slots, slot_of, last = _group_by_slot(rows)
+        losses["loss_box"] = losses["loss_box"] + _box_loss(
+            offsets[index, slots], wanted[last], weight[last]
+        )
+        classes = logits.new_zeros(len(slots), logits.shape[-1])
+        classes[slot_of, target.gt_classes] = 1.0
         losses["loss_cls"] = losses["loss_cls"] + F.binary_cross_entropy_with_logits(
-            logits[index, rows], classes, reduction="sum"
+            logits[index, slots], classes, reduction="sum"
         )
     return {name: loss / len(targets) for name, loss in losses.items()}
+
+
+def _group_by_slot(rows):
+    """(G,) rows that objects belong to -> (S,) the distinct ones, (G,) index of each object's among them,
+    (S,) index of the last object of each."""
+    slots, slot_of = rows.unique(return_inverse=True)
+    last = torch.zeros_like(slots).scatter_reduce(
+        0, slot_of, torch.arange(len(rows), device=rows.device), "amax"
+    )
+    return slots, slot_of, last
+
+
+def _box_loss(found, wanted, weight):
+    """(S, 4) tx, ty, tw, th; (S, 4) sigmoid(tx), sigmoid(ty), tw, th that are wanted; (S,) -> scalar."""
+    centre = F.binary_cross_entropy_with_logits(found[:, :2], wanted[:, :2], reduction="none")
+    size = (found[:, 2:] - wanted[:, 2:]).square() / 2
+    return (weight * (centre + size).sum(dim=1)).sum()
 
 
 def _offsets(raw, num_anchors):

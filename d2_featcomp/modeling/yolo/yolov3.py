@@ -132,7 +132,12 @@ class YOLOV3(nn.Module):
         return self.head([features[name] for name in self.in_features])
 
     def losses(self, raw, images, instances):
-        """Losses of raw predictions, see :func:`yolo_losses`; boxes refer to the unpadded images."""
+        """Losses of raw predictions, see :func:`yolo_losses`; boxes refer to the unpadded images.
+
+        Raises:
+            ValueError: an object is of a class that the network does not have.
+        """
+        self._require_classes(instances)
         padded = tuple(images.tensor.shape[-2:])
         targets = []
         for target, size in zip(instances, images.image_sizes, strict=True):
@@ -149,6 +154,14 @@ class YOLOV3(nn.Module):
             image_size=padded,
             ignore_threshold=self.ignore_threshold,
         )
+
+    def _require_classes(self, instances):
+        largest = max((int(x.gt_classes.max()) for x in instances if len(x)), default=0)
+        if largest >= self.num_classes:
+            raise ValueError(
+                f"MODEL.YOLOV3.NUM_CLASSES is {self.num_classes}, but an object is of class {largest}, "
+                f"counted from 0: set it to at least {largest + 1}"
+            )
 
     def detect(self, raw):
         """

@@ -84,13 +84,12 @@ def literal_losses(raw, objects, threshold):
             column, row = int(cx // stride), int(cy // stride)
             owner[s, a, row, column] = label
             t = raw[s][image, a * (5 + CLASSES) : (a + 1) * (5 + CLASSES), row, column].tolist()
-            errors = (
-                sigmoid(t[0]) - (cx / stride - column),
-                sigmoid(t[1]) - (cy / stride - row),
-                t[2] - math.log(w / anchor[0]),
-                t[3] - math.log(h / anchor[1]),
-            )
-            loss_box += (2 - w * h / (SIZE[0] * SIZE[1])) * sum(e * e for e in errors) / 2
+            error = 0.0
+            for x, wanted in ((t[0], cx / stride - column), (t[1], cy / stride - row)):
+                error -= wanted * math.log(sigmoid(x)) + (1 - wanted) * math.log(1 - sigmoid(x))
+            for x, side, width in ((t[2], w, anchor[0]), (t[3], h, anchor[1])):
+                error += (x - math.log(side / width)) ** 2 / 2
+            loss_box += (2 - w * h / (SIZE[0] * SIZE[1])) * error
             for k in range(CLASSES):
                 p = sigmoid(t[5 + k])
                 loss_cls -= math.log(p if k == label else 1 - p)
@@ -134,6 +133,73 @@ def test_losses_are_those_of_a_literal_reading(threshold):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
+
+
+def losses_of(raw, *objects):
+    return yolo_losses(
+        raw,
+        [instances(list(objects))],
+        anchors=ANCHORS,
+        strides=STRIDES,
+        image_size=SIZE,
+        ignore_threshold=0.5,
+    )
+
+
+def zeros():
+    return [torch.zeros_like(x[:1]).requires_grad_() for x in random_raw()]
+
+
+def test_losses_by_hand():
+    """An object of 60 x 60 pixels, the first anchor's shape, in the middle of the first cell; tx = 6, tw = 1,
+    all else 0.
+
+    It covers 3600 of 6144 pixels: weight 1.4140625. Centre: -0.5 log(s) - 0.5 log(1 - s) is 3.0024757 for
+    s = sigmoid(6) = 0.9975274, and log 2 for ty. Size: half of 1. Gradient of tx: 1.4140625 * 0.4975274, as
+    Darknet's code has it (the target minus sigmoid(tx), not multiplied by the sigmoid's slope).
+    Objectness: 60 predictions; the wider anchor (2/3 of the object) is ignored. Classes: 3 log 2.
+    """
+    raw = zeros()
+    with torch.no_grad():
+        raw[0][0, 0, 0, 0], raw[0][0, 2, 0, 0] = 6.0, 1.0
+    losses = losses_of(raw, (16.0, 16.0, 60.0, 60.0, 1))
+    log2 = 0.69314718
+    assert losses["loss_box"].item() == pytest.approx(1.4140625 * (3.0024757 + log2 + 0.5), rel=1e-5)
+    assert losses["loss_objectness"].item() == pytest.approx(59 * log2, rel=1e-5)
+    assert losses["loss_cls"].item() == pytest.approx(3 * log2, rel=1e-5)
+    sum(losses.values()).backward()
+    gradient = raw[0].grad[0, : 5 + CLASSES, 0, 0].tolist()
+    expected = [0.7035348, 0.0, 1.4140625, 0.0, -0.5, 0.5, -0.5, 0.5]
+    assert gradient == pytest.approx(expected, abs=1e-5)
+    # A centre that is far off is corrected as fast: Darknet's 0.956 for an object of 482 pixels.
+    raw = zeros()
+    with torch.no_grad():
+        raw[1][0, 0, 0, 0] = 6.0
+    losses_of(raw, (8.0, 8.0, 16.0, 30.125, 0))["loss_box"].backward()
+    assert raw[1].grad[0, 0, 0, 0].item() == pytest.approx(0.956, abs=1e-3)
+
+
+def test_two_objects_in_one_slot_give_both_classes_and_the_later_box():
+    raw = zeros()
+    first, second = (16.0, 16.0, 60.0, 60.0, 0), (24.0, 16.0, 60.0, 60.0, 2)
+    losses = losses_of(raw, first, second)
+    assert losses["loss_cls"].item() == pytest.approx(3 * 0.69314718, rel=1e-5)
+    (losses["loss_cls"] + losses["loss_box"]).backward()
+    slot = raw[0].grad[0, :, 0, 0].tolist()
+    assert slot[5:8] == pytest.approx([-0.5, 0.5, -0.5])
+    # sigmoid(tx) = 0.5 where 24 / 32 is wanted, times the weight.
+    assert slot[:4] == pytest.approx([1.4140625 * (0.5 - 0.75), 0, 0, 0], abs=1e-6)
+    for other in (first, second):  # the same class twice is one class
+        raw = zeros()
+        losses_of(raw, other, other)["loss_cls"].backward()
+        assert raw[0].grad[0, 5:8, 0, 0].abs().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_class_that_the_network_does_not_have_is_refused(build_yolo):
+    network = build_yolo("MODEL.YOLOV3.NUM_CLASSES", 2).train()
+    target = instances([(30.0, 30.0, 20.0, 20.0, 2)])
+    with pytest.raises(ValueError, match=r"MODEL.YOLOV3.NUM_CLASSES is 2, .* class 2.* at least 3"):
+        network([{**record(*SIZE), "instances": target}])
 
 
 def test_images_without_objects_have_losses_with_gradients():
