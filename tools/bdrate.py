@@ -30,7 +30,7 @@ def parse_args():
         "--method",
         default="cubic",
         choices=("cubic", "pchip", "akima"),
-        help="how curves are fitted (default: cubic, as in the papers)",
+        help="how curves are fitted (default: cubic, as in the papers; pchip for curves that saturate)",
     )
     return parser.parse_args()
 

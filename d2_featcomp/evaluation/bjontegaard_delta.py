@@ -8,6 +8,7 @@ __all__ = ["bd_rate", "compare_curves"]
 
 _LEAST_POINTS = {"cubic": 4, "pchip": 2, "akima": 3}
 _LITTLE_OVERLAP = 0.5  # of the shorter curve's range of quality
+_METHODS_AGREE = 1.05  # the ratio of rates by the polynomial and by the curves through the points
 
 
 def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"):
@@ -20,22 +21,22 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
         rate_anchor, rate_test (sequence[float]): positive, in the same unit, in any order.
         quality_anchor, quality_test (sequence[float]): of the same points; larger is better.
         method (str): "cubic" (a third-order polynomial, as in the papers), "pchip" or "akima" (through
-            the points).
+            the points; for curves that saturate). Of points of equal quality the polynomial fits all,
+            the others take the cheapest.
 
     Returns:
         float: percent.
 
     Raises:
-        ValueError: too few points (four for cubic, two for pchip, three for akima), two points of one
-            quality, a rate that is not positive, values that are not finite, or no quality that both
+        ValueError: too few points of different quality (four for cubic, two for pchip, three for
+            akima), a rate that is not positive, values that are not finite, or no quality that both
             curves reach.
 
     Warns:
-        UserWarning: the curves share less than half of the shorter one's range of quality, or on one of
-            them quality does not rise with the rate.
+        UserWarning: the curves share less than half of the shorter one's range of quality; on one of
+            them quality does not rise with the rate; or the polynomials leave their points by so much
+            that their BD-rate and that of the curves through the points disagree by 5 %.
     """
-    import bjontegaard
-
     if method not in _LEAST_POINTS:
         raise ValueError(f"unknown BD-rate method {method!r}: choose one of {', '.join(_LEAST_POINTS)}")
     anchor = _curve("anchor", rate_anchor, quality_anchor, method)
@@ -54,10 +55,35 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
             "quality: this BD-rate says little",
             stacklevel=2,
         )
+    if method != "cubic":
+        return _bd_rate(_cheapest(anchor), _cheapest(test), method)
+    value = _bd_rate(anchor, test, method)
+    through_points = _bd_rate(_cheapest(anchor), _cheapest(test), "pchip")
+    expected = 100 + through_points
+    if not expected / _METHODS_AGREE <= 100 + value <= expected * _METHODS_AGREE:
+        warnings.warn(
+            f"BD-rate is {value:+.1f} % by the cubic polynomial, but {through_points:+.1f} % by curves "
+            "through the points: the polynomial swings where quality saturates or points are uneven; "
+            "use method 'pchip'",
+            stacklevel=2,
+        )
+    return value
+
+
+def _bd_rate(anchor, test, method):
+    import bjontegaard
+
     value = bjontegaard.bd_rate(
         *anchor, *test, method=method, require_matching_points=False, min_overlap=0
     )
     return float(value)
+
+
+def _cheapest(curve):
+    """(rates, qualities), by rising quality and rate, without the dearer points of equal quality."""
+    rates, qualities = curve
+    first = np.diff(qualities, prepend=-np.inf) > 0
+    return rates[first], qualities[first]
 
 
 def compare_curves(anchor, test, method="cubic"):
@@ -89,19 +115,18 @@ def _curve(name, rates, qualities, method):
         raise ValueError(
             f"the {name} curve needs as many rates as qualities, not {rates.shape} and {qualities.shape}"
         )
-    if len(rates) < _LEAST_POINTS[method]:
-        raise ValueError(
-            f"the {name} curve has {len(rates)} points: BD-rate by {method} needs at least "
-            f"{_LEAST_POINTS[method]}"
-        )
     if not (np.isfinite(rates).all() and np.isfinite(qualities).all()):
         raise ValueError(f"the {name} curve has a value that is not finite")
     if not (rates > 0).all():
         raise ValueError(f"the {name} curve has a rate that is not positive")
     order = np.lexsort((rates, qualities))
     rates, qualities = rates[order], qualities[order]
-    if (np.diff(qualities) == 0).any():
-        raise ValueError(f"the {name} curve has two points of one quality")
-    if (np.diff(rates) <= 0).any():
+    different = len(np.unique(qualities))
+    if different < _LEAST_POINTS[method]:
+        raise ValueError(
+            f"the {name} curve has {different} points of different quality: BD-rate by {method} needs "
+            f"at least {_LEAST_POINTS[method]}"
+        )
+    if (np.diff(rates) <= 0).any() or different < len(qualities):
         warnings.warn(f"on the {name} curve quality does not always rise with the rate", stacklevel=3)
     return rates, qualities

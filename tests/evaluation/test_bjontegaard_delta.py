@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from d2_featcomp.evaluation import bd_rate
+from d2_featcomp.evaluation.bjontegaard_delta import compare_curves
 
 RATE = [1.0, 2.0, 4.0, 8.0, 16.0]
 QUALITY = [30.0, 33.0, 36.0, 39.0, 42.0]
@@ -48,9 +49,15 @@ WRONG = {
     "three points": (
         (RATE[:3], QUALITY[:3], RATE, QUALITY),
         {},
-        "anchor curve has 3 points.*at least 4",
+        "anchor curve has 3 points of different quality.*at least 4",
     ),
     "one point": ((RATE, QUALITY, [1], [2]), {"method": "pchip"}, "test curve has 1 points.*at least 2"),
+    "three qualities": (
+        (RATE, QUALITY, RATE, [30, 33, 36, 36, 36]),
+        {},
+        "test curve has 3 points of different quality.*at least 4",
+    ),
+    "one quality": ((RATE, [30] * 5, RATE, QUALITY), {"method": "pchip"}, "anchor curve has 1 points"),
     "lengths": ((RATE, QUALITY[:4], RATE, QUALITY), {}, "as many rates as qualities"),
     "zero": (([0.0, *RATE[1:]], QUALITY, RATE, QUALITY), {}, "anchor curve has a rate that is not pos"),
     "negative": ((RATE, QUALITY, [-1, *RATE[1:]], QUALITY), {}, "test curve has a rate that is not pos"),
@@ -60,7 +67,6 @@ WRONG = {
         {},
         "share no quality.*30 to 42.*50 to 62",
     ),
-    "same quality": ((RATE, [30, 30, 36, 39, 42], RATE, QUALITY), {}, "two points of one quality"),
     "method": ((RATE, QUALITY, RATE, QUALITY), {"method": "linear"}, "unknown BD-rate method 'linear'"),
 }
 
@@ -80,3 +86,50 @@ def test_little_overlap_warns():
 def test_quality_that_falls_with_the_rate_warns():
     with pytest.warns(UserWarning, match="on the test curve quality does not always rise"):
         bd_rate(RATE, QUALITY, [1.0, 4.5, 4.0, 8.0, 16.0], QUALITY)
+
+
+def test_points_of_equal_quality():
+    """AP that saturates: the last two points are equal."""
+    quality = [30.0, 33.0, 36.0, 39.0, 39.0]
+    halved = [rate / 2 for rate in RATE]
+    for method in ("cubic", "pchip", "akima"):
+        with pytest.warns(UserWarning, match="quality does not always rise"):
+            assert bd_rate(RATE, quality, halved, quality, method) == pytest.approx(-50, abs=1e-9)
+    with pytest.warns(UserWarning):
+        found = bd_rate(RATE, quality, [0.5, 0.9, 2.1, 4.2, 7.5], quality)
+    # By hand: the least-squares polynomials of log rate, integrated from 30 to 39.
+    fits = [
+        np.polynomial.Polynomial.fit(quality, np.log(rates), 3).integ()
+        for rates in (RATE, [0.5, 0.9, 2.1, 4.2, 7.5])
+    ]
+    areas = [fit(39.0) - fit(30.0) for fit in fits]
+    assert found == pytest.approx(100 * np.expm1((areas[1] - areas[0]) / 9), abs=1e-6)
+    # Through the points: a dearer point of equal quality buys nothing.
+    with pytest.warns(UserWarning):
+        dearer = bd_rate(RATE, quality, [1.0, 2.0, 4.0, 8.0, 99.0], quality, "pchip")
+    assert dearer == pytest.approx(0, abs=1e-9)
+
+
+# From public reports; the polynomials swing where quality saturates. By pchip -3.0 % and -12.8 %.
+SATURATING = [
+    (
+        ([5000, 4000, 3000, 2000], [99.98, 99.92, 99.5, 96.6]),
+        ([5100, 4000, 3050, 2050], [99.984, 99.95, 99.66, 97.1]),
+        -2.995,
+    ),
+    (
+        ([0.01, 0.02, 0.04, 0.08, 0.16], [30, 36.5, 37.9, 38.1, 38.15]),
+        ([0.008, 0.016, 0.03, 0.06, 0.12], [29, 36, 37.8, 38.05, 38.12]),
+        -12.794,
+    ),
+]
+
+
+@pytest.mark.parametrize(("anchor", "test", "through_points"), SATURATING)
+def test_curves_that_saturate_warn_and_name_the_method(anchor, test, through_points):
+    assert bd_rate(*anchor, *test, method="pchip") == pytest.approx(through_points, abs=1e-3)
+    message = rf"by the cubic polynomial, but {through_points:+.1f} % .*use method 'pchip'"
+    with pytest.warns(UserWarning, match=message.replace("+", r"\+")):
+        bd_rate(*anchor, *test)
+    note = compare_curves(*(list(zip(*curve, strict=True)) for curve in (anchor, test)))["note"]
+    assert "use method 'pchip'" in note

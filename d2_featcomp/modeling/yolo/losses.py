@@ -81,8 +81,8 @@ def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold)
 
 
 def _group_by_slot(rows):
-    """(G,) rows that objects belong to -> (S,) the distinct ones, (G,) index of each object's among them,
-    (S,) index of the last object of each."""
+    """(G,) rows that objects belong to -> (S,) the distinct ones, (G,) where among them each object's
+    is, (S,) index of the last object of each."""
     slots, slot_of = rows.unique(return_inverse=True)
     last = torch.zeros_like(slots).scatter_reduce(
         0, slot_of, torch.arange(len(rows), device=rows.device), "amax"

@@ -151,12 +151,12 @@ def zeros():
 
 
 def test_losses_by_hand():
-    """An object of 60 x 60 pixels, the first anchor's shape, in the middle of the first cell; tx = 6, tw = 1,
-    all else 0.
+    """An object of 60 x 60 pixels, the first anchor's shape, in the middle of the first cell; tx = 6,
+    tw = 1, all else 0.
 
-    It covers 3600 of 6144 pixels: weight 1.4140625. Centre: -0.5 log(s) - 0.5 log(1 - s) is 3.0024757 for
-    s = sigmoid(6) = 0.9975274, and log 2 for ty. Size: half of 1. Gradient of tx: 1.4140625 * 0.4975274, as
-    Darknet's code has it (the target minus sigmoid(tx), not multiplied by the sigmoid's slope).
+    It covers 3600 of 6144 pixels: weight 1.4140625. Centre: -0.5 log(s) - 0.5 log(1 - s) is 3.0024757
+    for s = sigmoid(6) = 0.9975274, and log 2 for ty. Size: half of 1. Gradient of tx: 1.4140625 times
+    0.4975274, as in Darknet's code (the target minus sigmoid(tx), not times the sigmoid's slope).
     Objectness: 60 predictions; the wider anchor (2/3 of the object) is ignored. Classes: 3 log 2.
     """
     raw = zeros()
