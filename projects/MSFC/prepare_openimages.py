@@ -189,7 +189,10 @@ def convert(args, output):
     groups = read_groups(args.boxes, labels) if args.boxes else {}
     sizes, image_ids, count = {}, {}, 0
     categories = [{"id": index, "name": name} for index, name in enumerate(names, 1)]
-    output.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
+    info = {"description": "Open Images V6, object segmentations"}  # some releases of pycocotools ask
+    output.write(
+        f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"annotations": ['
+    )
     for line in lines_of(args.segmentations, SEGMENTATION_COLUMNS):
         if line["LabelName"] not in labels:
             continue

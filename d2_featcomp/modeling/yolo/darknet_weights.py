@@ -1,7 +1,8 @@
 """Weight files of Darknet, the program that YOLO-v3 was trained with.
 
 A file is: three int32, the version (major, minor, revision); how many images were trained on, int64
-from version 0.2 on and int32 before; then float32 values, layer by layer. A convolution with batch norm
+from version 0.2 on and int32 before (the program PyTorch-YOLOv3 writes version 0.0 and yet int64); then
+float32 values, layer by layer. A convolution with batch norm
 has its biases, scales, means and variances, then its weights; one without has its biases, then its
 weights. All numbers are little-endian.
 """
@@ -30,24 +31,23 @@ def load_darknet_weights(network, path):
         DarknetWeightsError: the file is cut short, too long, or of another network; the message names
             the first layer that does not fit. OSError: it cannot be read.
     """
+    wanted = [(name, *pair) for name, layer in _layers(network) for pair in _parts(layer)]
     with open(path, "rb") as file:
-        values = _Values(path, _read_values(path, file))
-    loaded = [
-        (tensor, values.take(name, part, tensor))
-        for name, layer in _layers(network)
-        for part, tensor in _parts(layer)
-    ]
+        numbers = _read_values(path, file, sum(tensor.numel() for _, _, tensor in wanted))
+    values = _Values(path, numbers)
+    loaded = [(tensor, values.take(name, part, tensor)) for name, part, tensor in wanted]
     values.end()
     with torch.no_grad():
         for tensor, value in loaded:
             tensor.copy_(value)
 
 
-def _read_values(path, file):
+def _read_values(path, file, expected):
+    """(n,) float32; `expected`: the n of the network, which tells headers of version 0.0 apart."""
     header = file.read(12)
     if len(header) < 12:
         raise DarknetWeightsError(f"{path!r} is no Darknet weight file: it has {len(header)} bytes")
-    major, minor, _ = np.frombuffer(header, "<i4")
+    major, minor, revision = np.frombuffer(header, "<i4")
     if not (0 <= major < 100 and 0 <= minor < 100):
         raise DarknetWeightsError(
             f"{path!r} is no Darknet weight file: its first bytes would be version {major}.{minor}"
@@ -56,7 +56,10 @@ def _read_values(path, file):
     data = file.read()
     if len(data) % 4:
         raise DarknetWeightsError(f"{path!r} ends within a number: it was cut short")
-    return np.frombuffer(data, "<f4")
+    numbers = np.frombuffer(data, "<f4")
+    if (major, minor, revision) == (0, 0, 0) and len(numbers) == expected + 1 and not any(data[:4]):
+        return numbers[1:]  # the upper half of an int64
+    return numbers
 
 
 def _layers(network):

@@ -121,11 +121,27 @@ def test_pooling_at_stride_1_keeps_the_size():
     assert TinyPool(2)(x).tolist() == [[[[-1.0]]]]
 
 
-@pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 5), (1, 0, 0)])
-def test_both_headers_are_read(version, build_yolo, write_darknet, tmp_path):
+def header_of_pytorch_yolov3(data):
+    """Its `np.array([0, 0, 0, seen, 0], dtype=np.int32)` in place of version 0.2 and an int64."""
+    return np.array([0, 0, 0, 3200, 0], "<i4").tobytes() + data[20:]
+
+
+@pytest.mark.parametrize(
+    ("version", "change"),
+    [
+        ((0, 0, 0), bytes),
+        ((0, 1, 0), bytes),
+        ((0, 2, 5), bytes),
+        ((1, 0, 0), bytes),
+        ((0, 2, 0), header_of_pytorch_yolov3),
+    ],
+)
+def test_all_headers_are_read(version, change, build_yolo, write_darknet, tmp_path):
     network, other = build_yolo(seed=1), build_yolo(seed=2)
-    write_darknet(network, tmp_path / "a.weights", version=version)
-    load_darknet_weights(other, str(tmp_path / "a.weights"))
+    path = tmp_path / "a.weights"
+    write_darknet(network, path, version=version)
+    path.write_bytes(change(path.read_bytes()))
+    load_darknet_weights(other, str(path))
     for name, value in network.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(other.state_dict()[name], value), name
@@ -141,6 +157,7 @@ def test_both_headers_are_read(version, build_yolo, write_darknet, tmp_path):
         (lambda data: data[: len(data) // 8 * 4], r"ends in layer backbone.layers.12: its weight"),
         (lambda data: data[:-4], r"ends in layer head.scales.1.predictor.1"),
         (lambda data: data + bytes(8), "2 numbers more"),
+        (lambda data: data + bytes(4), "1 numbers more"),
         (lambda data: data[:20] + b"\xff" * 4 + data[24:], "does not fit from layer backbone.layers.0"),
     ],
 )
