@@ -1,11 +1,10 @@
 """Disparity maps on disk, as Cityscapes stores them."""
 
 import numpy as np
-from PIL import Image
+
+from .images import MODES_16_BIT, open_image
 
 __all__ = ["disparity_in_pixels", "read_disparity", "read_stored_disparity"]
-
-_MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I")  # "I": what older releases of Pillow say
 
 
 def read_disparity(path):
@@ -24,14 +23,8 @@ def read_stored_disparity(path):
     Raises:
         FileNotFoundError: no such file. ValueError: it is no such image.
     """
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no disparity map {path!r}") from None
-    except OSError as error:
-        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
-    if mode not in _MODES_16_BIT:
+    mode, values = open_image(path, lambda image: (image.mode, np.array(image)))
+    if mode not in MODES_16_BIT:
         raise ValueError(
             f"{path!r} is an image of mode {mode}: disparity maps are gray PNG images of 16 bits, "
             "disparity = (value - 1) / 256, 0 where it is unknown"

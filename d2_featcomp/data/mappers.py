@@ -10,13 +10,74 @@ from detectron2.data import detection_utils as utils
 from detectron2.utils.registry import Registry
 
 from .disparity import disparity_in_pixels, read_stored_disparity
+from .images import read_image, read_sem_seg
+from .requirements import network_name, require_labels
 
-__all__ = ["DATASET_MAPPER_REGISTRY", "MultiTaskMapper", "build_train_mapper", "train_dicts"]
+__all__ = [
+    "DATASET_MAPPER_REGISTRY",
+    "ImageMapper",
+    "MultiTaskMapper",
+    "build_test_mapper",
+    "build_train_mapper",
+    "train_dicts",
+]
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
 Registry of training mappers: called as `cls(cfg, is_train=True)`, then on each record of a data set.
 """
+
+
+class ImageMapper(DatasetMapper):
+    """Detectron2's mapper, with :func:`read_image` and :func:`read_sem_seg` in place of its own reader.
+
+    Args:
+        sem_seg_classes (int or None): classes of semantic maps; None: these are not looked at.
+        sem_seg_ignore (int): label of pixels of no class.
+        others: of Detectron2's mapper.
+    """
+
+    @configurable
+    def __init__(self, *, sem_seg_classes=None, sem_seg_ignore=255, **others):
+        super().__init__(**others)
+        self.sem_seg_labels = {"num_classes": sem_seg_classes, "ignore_label": sem_seg_ignore}
+
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        labels = _sem_seg_labels(cfg) if network_name(cfg) in _SEMANTIC_NETWORKS else {}
+        return {**super().from_config(cfg, is_train), **labels}
+
+    def __call__(self, record):
+        """
+        Args:
+            record (dict): of a data set, in Detectron2's format. Not changed.
+
+        Returns:
+            dict: as Detectron2's mapper.
+
+        Raises:
+            FileNotFoundError, ValueError: see :func:`read_image` and :func:`read_sem_seg`.
+        """
+        record = copy.deepcopy(record)
+        image = read_image(record["file_name"], format=self.image_format)
+        utils.check_image_size(record, image)
+        sem_seg = None
+        path = record.pop("sem_seg_file_name", None)
+        if path is not None and self.is_train:
+            sem_seg = read_sem_seg(path, **self.sem_seg_labels)
+        inputs = transforms.AugInput(image, sem_seg=sem_seg)
+        applied = self.augmentations(inputs)
+        shape = inputs.image.shape[:2]
+        record["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if sem_seg is not None:
+            record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(record, shape, applied, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, applied, shape)
+        return record
 
 
 @DATASET_MAPPER_REGISTRY.register()
@@ -26,17 +87,24 @@ class MultiTaskMapper:
     Args:
         augmentations (list[Augmentation]): of Detectron2.
         image_format (str): order of the channels, as `INPUT.FORMAT`.
+        sem_seg_classes (int or None): classes of the semantic maps; None: labels are not looked at.
+        sem_seg_ignore (int): label of pixels of no class.
     """
 
     @configurable
-    def __init__(self, *, augmentations, image_format):
+    def __init__(self, *, augmentations, image_format, sem_seg_classes=None, sem_seg_ignore=255):
         self.augmentations = transforms.AugmentationList(augmentations)
         self.image_format = image_format
+        self.sem_seg_labels = {"num_classes": sem_seg_classes, "ignore_label": sem_seg_ignore}
 
     @classmethod
     def from_config(cls, cfg, is_train=True):
         chosen = DatasetMapper.from_config(cfg, is_train)
-        return {"augmentations": chosen["augmentations"], "image_format": chosen["image_format"]}
+        return {
+            "augmentations": chosen["augmentations"],
+            "image_format": chosen["image_format"],
+            **_sem_seg_labels(cfg),
+        }
 
     def __call__(self, record):
         """
@@ -49,15 +117,15 @@ class MultiTaskMapper:
             float32, in pixels of the image as it is now (it scales with the width), 0 where unknown.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`read_disparity`; or two of the files differ in
-            size.
+            FileNotFoundError, ValueError: see :func:`read_image`, :func:`read_sem_seg` and
+            :func:`read_disparity`; or two of the files differ in size.
         """
         record = copy.deepcopy(record)
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        image = read_image(record["file_name"], format=self.image_format)
         utils.check_image_size(record, image)
         sem_seg = None
         if "sem_seg_file_name" in record:
-            sem_seg = utils.read_image(record["sem_seg_file_name"], "L").squeeze(2)
+            sem_seg = read_sem_seg(record["sem_seg_file_name"], **self.sem_seg_labels)
             _require_size(record["sem_seg_file_name"], sem_seg, image)
         inputs = transforms.AugInput(image, sem_seg=sem_seg)
         applied = self.augmentations(inputs)
@@ -70,6 +138,15 @@ class MultiTaskMapper:
             disparity = disparity_in_pixels(_apply(applied, stored)) * np.float32(_width_scale(applied))
             record["disparity"] = torch.from_numpy(np.ascontiguousarray(disparity))
         return record
+
+
+# Of Detectron2, that are trained on semantic maps.
+_SEMANTIC_NETWORKS = ("PanopticFPN", "SemanticSegmentor")
+
+
+def _sem_seg_labels(cfg):
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return {"sem_seg_classes": head.NUM_CLASSES, "sem_seg_ignore": head.IGNORE_VALUE}
 
 
 def _apply(applied, stored):
@@ -109,13 +186,18 @@ def build_train_mapper(cfg):
     """
     name = cfg.MODEL.FEATCOMP.TRAIN.MAPPER
     if not name:
-        return DatasetMapper(cfg, is_train=True)
+        return ImageMapper(cfg, is_train=True)
     if name not in DATASET_MAPPER_REGISTRY:
         known = ", ".join(sorted(mapper for mapper, _ in DATASET_MAPPER_REGISTRY))
         raise ValueError(
             f"unknown mapper {name!r} (MODEL.FEATCOMP.TRAIN.MAPPER): choose one of {known}, or ''"
         )
     return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train=True)
+
+
+def build_test_mapper(cfg):
+    """Returns the mapper of evaluation: image and size, without targets."""
+    return ImageMapper(cfg, is_train=False)
 
 
 def train_dicts(cfg):
@@ -128,7 +210,8 @@ def train_dicts(cfg):
         `MODEL.FEATCOMP.TRAIN.IMAGES`, or all if that is 0.
 
     Raises:
-        ValueError: there are fewer than that.
+        ValueError: there are fewer than that; or the network cannot be trained on their annotations, see
+            :func:`require_labels`.
     """
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -144,4 +227,5 @@ def train_dicts(cfg):
             f"MODEL.FEATCOMP.TRAIN.IMAGES is {count}: the data sets {tuple(cfg.DATASETS.TRAIN)} hold "
             f"{len(dicts)} images"
         )
+    require_labels(cfg, dicts)
     return dicts[: count or None]

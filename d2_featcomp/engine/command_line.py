@@ -102,6 +102,14 @@ def _one_of_them(main, args):
         end_process_group()
 
 
+def _without_worker(message):
+    """What went wrong in a process that loads data, without its traceback."""
+    if not message.startswith("Caught ") or " in DataLoader worker process" not in message:
+        return message
+    kind = message.removeprefix("Caught ").partition(" ")[0]
+    return message.rpartition(f"{kind}: ")[2] or message
+
+
 @contextlib.contextmanager
 def report_errors():
     """Turns an error of the user's making into one line and exit status 2, an interruption into 130.
@@ -124,7 +132,8 @@ def report_errors():
         # Detectron2 reports many mistakes in a config by the last two.
         if os.getenv("D2_FEATCOMP_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())  # YAML's and the operating system's may have many lines
+        # YAML's and the operating system's may have many lines.
+        message = " ".join(_without_worker(str(error)).split())
         if isinstance(error, (KeyError, AssertionError)):
             message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
         print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)

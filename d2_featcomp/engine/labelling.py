@@ -1,15 +1,18 @@
 """Detections of an uncut network as annotations, where there is no ground truth."""
 
 import json
+import logging
 import os
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from ..data.datasets.image_folders import ANNOTATIONS, list_images
+from ..data.images import read_image
 from ..files import write_text
 from .demo import as_input
 
@@ -18,7 +21,11 @@ __all__ = ["label_images"]
 
 @torch.no_grad()
 def label_images(cfg, network, folder, *, score=0.5, class_names=None):
-    """Writes `annotations.json`, in COCO's format, into a folder of images.
+    """Writes `annotations.json`, in COCO's format, into a folder of images; masks, too, if the network
+    predicts them (as run lengths: to train on them, set `INPUT.MASK_FORMAT` to bitmask).
+
+    A file of that name with other content is not lost: it becomes `annotations.bak.json`, or the first
+    free one of `annotations.bak2.json`, `annotations.bak3.json` ..., and this is logged.
 
     Args:
         cfg (CfgNode): that `network` was built from; `INPUT` gives size and order of channels.
@@ -47,25 +54,50 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
         name = os.path.basename(path)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
-        for box, label in zip(boxes.tolist(), found.pred_classes.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": label + 1,
-                    "bbox": [round(value, 2) for value in box],
-                    "area": round(box[2] * box[3], 2),
-                    "iscrowd": 0,
-                }
-            )
+        masks = found.pred_masks.numpy() if found.has("pred_masks") else [None] * len(found)
+        for box, label, mask in zip(boxes.tolist(), found.pred_classes.tolist(), masks, strict=True):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": label + 1,
+                "bbox": [round(value, 2) for value in box],
+                "area": round(box[2] * box[3], 2),
+                "iscrowd": 0,
+            }
+            annotations.append(annotation | _mask_entries(mask))
     data = {
         "info": {"description": f"detections of a network, of score {score} and more"},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
-    write_text(json.dumps(data), os.path.join(folder, ANNOTATIONS))
+    text, path = json.dumps(data), os.path.join(folder, ANNOTATIONS)
+    _keep_other(path, text)
+    write_text(text, path)
     return len(images), len(annotations)
+
+
+def _mask_entries(mask):
+    """(H, W) bool or None -> what an annotation says of it."""
+    if mask is None:
+        return {}
+    coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    segmentation = {"size": coded["size"], "counts": coded["counts"].decode("ascii")}
+    return {"segmentation": segmentation, "area": float(coco_mask.area(coded))}
+
+
+def _keep_other(path, text):
+    """Renames a file with other content than `text`."""
+    if not os.path.exists(path):
+        return
+    with open(path, "rb") as file:
+        if file.read() == text.encode():
+            return
+    stem, number = os.path.splitext(path)[0], 1
+    while os.path.exists(kept := f"{stem}.bak{number if number > 1 else ''}.json"):
+        number += 1
+    os.rename(path, kept)
+    logging.getLogger("d2_featcomp").warning("the annotations that were in %s are now %s", path, kept)
 
 
 def _class_names(network):

@@ -11,7 +11,6 @@ import os
 
 import torch
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
@@ -21,6 +20,7 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from ..codecs import FeatureBitstream
+from ..data.mappers import build_test_mapper
 from ..evaluation.build import rate_evaluator, task_evaluators
 from ..evaluation.recording import ImageRecords, UnrecordableError
 from ..files import write_text
@@ -286,7 +286,7 @@ def _test_loader(cfg, dataset, positions):
     records = [{**dataset[position], "position": position} for position in positions]
     return build_detection_test_loader(
         dataset=records,
-        mapper=DatasetMapper(cfg, is_train=False),
+        mapper=build_test_mapper(cfg),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 

@@ -14,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from ..modeling import FEATURE_SPLIT_REGISTRY, SplitNetwork
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
+from .data_checks import check_data
 from .inference import prepare_for_inference
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
@@ -106,6 +107,7 @@ def train_steps(cfg, resume=False):
         _forget(cfg, steps)
     comm.synchronize()
     require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    check_data([config_of_step(cfg, step, "") for step in steps])
     for step in steps:  # so that a mistake in a later step's settings is found now
         _require_trainable(build_model(config_of_step(cfg, step, "")), step)
     results = OrderedDict()

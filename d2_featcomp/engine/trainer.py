@@ -4,7 +4,7 @@ import logging
 import weakref
 
 import torch
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-from ..data.mappers import build_train_mapper, train_dicts
+from ..data.mappers import build_test_mapper, build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
 from .loss_weights import build_loss_weight_hooks
@@ -96,8 +96,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        dataset = train_dicts(cfg) if cfg.MODEL.FEATCOMP.TRAIN.IMAGES else None
-        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg), dataset=dataset)
+        return build_detection_train_loader(
+            cfg, mapper=build_train_mapper(cfg), dataset=train_dicts(cfg)
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):

@@ -1,6 +1,6 @@
 """Evaluators of rates, beside Detectron2's of accuracy."""
 
 from .bjontegaard_delta import bd_rate
-from .build import build_evaluator
+from .build import EVALUATOR_REGISTRY, build_evaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator

@@ -2,61 +2,121 @@
 
 import os
 
-import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
-from PIL import Image
+from detectron2.utils.registry import Registry
 
+from ..data.images import read_sem_seg
+from ..data.requirements import class_setting, predicts_masks
+from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
-__all__ = ["build_evaluator", "rate_evaluator", "task_evaluators"]
+__all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "rate_evaluator", "task_evaluators"]
+
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """
+Registry of evaluators: functions that can be called as `function(cfg, dataset_name, output_dir)` and
+return a list[DatasetEvaluator]. They are named like the `evaluator_type` of a data set's metadata or,
+for data sets of type "multi_task", like a task head, for each of `MODEL.MULTI_TASK.HEADS`.
+"""
 
 
-def _coco(name, folder):
-    return [COCOEvaluator(name, output_dir=folder)]
+@EVALUATOR_REGISTRY.register()
+def coco(cfg, dataset_name, output_dir):
+    key, num_classes = class_setting(cfg) or ("", None)
+    predicted = ["segm"] if predicts_masks(cfg) else []
+    if cfg.MODEL.KEYPOINT_ON:
+        predicted.append("keypoints")
+    evaluator = CheckedCOCOEvaluator(
+        dataset_name,
+        num_classes=num_classes,
+        num_classes_key=key,
+        predicted=predicted,
+        output_dir=output_dir,
+    )
+    return [evaluator]
 
 
-def _sem_seg(name, folder):
-    return [SemSegEvaluator(name, distributed=True, output_dir=folder, sem_seg_loading_fn=_read_labels)]
+@EVALUATOR_REGISTRY.register()
+def sem_seg(cfg, dataset_name, output_dir):
+    return _sem_seg(dataset_name, output_dir)
 
 
-def _read_labels(path, dtype=int):
-    # Detectron2's own function asks NumPy for what its version 2 refuses.
-    with Image.open(path) as image:
-        return np.array(image, dtype=dtype)
+def _sem_seg(dataset_name, output_dir):
+    def read(path, dtype=int):
+        metadata = MetadataCatalog.get(dataset_name)
+        labels = read_sem_seg(
+            path, num_classes=len(metadata.stuff_classes), ignore_label=metadata.ignore_label
+        )
+        return labels.astype(dtype)
+
+    return [SemSegEvaluator(dataset_name, output_dir=output_dir, sem_seg_loading_fn=read)]
 
 
-def _panoptic(name, folder):
-    return [*_sem_seg(name, folder), *_coco(name, folder), COCOPanopticEvaluator(name, folder)]
+@EVALUATOR_REGISTRY.register()
+def coco_panoptic_seg(cfg, dataset_name, output_dir):
+    return [
+        *sem_seg(cfg, dataset_name, output_dir),
+        *coco(cfg, dataset_name, output_dir),
+        COCOPanopticEvaluator(dataset_name, output_dir),
+    ]
 
 
-# By what a head of CompressibleMultiTask predicts; other heads need evaluators of their own.
-_OF_HEADS = {
-    "SegmentationHead": lambda name: _sem_seg(name, None),
-    "DisparityHead": lambda name: [DisparityEvaluator()],
-    "ReconstructionHead": lambda name: [ReconstructionEvaluator()],
-}
+@EVALUATOR_REGISTRY.register()
+def lvis(cfg, dataset_name, output_dir):
+    return [LVISEvaluator(dataset_name, output_dir=output_dir)]
 
-# Detectron2's own choices, by the data set's `evaluator_type`.
-_EVALUATORS = {
-    "coco": _coco,
-    "sem_seg": _sem_seg,
-    "coco_panoptic_seg": _panoptic,
-    "lvis": lambda name, folder: [LVISEvaluator(name, output_dir=folder)],
-    "pascal_voc": lambda name, folder: [PascalVOCDetectionEvaluator(name)],
-    "cityscapes_instance": lambda name, folder: [CityscapesInstanceEvaluator(name)],
-    "cityscapes_sem_seg": lambda name, folder: [CityscapesSemSegEvaluator(name)],
-}
+
+@EVALUATOR_REGISTRY.register()
+def pascal_voc(cfg, dataset_name, output_dir):
+    return [PascalVOCDetectionEvaluator(dataset_name)]
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_instance(cfg, dataset_name, output_dir):
+    return [CityscapesInstanceEvaluator(dataset_name)]
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_sem_seg(cfg, dataset_name, output_dir):
+    return [CityscapesSemSegEvaluator(dataset_name)]
+
+
+@EVALUATOR_REGISTRY.register()
+def multi_task(cfg, dataset_name, output_dir):
+    heads = cfg.MODEL.MULTI_TASK.HEADS
+    unknown = [head for head in heads if head not in EVALUATOR_REGISTRY]
+    if unknown:
+        raise ValueError(
+            f"no evaluator is known for the task head {unknown[0]} (MODEL.MULTI_TASK.HEADS): register a "
+            "function of that name in EVALUATOR_REGISTRY (it may return an empty list)"
+        )
+    built = [EVALUATOR_REGISTRY.get(head)(cfg, dataset_name, output_dir) for head in heads]
+    return [evaluator for group in built for evaluator in group]
+
+
+@EVALUATOR_REGISTRY.register()
+def SegmentationHead(cfg, dataset_name, output_dir):
+    return _sem_seg(dataset_name, None)
+
+
+@EVALUATOR_REGISTRY.register()
+def DisparityHead(cfg, dataset_name, output_dir):
+    return [DisparityEvaluator()]
+
+
+@EVALUATOR_REGISTRY.register()
+def ReconstructionHead(cfg, dataset_name, output_dir):
+    return [ReconstructionEvaluator()]
 
 
 def build_evaluator(cfg, dataset_name):
@@ -70,7 +130,8 @@ def build_evaluator(cfg, dataset_name):
         DatasetEvaluators
 
     Raises:
-        ValueError: unknown `evaluator_type`.
+        ValueError: the data set has no annotations, its `evaluator_type` or a task head is unknown, or
+            it does not fit the network.
     """
     evaluators = task_evaluators(cfg, dataset_name)
     if cfg.MODEL.FEATCOMP.ENABLED:
@@ -81,18 +142,20 @@ def build_evaluator(cfg, dataset_name):
 def task_evaluators(cfg, dataset_name):
     """list[DatasetEvaluator]: the data set's own; arguments and errors are those of
     :func:`build_evaluator`."""
-    folder = _folder(cfg)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind == "multi_task":
-        heads = cfg.MODEL.MULTI_TASK.HEADS
-        found = [_OF_HEADS[head](dataset_name) for head in heads if head in _OF_HEADS]
-        return [evaluator for group in found for evaluator in group]
-    if kind not in _EVALUATORS:
+    if kind is None:
+        raise ValueError(
+            f"data set {dataset_name!r} has no annotations to evaluate on (no evaluator_type in its "
+            "metadata): a folder needs a file annotations.json in COCO's format; tools/label_images.py "
+            "writes one of what a network sees"
+        )
+    if kind not in EVALUATOR_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}: no evaluator is known for it "
-            f"(known: {', '.join([*_EVALUATORS, 'multi_task'])})"
+            f"(known: {known})"
         )
-    return _EVALUATORS[kind](dataset_name, folder)
+    return EVALUATOR_REGISTRY.get(kind)(cfg, dataset_name, _folder(cfg))
 
 
 def rate_evaluator(cfg):

@@ -16,6 +16,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.logger import setup_logger
 
+from d2_featcomp.data.mappers import build_test_mapper
 from d2_featcomp.engine import build_for_inference, report_errors, require_weights, setup_config
 from d2_featcomp.evaluation import build_evaluator
 from d2_featcomp.evaluation.tradeoff import format_table, rows_of
@@ -60,7 +61,7 @@ def measure(cfg, network, level, args):
     handle = network.backbone.register_forward_hook(hook)
     try:
         dataset = cfg.DATASETS.TEST[0]
-        loader = build_detection_test_loader(cfg, dataset)
+        loader = build_detection_test_loader(cfg, dataset, mapper=build_test_mapper(cfg))
         return inference_on_dataset(network, loader, build_evaluator(cfg, dataset))
     finally:
         handle.remove()

@@ -14,9 +14,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 
+from ..images import read_sem_seg
 from .scenes import data_root
 
 __all__ = ["load_cityscapes_multi_task", "register_cityscapes_multi_task"]
+
+_MAPS_LOOKED_AT = 10  # when the data set is loaded
 
 
 def register_cityscapes_multi_task(name, root, part):
@@ -45,7 +48,8 @@ def load_cityscapes_multi_task(root, part):
         list[dict]: Detectron2's of semantic segmentation, with "disparity_file_name".
 
     Raises:
-        FileNotFoundError: a folder or a disparity map is missing.
+        FileNotFoundError: a folder or a disparity map is missing. ValueError: a semantic map does not
+            hold train ids (some are looked at; the others when they are used).
     """
     folders = {kind: os.path.join(root, kind, part) for kind in ("leftImg8bit", "gtFine", "disparity")}
     for kind, folder in folders.items():
@@ -64,6 +68,8 @@ def load_cityscapes_multi_task(root, part):
             raise FileNotFoundError(
                 f"no disparity map {record['disparity_file_name']!r} for image {record['file_name']!r}"
             )
+    for record in dicts[:: max(1, len(dicts) // _MAPS_LOOKED_AT)]:
+        read_sem_seg(record["sem_seg_file_name"], num_classes=len(CITYSCAPES_CATEGORIES))
     return dicts
 
 

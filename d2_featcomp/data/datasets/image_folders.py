@@ -3,9 +3,9 @@
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from PIL import Image
 
+from ..coco_annotations import load_coco_file
+from ..images import open_image
 from .scenes import data_root
 
 __all__ = ["IMAGE_SUFFIXES", "PREFIX", "list_images", "register_image_folders"]
@@ -37,7 +37,12 @@ def register_image_folders(names):
             folder = os.path.join(data_root(), folder)
         annotations = os.path.join(folder, ANNOTATIONS)
         if os.path.isfile(annotations):
-            register_coco_instances(name, {}, annotations, folder)
+            DatasetCatalog.register(
+                name, lambda n=name, a=annotations, f=folder: load_coco_file(a, f, n)
+            )
+            MetadataCatalog.get(name).set(
+                json_file=annotations, image_root=folder, evaluator_type="coco"
+            )
         else:
             DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
             MetadataCatalog.get(name).set(image_root=folder)
@@ -62,12 +67,12 @@ def list_images(folder):
     return [os.path.join(folder, name) for name in names]
 
 
+def _size(image):
+    width, height = image.size
+    turned = image.getexif().get(_ORIENTATION, 1) >= _TRANSPOSED
+    return (height, width) if turned else (width, height)
+
+
 def _record(path):
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_ORIENTATION, 1) >= _TRANSPOSED:
-                width, height = height, width
-    except OSError as error:
-        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
+    width, height = open_image(path, _size)
     return {"file_name": path, "image_id": os.path.basename(path), "height": height, "width": width}

@@ -1,0 +1,99 @@
+"""What a network's training needs of its data, looked at before the training starts."""
+
+from detectron2.data import MetadataCatalog
+
+__all__ = ["class_setting", "network_name", "predicts_masks", "require_labels"]
+
+# Meta-architecture -> the config node that holds its number of classes of instances.
+_CLASS_NODES = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "PanopticFPN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
+    "YOLOV3": "YOLOV3",
+}
+
+
+def network_name(cfg):
+    """Returns the meta-architecture of the network, whether or not it is cut."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return cfg.MODEL.FEATCOMP.TASK_NETWORK if name == "SplitNetwork" else name
+
+
+def class_setting(cfg):
+    """
+    Returns:
+        (str, int) or None: the key that says how many classes of instances the network tells apart, and
+        its value; None for networks that find no instances or are not known here.
+    """
+    node = _CLASS_NODES.get(network_name(cfg))
+    return (f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES) if node else None
+
+
+def predicts_masks(cfg):
+    """Returns whether the network predicts masks of instances."""
+    return bool(cfg.MODEL.MASK_ON) and _CLASS_NODES.get(network_name(cfg)) == "ROI_HEADS"
+
+
+def require_labels(cfg, records):
+    """Raises ValueError if a network cannot be trained on what a data set holds.
+
+    Args:
+        cfg (CfgNode): of one training; `DATASETS.TRAIN` is named in messages.
+        records (list[dict]): in Detectron2's format.
+    """
+    featcomp = cfg.MODEL.FEATCOMP
+    setting = class_setting(cfg)
+    if setting is None or featcomp.TRAIN.MAPPER or (featcomp.ENABLED and featcomp.LOSS == "distill"):
+        return
+    names = ", ".join(map(repr, cfg.DATASETS.TRAIN))
+    if not any("annotations" in record for record in records):
+        raise ValueError(
+            f"the data sets {names} (DATASETS.TRAIN) have no annotations, which {network_name(cfg)} is "
+            "trained on: a folder needs a file annotations.json in COCO's format"
+        )
+    annotations = [
+        annotation
+        for record in records
+        for annotation in record.get("annotations", ())
+        if not annotation.get("iscrowd", 0)
+    ]
+    _require_classes(cfg, names, *setting, annotations)
+    _require_key("bbox", "a box", f"{network_name(cfg)} is trained on boxes", names, annotations)
+    if predicts_masks(cfg):
+        need = "MODEL.MASK_ON is True: set it to False or add masks"
+        _require_key("segmentation", "a mask", need, names, annotations)
+        _require_mask_format(cfg, names, annotations)
+    if cfg.MODEL.KEYPOINT_ON:
+        need = "MODEL.KEYPOINT_ON is True: set it to False or add keypoints"
+        _require_key("keypoints", "keypoints", need, names, annotations)
+
+
+def _require_classes(cfg, names, key, count, annotations):
+    largest = max((annotation["category_id"] for annotation in annotations), default=0)
+    if largest < count:
+        return
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") or ()
+    needed = max(largest + 1, len(classes))
+    some = f" ({', '.join([*classes[:6], *['...'] * (len(classes) > 6)])})" if classes else ""
+    raise ValueError(
+        f"{key} is {count}, but the data sets {names} (DATASETS.TRAIN) have {needed} classes{some}: set "
+        f"it to {needed}"
+    )
+
+
+def _require_key(key, thing, need, names, annotations):
+    without = sum(key not in annotation for annotation in annotations)
+    if without:
+        raise ValueError(
+            f"{without} of {len(annotations)} annotations of the data sets {names} (DATASETS.TRAIN) are "
+            f"without {thing} ({key!r}), but {need}"
+        )
+
+
+def _require_mask_format(cfg, names, annotations):
+    rle = any(isinstance(annotation["segmentation"], dict) for annotation in annotations)
+    if rle and cfg.INPUT.MASK_FORMAT == "polygon":
+        raise ValueError(
+            f"the data sets {names} (DATASETS.TRAIN) hold masks as run lengths, not polygons: set "
+            "INPUT.MASK_FORMAT to bitmask"
+        )

@@ -1,0 +1,29 @@
+"""Looks at the data of a training before its first training stage."""
+
+from detectron2.data import DatasetCatalog
+
+from ..data.mappers import train_dicts
+from ..evaluation.build import task_evaluators
+
+__all__ = ["check_data"]
+
+
+def check_data(stages):
+    """Finds what would end a later stage or its evaluation, before time is spent on the first.
+
+    Args:
+        stages (list[CfgNode]): configs of the stages of one training, of the same data sets.
+
+    Raises:
+        ValueError: see :func:`train_dicts` and :func:`build_evaluator`. OSError: a data set is missing.
+    """
+    # What the network's own losses need holds for the stages that use them; one of them is looked at.
+    train_dicts(max(stages, key=_uses_task_losses))
+    if stages[-1].TEST.EVAL_PERIOD >= 0:
+        for name in stages[-1].DATASETS.TEST:
+            DatasetCatalog.get(name)  # sets what metadata its evaluators need
+            task_evaluators(stages[-1], name)
+
+
+def _uses_task_losses(cfg):
+    return not cfg.MODEL.FEATCOMP.ENABLED or cfg.MODEL.FEATCOMP.LOSS != "distill"

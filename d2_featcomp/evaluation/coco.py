@@ -1,0 +1,78 @@
+"""COCO's metrics on annotations that other programs wrote."""
+
+import contextlib
+import io
+import logging
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+
+from ..data.coco_annotations import FORMAT_ERRORS, explain_format_error, normalize_coco
+
+__all__ = ["CheckedCOCOEvaluator"]
+
+# What is predicted -> key of an annotation, in words, and the setting that switches it on.
+_PARTS = {
+    "segm": ("segmentation", "masks", "MODEL.MASK_ON"),
+    "keypoints": ("keypoints", "keypoints", "MODEL.KEYPOINT_ON"),
+}
+
+
+class CheckedCOCOEvaluator(COCOEvaluator):
+    """Detectron2's evaluator; what would end the evaluation, or make its result wrong, is told or mended
+    when it is built, before images are computed.
+
+    Args:
+        dataset_name (str): registered, and loaded once.
+        num_classes (int or None): of the network; None: not checked.
+        num_classes_key (str): the config key that says so, for messages.
+        predicted (sequence[str]): of "segm" and "keypoints", what the network predicts beside boxes.
+        output_dir (str or None): see the base class.
+
+    Raises:
+        ValueError: the file does not follow COCO's format; the network tells more classes apart than
+            there are; or annotations lack the masks or keypoints that the network predicts.
+    """
+
+    def __init__(
+        self, dataset_name, *, num_classes=None, num_classes_key="", predicted=(), output_dir=None
+    ):
+        path = MetadataCatalog.get(dataset_name).get("json_file")
+        try:
+            super().__init__(dataset_name, output_dir=output_dir)
+            self._path = path or self._metadata.json_file
+            if self._do_evaluation:
+                self._normalize()
+        except FORMAT_ERRORS as error:
+            if path is None or path in str(error):
+                raise
+            raise explain_format_error(path, error) from error
+        if self._do_evaluation:
+            self._require_parts(predicted)
+        classes = len(self._coco_api.dataset.get("categories", ()))
+        if num_classes is not None and num_classes > classes:
+            raise ValueError(
+                f"{num_classes_key} is {num_classes}, but data set {dataset_name!r} has {classes} "
+                f"classes ({self._path!r}): evaluate a network on a data set of its own classes"
+            )
+
+    def _normalize(self):
+        if normalize_coco(self._coco_api.dataset, self._path):
+            logging.getLogger("d2_featcomp").warning(
+                "%s: an annotation id is 0, which lowers AP: annotations are numbered anew for this "
+                "evaluation",
+                self._path,
+            )
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
+
+    def _require_parts(self, predicted):
+        annotations = self._coco_api.dataset["annotations"]
+        for task in predicted:
+            key, words, setting = _PARTS[task]
+            without = sum(not annotation.get(key) for annotation in annotations)
+            if without:
+                raise ValueError(
+                    f"{self._path!r}: {without} of {len(annotations)} annotations are without {words} "
+                    f"({key!r}), which the network predicts: add them, or set {setting} to False"
+                )
