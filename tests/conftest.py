@@ -198,3 +198,43 @@ def run_tool(load_tool, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """A function: edit of the annotations -> name of a data set of 2 images, 4 objects, 2 classes."""
+    import json
+
+    from PIL import Image
+
+    from d2_featcomp.data.datasets.image_folders import register_image_folders
+
+    def write(edit=None, name="set"):
+        folder = tmp_path / name
+        folder.mkdir()
+        data = {"info": {}, "images": [], "annotations": [], "categories": []}
+        for number in (1, 2):
+            data["categories"].append({"id": number, "name": "ab"[number - 1]})
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+            file = {"id": number, "file_name": f"{number}.png", "height": 64, "width": 96}
+            data["images"].append(file)
+            for label, x in ((1, 10), (2, 40)):
+                data["annotations"].append(
+                    {
+                        "id": len(data["annotations"]) + 1,
+                        "image_id": number,
+                        "category_id": label,
+                        "bbox": [x, 10, 24, 30],
+                        "area": 720,
+                        "iscrowd": 0,
+                        "segmentation": [[x, 10, x + 24, 10, x + 24, 40, x, 40]],
+                    }
+                )
+        if edit is not None:
+            edit(data)
+        (folder / "annotations.json").write_text(json.dumps(data))
+        register_image_folders([f"images:{folder}"])
+        return f"images:{folder}"
+
+    return write

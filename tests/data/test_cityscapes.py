@@ -86,3 +86,10 @@ def test_labels_that_were_not_prepared(root):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"createTrainIdLabelImgs\.py"):
         load_cityscapes_multi_task(str(root), "train")
+
+
+def test_label_ids_in_place_of_train_ids_are_told(root):
+    for path in (root / "gtFine").rglob("*labelTrainIds.png"):
+        save(np.full((16, 32), 23, np.uint8), path.parent, path.name)  # the sky's id, no train id
+    with pytest.raises(ValueError, match=r"holds label 23: there are 19 .*createTrainIdLabelImgs\.py"):
+        load_cityscapes_multi_task(str(root), "train")

@@ -1,0 +1,97 @@
+import pytest
+
+from d2_featcomp.data.mappers import train_dicts
+from d2_featcomp.engine import setup_config
+
+RCNN = "configs/quick/msfc_R18.yaml"
+POLYGONS = ("INPUT.MASK_FORMAT", "polygon")
+
+
+def config_for(name, *overrides, config=RCNN):
+    return setup_config(config, ["DATASETS.TRAIN", (name,), *POLYGONS, *overrides])
+
+
+def each(change):
+    def edit(data):
+        for annotation in data["annotations"]:
+            change(annotation)
+
+    return edit
+
+
+def one_without(key):
+    return lambda data: data["annotations"][2].pop(key)
+
+
+def test_what_is_complete_is_taken(coco_folder):
+    name = coco_folder()
+    assert len(train_dicts(config_for(name))) == 2
+    assert len(train_dicts(config_for(name, config="configs/quick/yolov3_tiny.yaml"))) == 2
+
+
+def test_masks_are_needed_where_they_are_trained(coco_folder):
+    some = coco_folder(one_without("segmentation"), "some")
+    with pytest.raises(ValueError, match=r"1 of 4 annotations .*without a mask .*MODEL.MASK_ON is True"):
+        train_dicts(config_for(some))
+    empty = coco_folder(each(lambda annotation: annotation.update(segmentation=[])), "empty")
+    with pytest.raises(ValueError, match=r"4 of 4 annotations .*without a mask"):
+        train_dicts(config_for(empty))
+    for name in (some, empty):
+        assert train_dicts(config_for(name, "MODEL.MASK_ON", False))
+        assert train_dicts(config_for(name, config="configs/quick/yolov3_tiny.yaml"))
+        # The split alone, trained to restore features, needs none.
+        assert train_dicts(config_for(name, "MODEL.FEATCOMP.LOSS", "distill"))
+
+
+def test_run_lengths_are_no_polygons(coco_folder):
+    lengths = {"size": [64, 96], "counts": [650, 20, 5474]}
+    name = coco_folder(each(lambda annotation: annotation.update(segmentation=lengths)))
+    with pytest.raises(ValueError, match=r"set INPUT.MASK_FORMAT to bitmask"):
+        train_dicts(config_for(name))
+    assert train_dicts(config_for(name, "INPUT.MASK_FORMAT", "bitmask"))
+
+
+def test_boxes_and_keypoints_are_needed_too(coco_folder):
+    with pytest.raises(ValueError, match=r"1 of 4 annotations .*without a box \('bbox'\)"):
+        train_dicts(config_for(coco_folder(one_without("bbox"), "boxes")))
+    with pytest.raises(
+        ValueError, match=r"4 of 4 annotations .*without keypoints .*MODEL.KEYPOINT_ON is"
+    ):
+        keypoints = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", 0)
+        train_dicts(config_for(coco_folder(name="points"), *keypoints))
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("MODEL.ROI_HEADS.NUM_CLASSES", {}),
+        ("MODEL.YOLOV3.NUM_CLASSES", {"config": "configs/quick/yolov3_tiny.yaml"}),
+        ("MODEL.RETINANET.NUM_CLASSES", {"config": "configs/msfc_retinanet_R50.yaml"}),
+    ],
+)
+def test_too_few_classes_are_told_with_both_numbers(coco_folder, key, settings):
+    name = coco_folder()
+    with pytest.raises(ValueError, match=rf"{key} is 1, but .* have 2 classes \(a, b\): set it to 2"):
+        train_dicts(config_for(name, key, 1, **settings))
+    assert train_dicts(config_for(name, key, 2, **settings))
+
+
+def test_networks_that_are_not_cut_and_unknown_ones(coco_folder):
+    name = coco_folder()
+    with pytest.raises(ValueError, match=r"ROI_HEADS.NUM_CLASSES is 1"):
+        plain = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 1)
+        train_dicts(config_for(name, *plain))
+    assert train_dicts(config_for(name, "MODEL.META_ARCHITECTURE", "SomeoneElses"))
+
+
+def test_a_folder_without_annotations_trains_what_needs_none(coco_folder, tmp_path):
+    coco_folder(name="set")
+    (tmp_path / "set").rename(tmp_path / "bare")
+    (tmp_path / "bare" / "annotations.json").unlink()
+    name = f"images:{tmp_path / 'bare'}"
+    with pytest.raises(ValueError, match=r"bare' .DATASETS.TRAIN. have no annotations"):
+        train_dicts(config_for(name))
+    assert len(train_dicts(config_for(name, "MODEL.FEATCOMP.LOSS", "distill"))) == 2
+    # The reconstruction task's target is the image itself.
+    images = ("MODEL.FEATCOMP.TRAIN.IMAGES", 0)
+    assert len(train_dicts(config_for(name, *images, config="configs/quick/mtl_R34.yaml"))) == 2

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, Instances
+
+from d2_featcomp.engine import setup_config
+from d2_featcomp.evaluation import build_evaluator
+from d2_featcomp.evaluation.coco import CheckedCOCOEvaluator
+
+RCNN = "configs/quick/msfc_R18.yaml"
+
+
+def truth_as_predictions(records, masks=False):
+    outputs = []
+    for record in records:
+        found = Instances((record["height"], record["width"]))
+        boxes = torch.tensor([annotation["bbox"] for annotation in record["annotations"]]).float()
+        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        found.scores = torch.linspace(0.9, 0.8, len(boxes))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        if masks:
+            found.pred_masks = torch.zeros(
+                len(boxes), record["height"], record["width"], dtype=torch.bool
+            )
+            for mask, (left, top, width, height) in zip(
+                found.pred_masks, boxes.int().tolist(), strict=True
+            ):
+                mask[top : top + height, left : left + width] = True
+        outputs.append({"instances": found})
+    return outputs
+
+
+def evaluated(name, tmp_path, masks=False, **options):
+    records = DatasetCatalog.get(name)
+    evaluator = CheckedCOCOEvaluator(name, output_dir=str(tmp_path), **options)
+    evaluator.reset()
+    evaluator.process(records, truth_as_predictions(records, masks))
+    return evaluator.evaluate()
+
+
+def each(change):
+    def edit(data):
+        for annotation in data["annotations"]:
+            change(annotation)
+
+    return edit
+
+
+def from_0(annotation):
+    annotation["id"] -= 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        None,
+        each(from_0),
+        each(lambda annotation: annotation.pop("area")),
+        each(lambda annotation: annotation.pop("iscrowd")),
+        lambda data: data.pop("info"),
+    ],
+    ids=["complete", "ids from 0", "no area", "no iscrowd", "no info"],
+)
+def test_the_truth_has_100_ap_whatever_program_wrote_it(coco_folder, tmp_path, edit):
+    found = evaluated(coco_folder(edit), tmp_path, masks=True, predicted=["segm"])
+    assert found["bbox"]["AP"] == pytest.approx(100) and found["segm"]["AP"] == pytest.approx(100)
+    assert found["bbox"]["APs"] == pytest.approx(100)  # 24 x 30 pixels are small
+
+
+def test_ids_from_0_are_told(coco_folder, tmp_path, caplog):
+    name = coco_folder(each(from_0))
+    DatasetCatalog.get(name)
+    with caplog.at_level("WARNING", "d2_featcomp"):
+        CheckedCOCOEvaluator(name, output_dir=str(tmp_path))
+    assert "annotations.json: an annotation id is 0" in caplog.text
+
+
+def built(name, *overrides, config=RCNN):
+    DatasetCatalog.get(name)
+    classes = () if "NUM_CLASSES" in str(overrides) else ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
+    return build_evaluator(setup_config(config, [*classes, *overrides]), name)
+
+
+def test_masks_that_are_missing_are_told_before_the_evaluation(coco_folder, tmp_path):
+    empty = coco_folder(each(lambda annotation: annotation.update(segmentation=[])), "empty")
+    none = coco_folder(each(lambda annotation: annotation.pop("segmentation")), "none")
+    for name in (empty, none):
+        with pytest.raises(
+            ValueError, match=r"4 of 4 annotations are without masks .* MODEL.MASK_ON to F"
+        ):
+            built(name)
+        assert built(name, "MODEL.MASK_ON", False)
+        assert evaluated(name, tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(ValueError, match=r"without keypoints .*MODEL.KEYPOINT_ON to False"):
+        built(coco_folder(name="points"), "MODEL.KEYPOINT_ON", True)
+
+
+def test_a_network_of_more_classes_is_told_before_the_evaluation(coco_folder):
+    name = coco_folder()
+    with pytest.raises(
+        ValueError, match=r"MODEL.ROI_HEADS.NUM_CLASSES is 80, but data set .* 2 classes"
+    ):
+        built(name, "MODEL.ROI_HEADS.NUM_CLASSES", 80)
+    yolo = {"config": "configs/quick/yolov3_tiny.yaml"}
+    with pytest.raises(ValueError, match=r"MODEL.YOLOV3.NUM_CLASSES is 6, but data set .* 2 classes"):
+        built(name, "MODEL.YOLOV3.NUM_CLASSES", 6, **yolo)
+    assert built(name, "MODEL.YOLOV3.NUM_CLASSES", 2, **yolo)
+
+
+def test_a_file_that_is_no_annotation_file_is_named(coco_folder, tmp_path):
+    name = coco_folder()
+    DatasetCatalog.get(name)
+    (tmp_path / "set" / "annotations.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"annotations\.json' does not follow COCO's annotation format"):
+        CheckedCOCOEvaluator(name, output_dir=str(tmp_path))
