@@ -47,7 +47,7 @@ def evaluated(name, record, predicted):
 
 
 def test_miou_by_hand(three_classes):
-    """Class a: 3 of 5 pixels (4 true, 4 predicted). b: 2 of 5. c: 1 of 2. What is ignored is left out."""
+    """Class a: 3 of 5 pixels (4 true, 4 predicted). b: 2 of 5. c: 1 of 2. What is ignored, not."""
     name, record = three_classes([[0, 0, 0, 0], [1, 1, 1, 2], [255, 255, 2, 255]])
     found = evaluated(name, record, [[0, 0, 0, 1], [1, 1, 0, 2], [0, 1, 1, 2]])
     assert found["IoU-a"] == pytest.approx(100 * 3 / 5)

@@ -1,5 +1,6 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -36,8 +37,9 @@ def test_disparity_of_two_images(tmp_path):
         {"disparity": torch.tensor([[5.0, 3.0]])},
     ]
     found = evaluated(DisparityEvaluator(), [first, second], outputs)["disparity"]
-    assert found["RMSE"] == pytest.approx((math.sqrt(12.5) + 1) / 2)
-    assert found["IRMSE"] == pytest.approx(1 / found["RMSE"])
+    # Roots of 12.5 and of 1: 3.535534 and 1; their mean, and 1 over it.
+    assert found["RMSE"] == pytest.approx(2.267767, abs=1e-6)
+    assert found["IRMSE"] == pytest.approx(0.440962, abs=1e-6)
 
 
 def test_perfect_disparity_and_images_without_any(tmp_path):
@@ -70,6 +72,17 @@ def test_reconstruction_is_the_mean_of_decibels():
     ]
     found = evaluated(ReconstructionEvaluator(), [{"image": image}] * 3, outputs)
     assert found["reconstruction"]["PSNR"] == pytest.approx((20 + 40 + 100) / 3, abs=1e-4)
+
+
+def test_reconstruction_is_opencvs_psnr():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    other = np.clip(image + rng.normal(0, 9, image.shape).round(), 0, 255).astype(np.uint8)
+    record = {"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}
+    output = {"reconstruction": torch.from_numpy(other.transpose(2, 0, 1).copy()) / 255}
+    found = evaluated(ReconstructionEvaluator(), [record], [output])["reconstruction"]["PSNR"]
+    assert found == pytest.approx(cv2.PSNR(image, other), abs=1e-4)
+    assert 25 < found < 35
 
 
 def test_a_broken_reconstruction_is_not_perfect():
