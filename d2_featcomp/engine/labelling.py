@@ -1,7 +1,6 @@
 """Detections of an uncut network as annotations, where there is no ground truth."""
 
 import json
-import logging
 import os
 
 import numpy as np
@@ -11,7 +10,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from ..data.datasets.image_folders import ANNOTATIONS, list_images
+from ..data.datasets.image_folders import ANNOTATIONS, list_images, set_annotations_aside
 from ..data.images import read_image
 from ..files import write_text
 from .demo import as_input
@@ -24,8 +23,7 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
     """Writes `annotations.json`, in COCO's format, into a folder of images; masks, too, if the network
     predicts them (as run lengths: to train on them, set `INPUT.MASK_FORMAT` to bitmask).
 
-    A file of that name with other content is not lost: it becomes `annotations.bak.json`, or the first
-    free one of `annotations.bak2.json`, `annotations.bak3.json` ..., and this is logged.
+    A file of that name with other content is not lost, see :func:`set_annotations_aside`.
 
     Args:
         cfg (CfgNode): that `network` was built from; `INPUT` gives size and order of channels.
@@ -72,7 +70,11 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
     text, path = json.dumps(data), os.path.join(folder, ANNOTATIONS)
-    _keep_other(path, text)
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            same = file.read() == text.encode()
+        if not same:
+            set_annotations_aside(path)
     write_text(text, path)
     return len(images), len(annotations)
 
@@ -84,20 +86,6 @@ def _mask_entries(mask):
     coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     segmentation = {"size": coded["size"], "counts": coded["counts"].decode("ascii")}
     return {"segmentation": segmentation, "area": float(coco_mask.area(coded))}
-
-
-def _keep_other(path, text):
-    """Renames a file with other content than `text`."""
-    if not os.path.exists(path):
-        return
-    with open(path, "rb") as file:
-        if file.read() == text.encode():
-            return
-    stem, number = os.path.splitext(path)[0], 1
-    while os.path.exists(kept := f"{stem}.bak{number if number > 1 else ''}.json"):
-        number += 1
-    os.rename(path, kept)
-    logging.getLogger("d2_featcomp").warning("the annotations that were in %s are now %s", path, kept)
 
 
 def _class_names(network):

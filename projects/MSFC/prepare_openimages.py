@@ -10,11 +10,13 @@ writes openimages/train/annotations.json; the data set is then called images:ope
 (configs/msfc_R50_openimages.yaml). Masks may lie in --masks itself or in sub-folders, as unpacked.
 --boxes may be left out; it tells which objects are groups (COCO's crowds). Images that were not
 downloaded are left out, and counted. --classes may be a file with a name a line. Files are read a line
-at a time, and an interrupted call leaves nothing behind.
+at a time, and an interrupted call leaves nothing behind; other annotations that are there are kept, as
+annotations.bak.json.
 """
 
 import argparse
 import csv
+import filecmp
 import json
 import os
 import sys
@@ -25,6 +27,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from d2_featcomp.data.datasets.image_folders import set_annotations_aside
 from d2_featcomp.engine import report_errors
 
 GROUP = "IsGroupOf"
@@ -230,6 +233,8 @@ def main(args):
                 f"no object of these classes is in an image of {args.images!r} ({missing} images with "
                 "some are not there)"
             )
+        if os.path.exists(path) and not filecmp.cmp(partial, path, shallow=False):
+            set_annotations_aside(path)
         os.replace(partial, path)
     finally:
         if os.path.exists(partial):

@@ -147,6 +147,17 @@ def test_unusable_folders_are_refused(tmp_path):
         list_photos(str(tmp_path / "one"), "train")
 
 
+def test_files_that_are_cut_short_are_named(tmp_path):
+    write_class(tmp_path, "cats", 8)
+    write_photo(tmp_path / "photos" / "a.png")
+    for path in (tmp_path / "cats" / "3.png", tmp_path / "photos" / "a.png"):
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"cats.3\.png' is no image that can be read"):
+        list_cutouts(str(tmp_path), "train")
+    with pytest.raises(ValueError, match=r"photos.a\.png' is no image that can be read"):
+        PhotoBackgrounds([str(tmp_path / "photos" / "a.png")])
+
+
 def test_cutouts_are_drawn_at_the_size_asked_for(tmp_path):
     write_cutout(tmp_path / "red.png", RED, (64, 48))
     write_cutout(tmp_path / "blue.png", BLUE, (400, 300))

@@ -90,7 +90,9 @@ def test_an_evaluator_that_writes_files_cannot_be_recorded():
         def reset(self):
             self._folder = tempfile.TemporaryDirectory()
 
-    assert not ImageRecords(Files()).possible
+    evaluator = Files()
+    assert not ImageRecords(evaluator).possible
+    evaluator._folder.cleanup()
 
 
 def test_objects_are_refused_when_they_come():

@@ -115,6 +115,18 @@ def test_classes_from_a_file_and_without_boxes(official, prepare):
         assert [entry["iscrowd"] for entry in json.load(file)["annotations"]] == [0, 0]
 
 
+def test_annotations_that_are_there_are_kept(official, prepare):
+    path, kept = official / "images" / "annotations.json", official / "images" / "annotations.bak.json"
+    path.write_text("corrected by hand")
+    assert prepare("Car")[0] == 0
+    assert kept.read_text() == "corrected by hand"
+    first = path.read_text()
+    assert prepare("Car")[0] == 0  # the same again
+    assert path.read_text() == first and not (official / "images" / "annotations.bak2.json").exists()
+    assert prepare("Fish")[0] == 0
+    assert (official / "images" / "annotations.bak2.json").read_text() == first
+
+
 @pytest.mark.parametrize(
     ("classes", "changes", "words"),
     [

@@ -1,5 +1,6 @@
 """Any folder of image files as a data set, by the name `images:FOLDER`."""
 
+import logging
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -8,7 +9,13 @@ from ..coco_annotations import load_coco_file
 from ..images import open_image
 from .scenes import data_root
 
-__all__ = ["IMAGE_SUFFIXES", "PREFIX", "list_images", "register_image_folders"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PREFIX",
+    "list_images",
+    "register_image_folders",
+    "set_annotations_aside",
+]
 
 PREFIX = "images:"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -65,6 +72,20 @@ def list_images(folder):
     if not names:
         raise FileNotFoundError(f"no images in {folder!r} ({', '.join(IMAGE_SUFFIXES)})")
     return [os.path.join(folder, name) for name in names]
+
+
+def set_annotations_aside(path):
+    """Renames a folder's annotations, before others take their place, and logs it: they become
+    `annotations.bak.json`, or the first free one of `annotations.bak2.json`, `annotations.bak3.json` ...
+
+    Args:
+        path (str): of the file.
+    """
+    stem, number = os.path.splitext(path)[0], 1
+    while os.path.exists(kept := f"{stem}.bak{number if number > 1 else ''}.json"):
+        number += 1
+    os.rename(path, kept)
+    logging.getLogger("d2_featcomp").warning("the annotations that were in %s are now %s", path, kept)
 
 
 def _size(image):

@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 from PIL import Image
 
+from ..images import open_image
 from .composer import Background
 
 __all__ = ["CutoutObjects", "PhotoBackgrounds", "list_cutouts", "list_photos"]
@@ -83,13 +84,16 @@ def list_cutouts(folder, part, *, classes=None, exclude=(), val_fraction=0.25, m
 
 def _is_cutout(path):
     """Whether the image has both transparent and opaque pixels, and enough of them."""
-    with Image.open(path) as image:
+
+    def look(image):
         if min(image.size) < _MIN_SIDE or not (
             image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         ):
             return False
         opaque = np.asarray(image.convert("RGBA").getchannel("A")) > 127
-    return 0.05 < opaque.mean() < 0.98
+        return bool(0.05 < opaque.mean() < 0.98)
+
+    return open_image(path, look)
 
 
 def list_photos(folder, part, *, val_fraction=0.25):
@@ -133,8 +137,7 @@ class CutoutObjects:
 
 
 def _load_cutout(path):
-    with Image.open(path) as image:
-        image = image.convert("RGBA")
+    image = open_image(path, lambda file: file.convert("RGBA"))
     image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     solid = image.getchannel("A").point(lambda a: 255 * (a > 127))
     return image.crop(solid.getbbox())
@@ -153,11 +156,13 @@ class PhotoBackgrounds:
     def __init__(self, paths):
         self._photos = []
         for path in paths:
-            with Image.open(path) as image:
-                image.draft("RGB", (self._KEPT_SIDE, self._KEPT_SIDE))
-                image = image.convert("RGB")
+            image = open_image(path, self._read)
             image.thumbnail((self._KEPT_SIDE * 2, self._KEPT_SIDE), Image.Resampling.LANCZOS)
             self._photos.append(image)
+
+    def _read(self, image):
+        image.draft("RGB", (self._KEPT_SIDE, self._KEPT_SIDE))
+        return image.convert("RGB")
 
     def draw(self, rng, height, width):
         """See :meth:`ProceduralBackgrounds.draw`."""
