@@ -19,22 +19,26 @@ def stream(shape, *, bits, quantizer, original, feature_elements, codec="raw"):
 
 
 def small():
-    """50 bytes: 38 of header, one range of 4 bytes, 16 symbols of 4 bits.
+    """24 bytes: 16 of header, no range, 16 symbols of 4 bits.
 
-    Header: 4 + 4 fixed bytes, the names "MSFC" (5) and "raw" (4), 4 of fingerprint, six sizes of a byte
-    each, two bytes for the 1000 elements, 1 + 3 + 1 for the tensor, 4 of checksum.
+    Header: 4 fixed bytes, 4 of fingerprint, the resized and the original size of 2 bytes each, 4 of
+    checksum.
     """
     return stream((2, 2, 4), bits=4, quantizer="fixed", original=(10, 20), feature_elements=1000)
 
 
 def large():
-    """65 bytes: a header of 39 (a width of 200 takes two bytes), two ranges, 18 symbols of a byte."""
+    """48 bytes: a header of 22, two ranges of 4, 18 symbols of a byte.
+
+    Header: 16 as above, one more for a width of 200, 5 for the table: one tensor, one string, its empty
+    name, its length, two ranges.
+    """
     return stream((2, 3, 3), bits=8, quantizer="channel", original=(20, 200), feature_elements=200)
 
 
 def test_the_streams_have_the_sizes_counted_by_hand():
-    assert len(small().to_bytes()) == 50
-    assert len(large().to_bytes()) == 65
+    assert len(small().to_bytes()) == 24
+    assert len(large().to_bytes()) == 48
 
 
 @pytest.mark.parametrize("distributed", [False, True])
@@ -44,14 +48,14 @@ def test_rates_of_one_image(distributed):
     evaluator.process([{"file_name": "a.jpg"}], [{"bitstream": small()}])
     assert evaluator.evaluate() == {
         "feature_rate": {
-            "BPFE": 400 / 1000,
-            "BPFE_header": 304 / 1000,
-            "BPFE_side_info": 32 / 1000,
+            "BPFE": 192 / 1000,
+            "BPFE_header": 128 / 1000,
+            "BPFE_side_info": 0,
             "BPFE_payload": 64 / 1000,
             "BPFE_packed": 64 / 1000,
-            "bpp": 400 / 200,
-            "kB": 0.050,
-            "times_smaller": 80.0,
+            "bpp": 192 / 200,
+            "kB": 0.024,
+            "times_smaller": 32000 / 192,
         }
     }
 
@@ -62,20 +66,20 @@ def test_rates_of_several_images_are_all_bits_over_all_elements(tmp_path):
     evaluator.process([{"file_name": "b.jpg"}], [{"bitstream": large(), "instances": None}])
     evaluator.process([{"file_name": "a, 1.jpg", "image_id": 3}], [{"bitstream": small()}])
     rates = evaluator.evaluate()["feature_rate"]
-    assert rates["BPFE"] == pytest.approx(8 * 115 / 1200)
-    assert rates["BPFE_header"] == pytest.approx(8 * (38 + 39) / 1200)
-    assert rates["BPFE_side_info"] == pytest.approx(8 * (4 + 8) / 1200)
+    assert rates["BPFE"] == pytest.approx(8 * 72 / 1200)
+    assert rates["BPFE_header"] == pytest.approx(8 * (16 + 22) / 1200)
+    assert rates["BPFE_side_info"] == pytest.approx(8 * (0 + 8) / 1200)
     assert rates["BPFE_payload"] == pytest.approx(8 * (8 + 18) / 1200)
     assert rates["BPFE_packed"] == pytest.approx(8 * (8 + 18) / 1200)
     parts = rates["BPFE_header"] + rates["BPFE_side_info"] + rates["BPFE_payload"]
     assert parts == pytest.approx(rates["BPFE"])
-    assert rates["bpp"] == pytest.approx(8 * 115 / (200 + 4000))
-    assert rates["kB"] == pytest.approx(0.0575)
-    assert rates["times_smaller"] == pytest.approx(32 * 1200 / (8 * 115))
+    assert rates["bpp"] == pytest.approx(8 * 72 / (200 + 4000))
+    assert rates["kB"] == pytest.approx(0.036)
+    assert rates["times_smaller"] == pytest.approx(32 * 1200 / (8 * 72))
     assert (tmp_path / "new" / "folder" / "feature_rates.csv").read_text().splitlines() == [
         "image,bytes,header_bits,side_info_bits,payload_bits,packed_bits,feature_elements,pixels",
-        '"a, 1.jpg",50,304,32,64,64,1000,200',
-        "b.jpg,65,312,64,144,144,200,4000",
+        '"a, 1.jpg",24,128,0,64,64,1000,200',
+        "b.jpg,48,176,64,144,144,200,4000",
     ]
 
 
@@ -103,7 +107,7 @@ def test_reset_forgets_earlier_images():
     evaluator.process([{}], [{"bitstream": large()}])
     evaluator.reset()
     evaluator.process([{}], [{"bitstream": small()}])
-    assert evaluator.evaluate()["feature_rate"]["kB"] == 0.050
+    assert evaluator.evaluate()["feature_rate"]["kB"] == 0.024
 
 
 def test_no_images_give_no_rates(tmp_path):
