@@ -1,11 +1,13 @@
 """Files that are whole or not there."""
 
+import contextlib
 import csv
+import errno
 import io
 import os
 import uuid
 
-__all__ = ["prepare_file", "write_bytes", "write_csv", "write_text"]
+__all__ = ["prepare_file", "sync_folder", "write_bytes", "write_csv", "write_text"]
 
 
 def prepare_file(path):
@@ -23,6 +25,8 @@ def prepare_file(path):
     partial = _partial(path)
     try:
         os.makedirs(folder or ".", exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long
         with open(partial, "wb"):
             pass
         os.remove(partial)
@@ -33,22 +37,51 @@ def prepare_file(path):
 def write_bytes(data, path):
     """Writes a file in one piece: whoever reads `path` meanwhile gets the old content or the new one.
 
+    When it returns, the file is on disk: it outlives a loss of power.
+
     Args:
         data (bytes): the whole content.
         path (str): replaced if it exists; its folder must exist.
 
     Raises:
-        OSError: it cannot be written; an older file is left as it was.
+        OSError: it cannot be written; an older file is left as it was, and nothing beside it.
     """
     partial = _partial(path)
-    with open(partial, "wb") as file:
-        file.write(data)
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # a full disk, an interruption
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def sync_folder(folder):
+    """Waits until a folder's list of files is on disk: a file that was just renamed, or made.
+
+    Args:
+        folder (str): "" for the current one. Does nothing where the system or the file system offers
+            no such wait (Windows, some network file systems).
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _partial(path):
-    """The name of a file until it is whole."""
-    return f"{path}.{uuid.uuid4().hex}.partial"
+    """Path of a file until it is whole: of its own for each writer, and short, whatever the name is."""
+    return os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
 
 
 def write_text(text, path):

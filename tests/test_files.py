@@ -1,6 +1,10 @@
+import os
+import resource
+import stat
+
 import pytest
 
-from d2_featcomp.files import prepare_file, write_text
+from d2_featcomp.files import prepare_file, write_bytes, write_csv, write_text
 
 
 def test_a_file_is_prepared(tmp_path):
@@ -15,9 +19,13 @@ def test_a_file_is_prepared(tmp_path):
             prepare_file(folder)
     assert not (tmp_path / "other").exists()
     with pytest.raises(OSError, match=r"cannot write .*File name too long"):
-        prepare_file(tmp_path / ("a" * 250))
+        prepare_file(tmp_path / ("a" * 256))
     with pytest.raises(OSError, match=r"cannot write .*b\.txt"):
         prepare_file(path / "b.txt")
+    longest = tmp_path / ("a" * 255)  # what file systems allow
+    prepare_file(longest)
+    write_text("two", longest)
+    assert longest.read_text() == "two"
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -34,3 +42,57 @@ def test_an_older_file_stays_when_the_new_one_cannot_be_written(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text("new \udc80", path)
     assert path.read_text() == "old"
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 10 000 bytes, which writers see as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
+    path = tmp_path / "a.txt"
+    write_text("old", path)
+    for write in (
+        lambda: write_text("x" * 20000, path),
+        lambda: write_bytes(bytes(20000), path),
+        lambda: write_csv(["head"], [["x" * 20000]], path),
+        lambda: write_bytes(bytes(20000), tmp_path / "new.bin"),
+    ):
+        with pytest.raises(OSError):
+            write()
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
+
+
+def test_a_file_that_cannot_be_moved_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text("text", tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_was_written_is_on_disk(tmp_path, monkeypatch, inside):
+    """The whole content is synchronized before the file gets its name, and then the folder."""
+    events = []
+    sync, move = os.fsync, os.replace
+
+    def watched_sync(descriptor):
+        sync(descriptor)
+        about = os.fstat(descriptor)
+        folder = stat.S_ISDIR(about.st_mode)
+        events.append(("folder", about.st_ino) if folder else ("file", about.st_size))
+
+    def watched_move(source, target):
+        move(source, target)
+        events.append(("moved", os.fspath(target)))
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_move)
+    monkeypatch.chdir(tmp_path)
+    path = "a.bin" if inside else str(tmp_path / "a.bin")
+    write_bytes(b"12345", path)
+    assert events == [("file", 5), ("moved", path), ("folder", tmp_path.stat().st_ino)]
