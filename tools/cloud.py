@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
@@ -28,11 +29,11 @@ from d2_featcomp.engine import load_half, report_errors, setup_config
 from d2_featcomp.files import write_text
 from d2_featcomp.serving import (
     ServiceSettings,
-    build_app,
     class_names,
     draw_result,
     load_service,
     result_of,
+    run_server,
     write_result,
 )
 
@@ -60,6 +61,18 @@ def parse_args():
     parser.add_argument("--max-bytes", type=int, default=defaults.max_bytes, help="of a request (2^24)")
     parser.add_argument(
         "--max-pixels", type=int, default=DecodeLimits.max_image_pixels, help="of an image (2^26)"
+    )
+    parser.add_argument(
+        "--max-answer-bytes",
+        type=int,
+        default=defaults.max_answer_bytes,
+        help="memory for what is found in the images of a batch (2^30)",
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=int,
+        default=defaults.max_connections,
+        help=f"at once ({defaults.max_connections})",
     )
     parser.add_argument(
         "--receive-timeout",
@@ -128,16 +141,11 @@ def convert(network, args, names):
 
 
 def serve(args, cfg, weights):
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError(
-            "a server needs FastAPI and uvicorn: pip install 'd2_featcomp[serve]'"
-        ) from error
     host, _, port = args.serve.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"--serve is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
-    service = load_service(
+    load = partial(
+        load_service,
         cfg,
         weights,
         args.output,
@@ -146,18 +154,13 @@ def serve(args, cfg, weights):
         max_bytes=args.max_bytes,
         receive_timeout=args.receive_timeout,
         answer_timeout=args.answer_timeout,
+        max_answer_bytes=args.max_answer_bytes,
+        max_connections=args.max_connections,
         limits=DecodeLimits(max_image_pixels=args.max_pixels),
     )
     # uvicorn raises the signal again when all that was accepted is answered.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    uvicorn.run(
-        build_app(service),
-        host=host.strip("[]"),
-        port=int(port),
-        log_level="info",
-        access_log=False,
-        timeout_keep_alive=30,
-    )
+    run_server(load, host.strip("[]"), int(port))
 
 
 def main(args):

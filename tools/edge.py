@@ -13,7 +13,6 @@ simulate a slower network; a table then tells where the time goes.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,19 +23,16 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.engine import as_input, load_half, report_errors, setup_config, timed
-from d2_featcomp.files import write_text
+from d2_featcomp.files import write_bytes
 from d2_featcomp.serving import (
     CloudClient,
     Link,
-    RefusedError,
-    ServerFaultError,
+    Sender,
     Spool,
     frames_of,
     list_inputs,
     run_ahead,
 )
-
-TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away
 
 
 def parse_args():
@@ -51,9 +47,16 @@ def parse_args():
     parser.add_argument(
         "--output", help="folder for NAME.d2fc; with --connect for results, NAME-ID.json"
     )
-    parser.add_argument("--connect", metavar="HOST:PORT", help="server to send to")
+    parser.add_argument(
+        "--connect", metavar="HOST:PORT", help="server to send to; IPv6 as [::1]:8000, or a URL"
+    )
     parser.add_argument(
         "--spool", default="spool", help="folder for what is not sent yet (default: spool)"
+    )
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="first put back into the spool what the server refused before (SPOOL/rejected)",
     )
     parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
@@ -72,59 +75,6 @@ def parse_args():
         "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
     )
     return parser.parse_args()
-
-
-class Sender:
-    """Sends what is in the spool, and what is added to it; tries again where the server was away."""
-
-    def __init__(self, args):
-        self.spool = Spool(args.spool)
-        self.client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
-        self.output = args.output
-        self.away_since = None
-        self.sent = self.refused = 0
-
-    def send(self, identity):
-        """Seconds that the cloud half took; None if it was not sent."""
-        data = self.spool.read(identity)
-        if data is None:  # another program with this spool has sent it
-            return None
-        try:
-            answer = self.client.send(identity, data)
-        except RefusedError as error:
-            self.spool.reject(identity, str(error))
-            self.refused += 1
-            print(
-                f"{identity}: refused ({error}); kept in {self.spool.folder}/rejected", file=sys.stderr
-            )
-            return None
-        except ServerFaultError as error:
-            print(
-                f"{identity}: the server failed ({error}); kept in {self.spool.folder}", file=sys.stderr
-            )
-            return None
-        self.away_since = time.monotonic() if answer is None else None
-        if answer is None:
-            return None
-        if self.output:
-            write_text(json.dumps(answer[0]), os.path.join(self.output, f"{identity}.json"))
-        self.spool.remove(identity)
-        self.sent += 1
-        return answer[1]
-
-    def send_waiting(self):
-        for identity in self.spool.waiting():
-            self.send(identity)
-            if self.away_since is not None:
-                return
-
-    def send_new(self, identity):
-        """As :meth:`send`; while the server is away, only now and then, and then the oldest first."""
-        if self.away_since is None:
-            return self.send(identity)
-        if time.monotonic() - self.away_since > TRY_AGAIN_AFTER:
-            self.send_waiting()
-        return None
 
 
 def readable(entry, failures):
@@ -163,17 +113,22 @@ def edge_features(args, cfg, network, failures):
 
 def main(args):
     setup_logger(name="d2_featcomp")
-    if not args.output and not args.connect:
+    if not args.output and not args.connect and (args.input or not args.requeue):
         raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
     if args.input and not args.config_file:
         raise ValueError("--input needs --config-file")
-    if not args.input and not args.connect:
+    if not args.input and not args.connect and not args.requeue:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
     simulated = args.bandwidth is not None or args.latency or args.loss
     link = Link(args.bandwidth, args.latency, args.loss, args.seed) if simulated else None
+    sender = None
+    if args.connect:
+        client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
+        sender = Sender(Spool(args.spool), client, args.output)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
-    sender = Sender(args) if args.connect else None
+    if args.requeue:
+        print(f"{len(Spool(args.spool).requeue())} put back into {args.spool}")
     if sender:
         sender.send_waiting()
     rows, names, failures, size, count = [], set(), [], 0, 0
@@ -199,8 +154,7 @@ def main(args):
             if name in names:
                 raise ValueError(f"two images are called {name!r}: give them in separate calls")
             names.add(name)
-            with open(os.path.join(args.output, f"{name}.d2fc"), "wb") as file:
-                file.write(data)
+            write_bytes(data, os.path.join(args.output, f"{name}.d2fc"))
         rows.append((name, len(data), network_seconds, codec_seconds, transfer, cloud_seconds))
     if sender and sender.away_since is not None and args.input:
         sender.send_waiting()

@@ -1,9 +1,17 @@
 """The edge's side of the network: sends bitstreams until they have arrived."""
 
+import dataclasses
 import random
+import re
 import time
+import urllib.parse
 
-__all__ = ["CloudClient", "RefusedError"]
+from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from .app import NAME_HEADER
+from .server import ForeignModelError
+from .spool import name_in_id
+
+__all__ = ["CloudClient", "RefusedError", "ServerFaultError", "WrongServerError", "fingerprint_of"]
 
 # Busy or stopping: another attempt may be answered; a fault of the server's: perhaps; and what is final.
 _BUSY = (408, 429, 503)
@@ -12,18 +20,22 @@ _REFUSED = (400, 409, 413)
 
 
 class RefusedError(ValueError):
-    """The server will never take this bitstream: it is damaged, foreign or too large."""
+    """The server will never take this bitstream: it is damaged or too large."""
 
 
 class ServerFaultError(RuntimeError):
     """The server failed with this bitstream, each time that it was sent; others may fare better."""
 
 
+class WrongServerError(ValueError):
+    """What answers is no server of this program's: another service, a proxy, a login page."""
+
+
 class CloudClient:
     """Sends bitstreams to a :class:`CloudService` over HTTP.
 
     Args:
-        address (str): HOST:PORT, or a URL.
+        address (str): HOST:PORT, [IPV6]:PORT, or a URL of http or https.
         timeout (float): seconds to wait for a connection, and for each answer.
         attempts (int): for each bitstream, before it is left for later.
         backoff (float): seconds before the second attempt; doubled each time, up to 30, and varied at
@@ -31,7 +43,8 @@ class CloudClient:
         sleep (callable): waits for so many seconds.
 
     Raises:
-        ImportError: the package httpx is not installed.
+        ImportError: the package httpx is not installed. ValueError: the address is none, or a number is
+        out of range.
     """
 
     def __init__(self, address, *, timeout=30.0, attempts=5, backoff=0.5, sleep=time.sleep):
@@ -41,45 +54,53 @@ class CloudClient:
             raise ImportError(
                 "sending over a network needs httpx: pip install 'd2_featcomp[edge]'"
             ) from error
+        if not timeout > 0 or attempts < 1:
+            raise ValueError(f"timeout {timeout} and attempts {attempts}: they must be above 0")
         self._httpx = httpx
-        url = address if "://" in address else f"http://{address}"
-        self._client = httpx.Client(base_url=url, timeout=timeout)
+        url = _url_of(address)
+        try:
+            self._client = httpx.Client(base_url=url, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{address!r} is no address of a server: {error}") from error
         self._attempts = attempts
         self._backoff = backoff
         self._sleep = sleep
         self._random = random.Random()
 
-    def send(self, identity, data):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def send(self, identity, data, name=None):
         """Sends one bitstream; the same one sent again is not computed again.
 
         Args:
             identity (str): of :func:`stream_id`.
             data (bytes): the bitstream.
+            name (str or None): of the image; None takes it from the id.
 
         Returns:
             (dict, float) or None: the result, as :func:`result_of` gives, and the seconds that the cloud
             half took; None if the server was not reached or stayed busy.
 
         Raises:
-            RefusedError, ServerFaultError: see there. ValueError: what answers at this address is no
-            such server, or something before it wants what this client does not send.
+            RefusedError, ForeignModelError, ServerFaultError, WrongServerError: see there.
         """
+        headers = {}
+        if name not in (None, name_in_id(identity)):
+            headers[NAME_HEADER] = urllib.parse.quote(name, safe="", errors="surrogateescape")
         answer = None
         for attempt in range(self._attempts):
             try:
-                answer = self._client.put(f"/v1/bitstreams/{identity}", content=data)
+                answer = self._client.put(f"/v1/bitstreams/{identity}", content=data, headers=headers)
             except self._httpx.TransportError:
                 answer = None
-            status = answer.status_code if answer is not None else None
-            if status == 200:
-                return answer.json(), float(answer.headers.get("x-cloud-seconds", "nan"))
-            if status in _REFUSED:
-                raise RefusedError(f"{status}: {_reason(answer)}")
-            if status not in (None, *_BUSY, *_FAULT):
-                raise ValueError(
-                    f"{self._client.base_url} answers {status} ({_reason(answer)}): is it the address "
-                    "of tools/cloud.py --serve?"
-                )
+            except self._httpx.HTTPError as error:  # e.g. a compression that is none
+                raise self._wrong_server(str(error)) from error
+            if answer is not None and answer.status_code not in (*_BUSY, *_FAULT):
+                return self._final(answer, identity, data)
             if attempt + 1 < self._attempts:
                 wait = min(self._backoff * 2**attempt, 30) * self._random.uniform(0.5, 1.5)
                 self._sleep(max(wait, _asked_wait(answer)))
@@ -87,8 +108,83 @@ class CloudClient:
             raise ServerFaultError(f"{answer.status_code}: {_reason(answer)}")
         return None
 
+    def _final(self, answer, identity, data):
+        """The result in an answer that another attempt would not change; raises if it is none."""
+        status, content = answer.status_code, _content(answer)
+        if content.get("id") != identity or status not in (200, *_REFUSED):
+            raise self._wrong_server(f"{status} ({_reason(answer)})")
+        if status != 200:
+            error = ForeignModelError if content.get("reason") == "foreign model" else RefusedError
+            raise error(f"{status}: {_reason(answer)}")
+        if content.get("fingerprint") != fingerprint_of(data):
+            raise self._wrong_server(
+                f"with a result of the model {content.get('fingerprint')!r} to a bitstream of "
+                f"{fingerprint_of(data)!r}"
+            )
+        return content, _seconds(answer)
+
+    def _wrong_server(self, told):
+        return WrongServerError(
+            f"the server at {self._client.base_url} answers {told}, which is no answer to this "
+            "bitstream: is it the address of tools/cloud.py --serve, of this release, and does nothing "
+            "before it, such as a proxy or a login page, answer in its place?"
+        )
+
     def close(self):
         self._client.close()
+
+
+def _url_of(address):
+    """The URL of an address that a user gave.
+
+    Raises:
+        ValueError: it is none.
+    """
+    url = address if "://" in address else f"http://{address}"
+    problem = ""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        problem = f" ({error})"
+    if (
+        problem
+        or parts.scheme not in ("http", "https")
+        or not re.fullmatch(r"[\w.:%-]+", host)
+        or port == 0
+        or parts.netloc.endswith(":")
+        or parts.path.startswith("//")
+    ):
+        raise ValueError(
+            f"{address!r} is no address of a server{problem}: give HOST:PORT, with an IPv6 address in "
+            "brackets, as in [::1]:8000, or a URL of http or https"
+        )
+    return url
+
+
+def fingerprint_of(data):
+    """str or None: of the model that wrote a bitstream, in hexadecimal; None if it is damaged."""
+    limits = DecodeLimits(*(2**62 for _ in dataclasses.fields(DecodeLimits)))  # no matter how large
+    try:
+        return FeatureBitstream.from_bytes(data, limits).fingerprint.hex()
+    except BitstreamError:
+        return None
+
+
+def _content(answer):
+    """The JSON object of an answer; {} if there is none."""
+    try:
+        content = answer.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _seconds(answer):
+    try:
+        return float(answer.headers["x-cloud-seconds"])
+    except (KeyError, ValueError):
+        return float("nan")
 
 
 def _asked_wait(answer):
@@ -100,7 +196,6 @@ def _asked_wait(answer):
 
 
 def _reason(answer):
-    try:
-        return answer.json()["detail"]
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
+    """What an answer says, in one short line."""
+    told = _content(answer).get("detail") or answer.text
+    return " ".join(str(told)[:1000].split())[:200] or "nothing"

@@ -7,9 +7,14 @@ import shlex
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..engine import file_digest, load_half, setup_config
-from .server import CloudService, ServiceSettings, build_app
+from .app import build_app
+from .server import CloudService, ServiceSettings
 
 __all__ = ["class_names", "load_service", "ray_app"]
+
+_FLOAT_BYTES = 4
+_PASTE_BYTES = 16  # a pixel, while one mask is pasted
+_LABEL_BYTES = 8
 
 
 def load_service(cfg, weights, folder, names=None, **settings):
@@ -37,7 +42,29 @@ def load_service(cfg, weights, folder, names=None, **settings):
         node.pop(key)  # no result depends on it
     about = json.dumps([file_digest(weights), model.dump(), cfg.TEST.dump(), names])
     maker = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return CloudService(network, settings, folder, names, maker)
+    return CloudService(network, settings, folder, names, maker, output_bytes_per_pixel(cfg))
+
+
+def output_bytes_per_pixel(cfg):
+    """
+    Args:
+        cfg (CfgNode): of the network that is cut.
+
+    Returns:
+        int: bytes of memory that its outputs for an image take at most, for each pixel of the image's
+        original size: masks of all detections, scores of all classes of a semantic map.
+    """
+    model, most = cfg.MODEL, cfg.TEST.DETECTIONS_PER_IMAGE
+    network, found = model.FEATCOMP.TASK_NETWORK, 0
+    if model.MASK_ON:
+        if most < 0:  # all that the heads find
+            most = model.RPN.POST_NMS_TOPK_TEST * model.ROI_HEADS.NUM_CLASSES
+        found += most + _PASTE_BYTES
+    if network in ("PanopticFPN", "SemanticSegmentor", "CompressibleMultiTask"):
+        found += _FLOAT_BYTES * model.SEM_SEG_HEAD.NUM_CLASSES + _LABEL_BYTES
+    if network == "CompressibleMultiTask":  # disparity, and a picture in colour
+        found += 4 * (_FLOAT_BYTES + _LABEL_BYTES)
+    return found
 
 
 def class_names(cfg):

@@ -1,6 +1,7 @@
 """What the cloud half gives, as JSON and pictures."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -80,14 +81,22 @@ def write_result(result, folder):
 
     Returns:
         str: path of the JSON file.
+
+    Raises:
+        OSError: it cannot be written; no map is left behind.
     """
     name = result["image_id"]
-    files = {}
-    for key, data in result.get("maps", {}).items():
-        files[key] = f"{name}_{key}.png"
-        write_bytes(base64.b64decode(data), os.path.join(folder, files[key]))
     path = os.path.join(folder, f"{name}.json")
-    write_text(json.dumps({**result, "maps": files} if files else result), path)
+    files = {key: f"{name}_{key}.png" for key in result.get("maps", {})}
+    try:
+        for key, data in result.get("maps", {}).items():
+            write_bytes(base64.b64decode(data), os.path.join(folder, files[key]))
+        write_text(json.dumps({**result, "maps": files} if files else result), path)
+    except OSError:
+        for file in files.values():  # that nothing names
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, file))
+        raise
     return path
 
 
@@ -99,6 +108,8 @@ def read_result(path):
     """
     with open(path, encoding="utf-8") as file:
         result = json.load(file)
+    if not isinstance(result, dict) or not isinstance(result.get("maps", {}), dict):
+        raise ValueError(f"{path!r} is no result")
     for key, name in result.get("maps", {}).items():
         with open(os.path.join(os.path.dirname(path), name), "rb") as file:
             result["maps"][key] = base64.b64encode(file.read()).decode()

@@ -1,10 +1,5 @@
-"""The cloud half as a web service, on FastAPI.
+"""The cloud half for many clients: a queue, batches, and results on disk."""
 
-FastAPI on uvicorn: HTTP passes every proxy and load balancer as it is, can be tried with curl, and both
-are kept by many; gRPC would save little, since a request is one blob of kilobytes.
-"""
-
-import asyncio
 import collections
 import concurrent.futures
 import contextlib
@@ -16,14 +11,19 @@ import threading
 import time
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from ..files import write_bytes
 from .results import read_result, result_of, write_result
-from .spool import digest_of, is_stream_id
+from .spool import digest_of, is_stream_id, name_in_id
 
-__all__ = ["BusyError", "CloudService", "ServiceSettings", "build_app"]
+__all__ = ["BusyError", "CloudService", "ForeignModelError", "ServiceSettings"]
 
 _LATENCIES_KEPT = 1000
 _COUNTED = ("accepted", "done", "errors", "busy", "repeated", "refused", "bytes", "batches")
 _BUSY = "the server is busy: try again"
+_PROBE = ".writable"
+_PROBE_BYTES = 4096
+_PROBE_BYTES_AFTER_FAILURE = 2**20
+_PROBE_PERIOD = 1.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,14 @@ class ServiceSettings:
         max_wait (float): seconds for which a bitstream may wait for others to fill its batch.
         queue_size (int): bitstreams that wait; more are answered "busy, retry".
         max_bytes (int): of a request.
-        max_receiving (int): bytes of all requests that are being received; beyond, "busy, retry".
+        max_receiving (int): bytes of all requests that are being received, and again of all that wait
+            or are computed; beyond, "busy, retry".
+        max_answer_bytes (int): memory for what the network finds in the images of a batch, at their
+            original sizes; a bitstream that alone could need more is refused.
+        max_connections (int): beyond, those that ask nothing are closed, the oldest first.
+        header_timeout (float): seconds in which the head of a connection's first request must have
+            arrived.
+        idle_timeout (float): seconds for which a connection is kept for another request.
         receive_timeout (float): seconds in which a request must have arrived.
         answer_timeout (float): seconds after which a request is answered "retry".
         limits (DecodeLimits): of a bitstream.
@@ -46,6 +53,10 @@ class ServiceSettings:
     queue_size: int = 64
     max_bytes: int = 2**24
     max_receiving: int = 2**28
+    max_answer_bytes: int = 2**30
+    max_connections: int = 512
+    header_timeout: float = 10.0
+    idle_timeout: float = 30.0
     receive_timeout: float = 30.0
     answer_timeout: float = 60.0
     limits: DecodeLimits = dataclasses.field(default_factory=DecodeLimits)
@@ -63,12 +74,19 @@ class BusyError(RuntimeError):
     """The queue is full, or the service is stopping."""
 
 
+class ForeignModelError(BitstreamError):
+    """Another network, or other weights, wrote the bitstream: a server that has them can take it."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Job:
     """A bitstream that was accepted; `future` gets its result."""
 
     identity: str
+    name: str
     stream: FeatureBitstream
+    size: int  # bytes
+    answer_bytes: int  # memory that its outputs may take
     future: concurrent.futures.Future
     arrived: float
 
@@ -87,21 +105,28 @@ class CloudService:
             there, of the same `maker`, is answered from it.
         class_names (sequence[str]): for results.
         maker (str): tells this network, its weights and settings, from others.
+        bytes_per_pixel (int): memory that the outputs for one image may take, for each pixel of its
+            original size; see `max_answer_bytes`.
     """
 
-    def __init__(self, network, settings, folder, class_names=(), maker=""):
+    def __init__(self, network, settings, folder, class_names=(), maker="", bytes_per_pixel=0):
         self.settings = settings
         self._network = network
         self._folder = folder
         self._class_names = class_names
         self._maker = maker
+        self._bytes_per_pixel = bytes_per_pixel
+        self._fingerprint = network.fingerprint()
         self._waiting = []  # jobs, the oldest first
         self._pending = {}  # id -> future: not computed twice at the same time
+        self._held_bytes = 0  # of jobs that wait or are computed
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._stopping = False
         self.counts = collections.Counter()
         self._latencies = collections.deque(maxlen=_LATENCIES_KEPT)
+        self._write_failed = False
+        self._probe_lock, self._probed, self._probe_error = threading.Lock(), float("-inf"), None
         os.makedirs(folder, exist_ok=True)
         self._thread = threading.Thread(target=self._work, name="cloud half", daemon=True)
         self._thread.start()
@@ -111,24 +136,68 @@ class CloudService:
         """bool: whether it takes nothing more."""
         return self._stopping
 
-    def submit(self, identity, data):
+    def submit(self, identity, data, name=None):
         """
         Args:
             identity (str): of :func:`stream_id`.
             data (bytes): the bitstream.
+            name (str or None): of the image, for the result; None takes it from the id.
 
         Returns:
             Future: of (result, seconds that the cloud half took).
 
         Raises:
-            BitstreamError: the id or the bitstream is malformed. FileExistsError: another bitstream has
-            this id. BusyError: see there.
+            BitstreamError: the id or the bitstream is malformed, or its answer too large.
+            ForeignModelError, BusyError: see there. FileExistsError: another bitstream has this id.
         """
         if not is_stream_id(identity):
-            raise BitstreamError(f"malformed id {identity[:100]!r}")
-        if not identity.endswith(f"-{digest_of(data)}"):
-            raise FileExistsError(f"{identity!r} is the id of other bytes")
+            raise BitstreamError(
+                f"malformed id {identity[:100]!r}: give NAME-DIGEST, a name of at most 200 letters, "
+                'digits, "_", ".", "=" and "-", and the first 16 hexadecimal digits of the SHA-256 of '
+                "the bytes"
+            )
+        require_digest(identity, digest_of(data))
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
+        if stream.fingerprint != self._fingerprint:
+            raise ForeignModelError(
+                f"this bitstream was written by another model (fingerprint {stream.fingerprint.hex()}, "
+                f"here {self._fingerprint.hex()}): load the same weights on the edge and in the cloud"
+            )
+        name = _printable(name_in_id(identity) if name is None else name)
+        job = _Job(
+            identity,
+            name,
+            stream,
+            len(data),
+            self._answer_bytes(stream),
+            concurrent.futures.Future(),
+            time.monotonic(),
+        )
+        return self._find(identity, lambda: self._accept(job))
+
+    def _answer_bytes(self, stream):
+        height, width = stream.sizes.original
+        needed, most = height * width * self._bytes_per_pixel, self.settings.max_answer_bytes
+        if needed > most:
+            raise BitstreamError(
+                f"what is found in an image of {height} x {width} pixels may take {needed} bytes of "
+                f"memory; this server gives an answer {most}"
+            )
+        return needed
+
+    def repeat(self, identity):
+        """Future of (result, seconds) of a bitstream that was submitted before, or None."""
+        return self._find(identity, lambda: None)
+
+    def knows(self, identity):
+        """bool: whether :meth:`repeat` would find it now."""
+        with self._lock:
+            if identity in self._pending:
+                return True
+        return self._known(identity) is not None
+
+    def _find(self, identity, otherwise):
+        """The future of what is known or pending; else what `otherwise` gives, under the lock."""
         while True:
             with self._lock:
                 done = self.counts["done"]
@@ -142,30 +211,40 @@ class CloudService:
                     future.set_result((known, 0.0))
                     return future
                 if done == self.counts["done"]:
-                    return self._accept(identity, stream, len(data))
+                    return otherwise()
             # Something was finished since: perhaps this one, so look again.
 
-    def _accept(self, identity, stream, size):
+    def _accept(self, job):
         """Puts a new job into the queue, under the lock."""
         if self._stopping:
             raise BusyError("the server is stopping: try another one, or later")
-        if len(self._waiting) >= self.settings.queue_size:
+        room = not self._held_bytes or self._held_bytes + job.size <= self.settings.max_receiving
+        if len(self._waiting) >= self.settings.queue_size or not room:
             self.counts["busy"] += 1
             raise BusyError(_BUSY)
-        future = concurrent.futures.Future()
-        self._waiting.append(_Job(identity, stream, future, time.monotonic()))
-        self._pending[identity] = future
+        self._waiting.append(job)
+        self._pending[job.identity] = job.future
+        self._held_bytes += job.size
         self.counts["accepted"] += 1
-        self.counts["bytes"] += size
+        self.counts["bytes"] += job.size
         self._changed.notify()
-        return future
+        return job.future
 
     def _known(self, identity):
+        """The result of an earlier call, from disk; None if there is none, or none that can be read."""
+        if not is_stream_id(identity):
+            return None
         try:
             result = read_result(os.path.join(self._folder, f"{identity}.json"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
-        return result if result.get("maker") == self._maker else None
+        if result.get("maker") != self._maker:
+            return None
+        return {"name": _printable(name_in_id(identity)), **result, **self._signed(identity)}
+
+    def _signed(self, identity):
+        """By what a client knows that an answer is of this service, and to its bitstream."""
+        return {"id": identity, "fingerprint": self._fingerprint.hex(), "maker": self._maker}
 
     def count(self, name):
         """Counts an event, for :meth:`metrics`."""
@@ -186,7 +265,9 @@ class CloudService:
                 return []
             oldest = self._waiting[0]
             while True:
-                batch = [job for job in self._waiting if _fit(job, oldest)][:most]
+                batch = _affordable(
+                    [job for job in self._waiting if _fit(job, oldest)], self.settings.max_answer_bytes
+                )[:most]
                 left = oldest.arrived + wait - time.monotonic()
                 if len(batch) == most or left <= 0 or self._stopping:
                     break
@@ -202,10 +283,12 @@ class CloudService:
             try:
                 if not isinstance(outcome, Exception):
                     result = result_of(job.identity, outcome, self._class_names)
-                    result["maker"] = self._maker
+                    result = {**result, "name": job.name, **self._signed(job.identity)}
                     write_result(result, self._folder)
+                    self._write_failed = False
                     outcome = result, time.perf_counter() - start
-            except Exception as error:  # e.g. a full disk
+            except Exception as error:
+                self._write_failed = isinstance(error, OSError)  # e.g. a full disk
                 outcome = error
             failed = isinstance(outcome, Exception)
             if failed and not isinstance(outcome, BitstreamError):
@@ -215,6 +298,7 @@ class CloudService:
                     self._latencies.append(outcome[1])
                 self.counts["errors" if failed else "done"] += 1
                 self._pending.pop(job.identity, None)
+                self._held_bytes -= job.size
             if failed:
                 job.future.set_exception(outcome)
             else:
@@ -243,6 +327,25 @@ class CloudService:
                     outcomes[job] = self._outputs([job])[0]
         return [outcomes[job] for job in batch]
 
+    def storage_error(self):
+        """OSError or None: why results cannot be written, tried at most once a second."""
+        with self._probe_lock:
+            if time.monotonic() - self._probed > _PROBE_PERIOD:
+                self._probe_error = self._probe()
+                self._probed = time.monotonic()
+            return self._probe_error
+
+    def _probe(self):
+        path = os.path.join(self._folder, _PROBE)
+        size = _PROBE_BYTES_AFTER_FAILURE if self._write_failed else _PROBE_BYTES
+        try:
+            write_bytes(bytes(size), path)
+            with contextlib.suppress(FileNotFoundError):  # another server with this folder
+                os.remove(path)
+        except OSError as error:
+            return error
+        return None
+
     def stop(self):
         """Takes nothing more, finishes what was accepted, and ends."""
         with self._changed:
@@ -269,105 +372,22 @@ def _fit(job, other):
     return job.stream.sizes.padded == other.stream.sizes.padded
 
 
-def build_app(service):
-    """
-    Args:
-        service (CloudService): that answers.
-
-    Returns:
-        FastAPI: PUT /v1/bitstreams/ID (a bitstream, answered with its result), GET /healthz and
-        GET /metrics.
-    """
-    import fastapi
-    from fastapi.responses import JSONResponse, PlainTextResponse
-
-    settings = service.settings
-    receiving = 0  # bytes of requests of which more is to come
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app):
-        yield
-        # uvicorn has answered what it had accepted; nothing is left but to end the thread.
-        await asyncio.to_thread(service.stop)
-
-    app = fastapi.FastAPI(title="d2_featcomp", lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    def refusal(status, detail, **headers):
-        return JSONResponse({"detail": detail}, status_code=status, headers=headers)
-
-    async def body_of(request):
-        """The whole body; None if it is larger than allowed."""
-        nonlocal receiving
-        declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > settings.max_bytes:
-            return None
-        body = bytearray()
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                receiving += len(chunk)
-                if len(body) > settings.max_bytes:
-                    return None
-                if receiving > settings.max_receiving:
-                    raise BusyError(_BUSY)
-            return bytes(body)
-        finally:
-            receiving -= len(body)
-
-    @app.put("/v1/bitstreams/{identity}")
-    async def put(identity: str, request: fastapi.Request):
-        try:
-            data = await asyncio.wait_for(body_of(request), settings.receive_timeout)
-        except asyncio.TimeoutError:
-            return refusal(408, "the request did not arrive in time", Connection="close")
-        except BusyError as error:
-            service.count("busy")
-            return refusal(503, str(error), **{"Retry-After": "1", "Connection": "close"})
-        if data is None:
-            service.count("refused")
-            return refusal(413, f"more than {settings.max_bytes} bytes", Connection="close")
-        try:
-            future = await asyncio.to_thread(service.submit, identity, data)
-            answer = asyncio.shield(asyncio.wrap_future(future))
-            result, seconds = await asyncio.wait_for(answer, settings.answer_timeout)
-        except BitstreamError as error:
-            service.count("refused")
-            return refusal(400, str(error))
-        except FileExistsError as error:
-            service.count("refused")
-            return refusal(409, str(error))
-        except BusyError as error:
-            return refusal(503, str(error), **{"Retry-After": "1"})
-        except asyncio.TimeoutError:
-            return refusal(504, "it takes longer than allowed: ask again", **{"Retry-After": "1"})
-        except Exception:
-            return refusal(500, "internal error")
-        return JSONResponse(result, headers={"X-Cloud-Seconds": f"{seconds:.6f}"})
-
-    @app.get("/healthz")
-    async def health():
-        status = "stopping" if service.stopping else "ok"
-        return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
-
-    @app.get("/metrics")
-    async def metrics():
-        return PlainTextResponse(_prometheus(service.metrics()))
-
-    return app
+def _affordable(jobs, most):
+    """The first of them, and those after it whose answers fit into the same memory with it."""
+    chosen, needed = [], 0
+    for job in jobs:
+        if not chosen or needed + job.answer_bytes <= most:
+            chosen.append(job)
+            needed += job.answer_bytes
+    return chosen
 
 
-def _prometheus(metrics):
-    """In the text format that Prometheus reads."""
-    lines = []
-    for name, value in metrics.items():
-        if name == "seconds":
-            lines.append("# TYPE d2_featcomp_cloud_seconds summary")
-            lines += [
-                f'd2_featcomp_cloud_seconds{{quantile="{share}"}} {seconds:.6f}'
-                for share, seconds in value.items()
-            ]
-        elif name == "queued":
-            lines += ["# TYPE d2_featcomp_queued gauge", f"d2_featcomp_queued {value}"]
-        else:
-            lines += [f"# TYPE d2_featcomp_{name}_total counter", f"d2_featcomp_{name}_total {value}"]
-    return "\n".join(lines) + "\n"
+def require_digest(identity, digest):
+    """Raises FileExistsError if an id is not that of bytes of this digest, see :func:`digest_of`."""
+    if not identity.endswith(f"-{digest}"):
+        raise FileExistsError(f"{identity!r} is the id of other bytes")
+
+
+def _printable(name):
+    """A name as it can stand in UTF-8: what is no text in it is replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

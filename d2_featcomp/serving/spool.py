@@ -5,23 +5,56 @@ import hashlib
 import os
 import re
 
-__all__ = ["Spool", "stream_id"]
+from ..files import sync_folder, write_bytes, write_text
+
+__all__ = ["Spool", "digest_of", "is_stream_id", "name_in_id", "stream_id"]
 
 SUFFIX = ".d2fc"
+NAME_SUFFIX = ".name"
 REJECTED = "rejected"
 _ID = re.compile(r"\w[\w.=-]{0,199}-[0-9a-f]{16}", re.ASCII)
+_NAME_LENGTH = 180
+DIGEST_LENGTH = 16
 
 
 def stream_id(name, data):
-    """str: name of an image, and a digest of its bitstream: equal for equal bytes, and only for them."""
-    plain = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII)[:180]
-    plain = re.sub(r"^\W", "_", plain, flags=re.ASCII) or "_"
+    """Makes the id of a bitstream: the name of its image, and a digest of its bytes.
+
+    Args:
+        name (str): in any script. ASCII letters, digits, "_", "." and "-" stay; of other characters
+            each byte of UTF-8 becomes "=" and two hexadecimal digits. A name that this makes longer
+            than 180 characters is cut, with a digest of the whole name in place of the rest.
+        data (bytes): the bitstream.
+
+    Returns:
+        str: of at most 197 characters of ASCII; equal for equal names and bytes, and only for them.
+    """
+    parts = [c if re.fullmatch(r"[\w.-]", c, re.ASCII) else _escaped(c) for c in name] or ["="]
+    plain = "".join(parts)
+    if not re.match(r"\w", plain, re.ASCII) or plain.startswith("_="):  # an id begins with a letter
+        plain = "".join(["_", _escaped(name[:1]) or "=", *parts[1:]])
+    if len(plain) > _NAME_LENGTH:
+        whole = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_LENGTH]
+        plain = f"{plain[: _NAME_LENGTH - DIGEST_LENGTH - 1]}-{whole}"
     return f"{plain}-{digest_of(data)}"
+
+
+def _escaped(character):
+    return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def name_in_id(identity):
+    """str: the name that :func:`stream_id` was given, where it is short enough to stand in the id."""
+    plain = identity[: -DIGEST_LENGTH - 1]
+    if plain.startswith("_="):
+        plain = plain[1:]
+    parts = re.sub(rb"=([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), plain.encode())
+    return "" if plain == "=" else parts.decode("utf-8", "surrogateescape")
 
 
 def digest_of(data):
     """str: the part of an id that tells the bytes."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:DIGEST_LENGTH]
 
 
 def is_stream_id(text):
@@ -30,7 +63,7 @@ def is_stream_id(text):
 
 
 class Spool:
-    """A folder of bitstreams, a file each, named by its id.
+    """A folder of bitstreams, a file each, named by its id. Several programs may share it.
 
     Args:
         folder (str): made if it does not exist.
@@ -40,49 +73,103 @@ class Spool:
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
 
-    def _path(self, identity):
-        return os.path.join(self.folder, f"{identity}{SUFFIX}")
+    def _path(self, identity, suffix=SUFFIX):
+        return os.path.join(self.folder, f"{identity}{suffix}")
 
     def add(self, name, data):
-        """Keeps a bitstream, on disk, until :meth:`remove`. Returns its id."""
+        """Keeps a bitstream, on disk, until :meth:`remove`. Returns its id.
+
+        Raises:
+            OSError: the disk is full; nothing is kept then, and nothing left.
+        """
         identity = stream_id(name, data)
-        partial = f"{self._path(identity)}.partial"
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path(identity))
+        if name_in_id(identity) != name:
+            write_bytes(name.encode("utf-8", "surrogateescape"), self._path(identity, NAME_SUFFIX))
+        write_bytes(data, self._path(identity))
         return identity
 
     def waiting(self):
         """list[str]: ids, the oldest first."""
-        paths = [
-            os.path.join(self.folder, name) for name in os.listdir(self.folder) if name.endswith(SUFFIX)
-        ]
         times = {}
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # another program has sent it
-                times[path] = os.stat(path).st_mtime_ns
-        ordered = sorted(times, key=lambda path: (times[path], path))
-        return [os.path.basename(path)[: -len(SUFFIX)] for path in ordered]
+        for entry in self._entries():
+            identity = _identity_of(entry)
+            if identity is not None:
+                with contextlib.suppress(FileNotFoundError):  # another program has sent it
+                    times[identity] = entry.stat().st_mtime_ns
+        return sorted(times, key=lambda identity: (times[identity], identity))
+
+    def strangers(self):
+        """list[str]: names of what lies in the folder and is no bitstream that :meth:`add` wrote."""
+        return sorted(
+            entry.name
+            for entry in self._entries()
+            if entry.name.endswith(SUFFIX) and _identity_of(entry) is None
+        )
+
+    def _entries(self):
+        with os.scandir(self.folder) as entries:
+            return list(entries)
 
     def read(self, identity):
-        """bytes, or None if it is not there any more."""
+        """bytes, or None if it is not there any more.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         try:
             with open(self._path(identity), "rb") as file:
                 return file.read()
         except FileNotFoundError:
             return None
 
+    def name(self, identity):
+        """str: that a bitstream was added with."""
+        try:
+            with open(self._path(identity, NAME_SUFFIX), "rb") as file:
+                return file.read().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return name_in_id(identity)
+
     def remove(self, identity):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._path(identity))
+        for suffix in (SUFFIX, NAME_SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._path(identity, suffix))
 
     def reject(self, identity, reason):
-        """Puts a bitstream that the cloud will never take aside, with the reason beside it."""
+        """Puts a bitstream that the cloud refuses aside, with the reason beside it."""
         folder = os.path.join(self.folder, REJECTED)
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, f"{identity}.txt"), "w", encoding="utf-8") as file:
-            file.write(f"{reason}\n")
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self._path(identity), os.path.join(folder, f"{identity}{SUFFIX}"))
+        write_text(f"{reason}\n", os.path.join(folder, f"{identity}.txt"))
+        self._move(identity, self.folder, folder)
+
+    def requeue(self):
+        """Takes back what :meth:`reject` has put aside.
+
+        Returns:
+            list[str]: the ids; they wait again, as old as they are.
+        """
+        aside = os.path.join(self.folder, REJECTED)
+        if not os.path.isdir(aside):
+            return []
+        found = Spool(aside).waiting()
+        for identity in found:
+            self._move(identity, aside, self.folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(aside, f"{identity}.txt"))
+        return found
+
+    def _move(self, identity, source, target):
+        for suffix in (NAME_SUFFIX, SUFFIX):
+            with contextlib.suppress(FileNotFoundError):  # another program has sent it
+                os.replace(
+                    os.path.join(source, f"{identity}{suffix}"),
+                    os.path.join(target, f"{identity}{suffix}"),
+                )
+        sync_folder(target)
+
+
+def _identity_of(entry):
+    """The id of a spool's file; None of what is none, e.g. a folder, or a name that is not UTF-8."""
+    identity = entry.name[: -len(SUFFIX)]
+    known = entry.name.endswith(SUFFIX) and is_stream_id(identity) and entry.is_file()
+    return identity if known else None

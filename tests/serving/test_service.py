@@ -86,6 +86,9 @@ class Gate:
     def __init__(self, network):
         self.network, self.open, self.batches = network, threading.Event(), []
 
+    def fingerprint(self):
+        return self.network.fingerprint()
+
     def decode(self, stream):
         assert self.open.wait(60)
         return self.network.decode(stream)
@@ -115,7 +118,8 @@ def test_batches_hold_what_waits_together(network, sent, tmp_path):
     for (identity, data), result in zip(jobs, results, strict=True):
         output = network.cloud_inference([FeatureBitstream.from_bytes(data)])[0]
         expected = result_of(identity, output)
-        assert result["image_id"] == identity and result.keys() - {"maker"} == expected.keys()
+        of_service = {"id", "name", "fingerprint", "maker"}
+        assert result["id"] == identity and result.keys() - of_service == expected.keys()
         assert result["height"] == expected["height"] and result["width"] == expected["width"]
 
 
@@ -125,13 +129,13 @@ def test_one_that_cannot_be_decoded_does_not_harm_its_batch(network, sent, tmp_p
     service = CloudService(gate, ServiceSettings(max_wait=0.2), str(tmp_path))
     (identity, data), *_ = sent
     stream = FeatureBitstream.from_bytes(data)
-    foreign = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
+    unfit = FeatureBitstream(**{**vars(stream), "split": "BaF"}).to_bytes()
     futures = [
-        service.submit(stream_id("x", foreign), foreign),
+        service.submit(stream_id("x", unfit), unfit),
         service.submit(identity, data),
     ]
     gate.open.set()
-    with pytest.raises(BitstreamError, match="another model"):
+    with pytest.raises(BitstreamError, match="feature split"):
         futures[0].result(timeout=60)
     assert futures[1].result(timeout=60)[0]["image_id"] == identity
     service.stop()

@@ -8,12 +8,11 @@ import re
 import select
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
+import uuid
 
 import numpy as np
+import processes
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -72,20 +71,21 @@ def expected(root):
     return found
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-
-
 def arguments(root, tool, *more):
     weights = root / f"{tool}.pth"
-    start = (sys.executable, f"tools/{tool}.py", "--config-file", CONFIG, "--weights", weights)
-    return [*map(str, (*start, *more)), *OPTS]
+    return list(map(str, ("--config-file", CONFIG, "--weights", weights, *more, *OPTS)))
+
+
+def start(root, tool, *more):
+    """The process of a command line; its output goes to files of its own."""
+    return processes.start(
+        f"tools/{tool}.py", arguments(root, tool, *more), root / f"{tool}-{uuid.uuid4().hex}"
+    )
 
 
 def call(root, tool, *more):
-    return subprocess.run(
-        arguments(root, tool, *more), capture_output=True, text=True, env=environment(), check=False
-    )
+    """(exit status, standard output, standard error) of a command line."""
+    return start(root, tool, *more).wait()
 
 
 class Server:
@@ -94,19 +94,13 @@ class Server:
     def __init__(self, root, output, *more, port=None):
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self._log = open(root / f"server{self.port}.log", "a+")  # noqa: SIM115 - closed by stop
-        self.process = subprocess.Popen(
-            arguments(root, "cloud", "--serve", self.address, "--output", output, *more),
-            stdout=self._log,
-            stderr=self._log,
-            env=environment(),
-        )
+        self.running = start(root, "cloud", "--serve", self.address, "--output", output, *more)
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while time.monotonic() < deadline and self.running.process.is_alive():
             with contextlib.suppress(httpx.TransportError):
                 if self.get("/healthz").json() == {"status": "ok"}:
                     return
-            time.sleep(0.1)
+            time.sleep(0.05)
         raise AssertionError(f"the server did not start: {self.stop()}")
 
     def get(self, path):
@@ -120,16 +114,15 @@ class Server:
 
     def memory(self):
         """Bytes that the process holds."""
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+        with open(f"/proc/{self.running.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        self.process.wait(timeout=60)
-        self._log.seek(0)
-        log = self._log.read()
-        self._log.close()
-        return log
+        """What it wrote."""
+        if self.running.process.is_alive():
+            os.kill(self.running.process.pid, how)
+        self.status, told, errors = self.running.wait()
+        return told + errors
 
 
 def free_port():
@@ -148,25 +141,28 @@ def server(root, tmp_path):
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.stop(signal.SIGKILL)
+        one.stop(signal.SIGKILL)
 
 
 def without_name(result):
-    """A result that does not tell what its image is called."""
+    """A result that tells neither what its image is called nor which server made it."""
     instances = [{**entry, "image_id": ""} for entry in result["instances"]]
-    return {**result, "image_id": "", "maker": "", "instances": instances}
+    of_server = ("id", "name", "fingerprint", "maker")
+    kept = {key: value for key, value in result.items() if key not in of_server}
+    return {**kept, "image_id": "", "instances": instances}
 
 
 def test_through_files(root, expected, tmp_path):
-    done = call(root, "edge", "--input", root / "photos", "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    status, _, errors = call(root, "edge", "--input", root / "photos", "--output", tmp_path / "out")
+    assert status == 0, errors
     for name, (_, data) in expected.items():
         assert (tmp_path / "out" / f"{name}.d2fc").read_bytes() == data
     (tmp_path / "out" / "zz_damaged.d2fc").write_bytes(data[:-1] + b"?")
     more = ("--images", root / "photos", "--classes", "a,b,c,d,e,f,g")
-    done = call(root, "cloud", "--input", tmp_path / "out", "--output", tmp_path / "results", *more)
-    assert done.returncode == 3 and "zz_damaged.d2fc: feature bitstream is damaged" in done.stderr
+    status, _, errors = call(
+        root, "cloud", "--input", tmp_path / "out", "--output", tmp_path / "results", *more
+    )
+    assert status == 3 and "zz_damaged.d2fc: feature bitstream is damaged" in errors
     every = []
     for name, (result, _) in expected.items():
         found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
@@ -181,14 +177,16 @@ def test_over_the_network(root, expected, server, tmp_path):
     one = server()
     more = ("--connect", one.address, "--spool", tmp_path / "spool", "--output", tmp_path / "answers")
     link = ("--bandwidth", 8000, "--latency", 1, "--loss", 0.1)
-    done = call(root, "edge", "--input", root / "photos", *more, *link)
-    assert done.returncode == 0, done.stderr
-    assert f"{IMAGES} sent, 0 refused, 0 waiting" in done.stdout and "| median" in done.stdout
+    status, told, errors = call(root, "edge", "--input", root / "photos", *more, *link)
+    assert status == 0, errors
+    assert f"{IMAGES} sent, 0 refused, 0 waiting" in told and "| median" in told
     for name, (result, data) in expected.items():
         identity = stream_id(name, data)
         kept = json.loads((tmp_path / "results" / f"{identity}.json").read_text())
         answer = json.loads((tmp_path / "answers" / f"{identity}.json").read_text())
         assert kept == answer and without_name(kept) == without_name(result)
+        assert (answer["id"], answer["name"]) == (identity, name)
+        assert answer["fingerprint"] == FeatureBitstream.from_bytes(data).fingerprint.hex()
     assert one.metric("done_total") == IMAGES and one.metric("errors_total") == 0
 
     # Sent again, they are not computed again, and in the order of a client's choice.
@@ -196,34 +194,29 @@ def test_over_the_network(root, expected, server, tmp_path):
         assert one.put(stream_id(name, data), data).status_code == 200
     assert one.metric("done_total") == IMAGES and one.metric("repeated_total") == IMAGES
     log = one.stop()
-    assert one.process.returncode == 0 and "Traceback" not in log
+    assert one.status == 0 and "Traceback" not in log
 
 
 def test_a_server_that_is_killed_loses_nothing(root, expected, server, tmp_path):
     spool = tmp_path / "spool"
     to = free_port()
     more = ("--connect", f"127.0.0.1:{to}", "--spool", spool, "--attempts", "2", "--timeout", "5")
-    done = call(root, "edge", "--input", root / "photos", *more)  # nobody is there
-    assert done.returncode == 3 and f"0 sent, 0 refused, {IMAGES} waiting" in done.stdout
+    status, told, _ = call(root, "edge", "--input", root / "photos", *more)  # nobody is there
+    assert status == 3 and f"0 sent, 0 refused, {IMAGES} waiting" in told
     assert len(Spool(str(spool)).waiting()) == IMAGES
 
     first = server(port=to)
-    with subprocess.Popen(
-        arguments(root, "edge", *more, "--attempts", "50"),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as edge:
-        results = tmp_path / "results"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not any(
-            name.endswith(".json") for name in os.listdir(results)
-        ):
-            time.sleep(0.005)
-        first.stop(signal.SIGKILL)
-        second = server(port=to)
-        told = edge.communicate(timeout=120)[0]
-    assert edge.returncode == 0 and "0 refused, 0 waiting" in told
+    edge = start(root, "edge", *more, "--attempts", "50")
+    results = tmp_path / "results"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+        name.endswith(".json") for name in os.listdir(results)
+    ):
+        time.sleep(0.005)
+    first.stop(signal.SIGKILL)
+    second = server(port=to)
+    status, told, _ = edge.wait()
+    assert status == 0 and "0 refused, 0 waiting" in told
     found = {name[:-5] for name in os.listdir(results) if name.endswith(".json")}
     assert found == {stream_id(name, data) for name, (_, data) in expected.items()}
     assert 0 < second.metric("done_total") <= IMAGES
@@ -232,14 +225,12 @@ def test_a_server_that_is_killed_loses_nothing(root, expected, server, tmp_path)
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_eight_clients_get_their_own_results(expected, server, max_batch):
     one = server("MODEL.FEATCOMP.SERVER.MAX_BATCH", str(max_batch))
-    client = threading.local()
 
     def send(job):
         number, (name, (_, data)) = job
-        if not hasattr(client, "of"):
-            client.of = CloudClient(one.address, timeout=120)
         identity = stream_id(f"{name}_{number}", data)
-        answer, seconds = client.of.send(identity, data)
+        with CloudClient(one.address, timeout=120) as client:
+            answer, seconds = client.send(identity, data)
         return seconds >= 0 and answer["image_id"] == identity and without_name(answer)
 
     jobs = [(number, item) for number in range(8) for item in expected.items()]
@@ -323,7 +314,7 @@ def test_a_stop_finishes_what_was_accepted(expected, server, tmp_path):
             pass
         one.stop(signal.SIGTERM)
         assert {answer.result().status_code for answer in sent} == {200}
-    assert one.process.returncode == 0
+    assert one.status == 0
     assert sum(name.endswith(".json") for name in os.listdir(tmp_path / "results")) == 12
 
 
@@ -353,8 +344,10 @@ def test_bad_requests(root, expected, server):
     with socket.create_connection(("127.0.0.1", one.port)):
         assert one.put(identity, data).status_code == 200
 
-    with pytest.raises(ValueError, match="answers 404"):
-        CloudClient(f"http://{one.address}/elsewhere").send(identity, data)
-    client = CloudClient(one.address)
-    with pytest.raises(RefusedError, match="damaged"):
+    with (
+        CloudClient(f"http://{one.address}/elsewhere") as client,
+        pytest.raises(ValueError, match="answers 404"),
+    ):
+        client.send(identity, data)
+    with CloudClient(one.address) as client, pytest.raises(RefusedError, match="damaged"):
         client.send(stream_id(name, damaged), damaged)

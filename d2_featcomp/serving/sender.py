@@ -1,0 +1,120 @@
+"""Sends what a spool holds, and keeps it until it is answered."""
+
+import json
+import os
+import sys
+import time
+
+from ..files import write_text
+from .client import RefusedError, ServerFaultError, WrongServerError, fingerprint_of
+from .server import ForeignModelError
+
+__all__ = ["Sender"]
+
+TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away
+FOREIGN_PAUSE = 60.0  # seconds, while the server has another model
+
+
+class Sender:
+    """Sends what is in a spool, and what is added to it; tries again where the server was away.
+
+    What the server answered leaves the spool, and what it refuses is put aside. All else stays: while
+    the server is away or has another model, where it failed, and what cannot be read.
+
+    Args:
+        spool (Spool): holds what is to be sent.
+        client (CloudClient): sends.
+        output (str or None): folder for results, ID.json.
+        tell (callable): takes each message for the user, a str.
+    """
+
+    def __init__(self, spool, client, output=None, tell=None):
+        self.spool = spool
+        self.client = client
+        self.output = output
+        self.away_since = None  # time of the last attempt, if it failed
+        self.sent = self.refused = 0
+        self._foreign = {}  # fingerprint -> time of the last attempt
+        self._told = set()
+        self._tell = tell or (lambda message: print(message, file=sys.stderr))
+
+    def send(self, identity):
+        """
+        Args:
+            identity (str): of a bitstream in the spool.
+
+        Returns:
+            float or None: seconds that the cloud half took; None if it was not sent.
+
+        Raises:
+            WrongServerError: what answers is no such server, and never was since the start.
+            OSError: the result cannot be written; the bitstream stays in the spool.
+        """
+        try:
+            data = self.spool.read(identity)
+        except OSError as error:
+            self._tell_once(f"{identity} cannot be read ({error}); left in {self.spool.folder}")
+            return None
+        if data is None:  # another program with this spool has sent it
+            return None
+        fingerprint = fingerprint_of(data)
+        if time.monotonic() - self._foreign.get(fingerprint, float("-inf")) < FOREIGN_PAUSE:
+            return None
+        try:
+            answer = self.client.send(identity, data, self.spool.name(identity))
+        except RefusedError as error:
+            self.spool.reject(identity, str(error))
+            self.refused += 1
+            self._tell(
+                f"{identity}: refused ({error}); kept in {self.spool.folder}/rejected, from where "
+                "--requeue takes it back"
+            )
+            return None
+        except ForeignModelError as error:
+            self._foreign[fingerprint] = time.monotonic()
+            self._tell_once(
+                f"the server has another model than the one that wrote {identity} ({error}); all of "
+                f"model {fingerprint} are kept in {self.spool.folder} and tried again later"
+            )
+            return None
+        except ServerFaultError as error:
+            self._tell(f"{identity}: the server failed ({error}); kept in {self.spool.folder}")
+            return None
+        except WrongServerError as error:
+            if not self.sent:
+                raise
+            self._tell_once(f"{error} What it does not answer is kept in {self.spool.folder}")
+            answer = None
+        self.away_since = time.monotonic() if answer is None else None
+        if answer is None:
+            return None
+        result, seconds = answer
+        if self.output:
+            write_text(json.dumps(result), os.path.join(self.output, f"{identity}.json"))
+        self.spool.remove(identity)
+        self.sent += 1
+        return seconds
+
+    def send_waiting(self):
+        """Sends what waits, the oldest first, until the server is away."""
+        for name in self.spool.strangers():
+            self._tell_once(
+                f"{name!a} in {self.spool.folder} is no bitstream of a spool: it is not sent"
+            )
+        for identity in self.spool.waiting():
+            self.send(identity)
+            if self.away_since is not None:
+                return
+
+    def send_new(self, identity):
+        """As :meth:`send`; while the server is away, only now and then, and then the oldest first."""
+        if self.away_since is None:
+            return self.send(identity)
+        if time.monotonic() - self.away_since > TRY_AGAIN_AFTER:
+            self.send_waiting()
+        return None
+
+    def _tell_once(self, message):
+        if message not in self._told:
+            self._told.add(message)
+            self._tell(message)

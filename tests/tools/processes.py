@@ -1,0 +1,65 @@
+"""Command lines as processes of their own, forked from one that has imported PyTorch and Detectron2."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import runpy
+import sys
+from unittest import mock
+
+_PRELOADED = ["d2_featcomp.engine", "d2_featcomp.serving", "fastapi", "httpx", "uvicorn"]
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(_PRELOADED)
+
+
+@dataclasses.dataclass
+class Running:
+    """A process, and the files that get its output."""
+
+    process: multiprocessing.Process
+    stdout: str
+    stderr: str
+
+    def wait(self, timeout=120):
+        """(exit status, standard output, standard error)"""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it does not end"
+        return self.process.exitcode, self.read(self.stdout), self.read(self.stderr)
+
+    def kill(self):
+        self.process.kill()
+        self.process.join()
+
+    @staticmethod
+    def read(path):
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+            return file.read()
+        return ""
+
+
+def start(script, arguments, output):
+    """
+    Args:
+        script (str): of a command line.
+        arguments (sequence): for it.
+        output (str): path; `.out` and `.err` are appended, for what it writes.
+
+    Returns:
+        Running: the process runs.
+    """
+    files = f"{output}.out", f"{output}.err"
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with mock.patch.dict(os.environ, settings):  # those of the process that is forked
+        process = _forks.Process(target=_run, args=(script, list(map(str, arguments)), *files))
+        process.start()
+    return Running(process, *files)
+
+
+def _run(script, arguments, *files):
+    for descriptor, path in enumerate(files, start=1):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
