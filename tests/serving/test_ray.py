@@ -102,8 +102,10 @@ def send_all(network, port, results):
         (stream_id(f"image{n}", data), data)
         for n, data in enumerate(stream.to_bytes() for stream in streams * 8)
     ]
-    client = CloudClient(f"127.0.0.1:{port}", timeout=120)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with (
+        CloudClient(f"127.0.0.1:{port}", timeout=120) as client,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
         answers = list(pool.map(lambda job: client.send(*job)[0], jobs))
         again = list(pool.map(lambda job: client.send(*job)[0], jobs))
     for (identity, _), first, second in zip(jobs, answers, again, strict=True):
