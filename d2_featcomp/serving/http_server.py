@@ -6,7 +6,7 @@ import time
 
 from .app import build_app
 
-__all__ = ["run_server"]
+__all__ = ["build_server", "run_server"]
 
 _BACKLOG = 128  # connections that the system holds before they are accepted
 _SPARE_FILES = 128  # open files beside connections
@@ -29,6 +29,12 @@ def run_server(load, host, port):
     Raises:
         ImportError: FastAPI or uvicorn is not installed.
     """
+    with contextlib.suppress(KeyboardInterrupt):  # after it has ended
+        build_server(load, host, port).run()
+
+
+def build_server(load, host, port):
+    """As :func:`run_server`, but returns the uvicorn.Server, to be run."""
     try:
         import fastapi  # noqa: F401 - of the application
         import uvicorn
@@ -52,8 +58,7 @@ def run_server(load, host, port):
     fewer = _FewerLines()
     for name in ("asyncio", "uvicorn.error", "d2_featcomp"):
         logging.getLogger(name).addFilter(fewer)
-    with contextlib.suppress(KeyboardInterrupt):  # after it has ended
-        uvicorn.Server(config).run()
+    return uvicorn.Server(config)
 
 
 def _allow_files(connections):

@@ -4,144 +4,20 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import re
 import select
 import signal
 import socket
 import time
-import uuid
 
-import numpy as np
-import processes
 import pytest
-import torch
-from detectron2.modeling import build_model
-from PIL import Image
+from deployed import IMAGES, call, free_port, start
 
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.engine import as_input, export_halves, setup_config
-from d2_featcomp.serving import CloudClient, RefusedError, Spool, result_of, stream_id
+from d2_featcomp.serving import CloudClient, RefusedError, Spool, stream_id
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
-
-CONFIG = "configs/quick/msfc_R18.yaml"
-SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
-    "TEST.DETECTIONS_PER_IMAGE": "3",
-    "INPUT.MIN_SIZE_TEST": "64",
-}
-OPTS = [part for item in SMALL.items() for part in item]
-IMAGES = 6
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Weights of both halves, and photographs of several sizes."""
-    folder = tmp_path_factory.mktemp("deployed")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, folder / "whole.pth")
-    export_halves(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder))
-    (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(IMAGES):
-        size = (64 + 8 * index, 96, 3)
-        pixels = rng.integers(0, 256, size, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"photo{index}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def expected(root):
-    """Name of each photograph -> result of the whole network, its bitstream."""
-    cfg = setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(root / "whole.pth")])
-    network = build_model(cfg).eval()
-    network.load_state_dict(torch.load(root / "whole.pth", weights_only=True)["model"])
-    found = {}
-    for path in sorted((root / "photos").iterdir()):
-        with Image.open(path) as image:
-            output = network([as_input(np.asarray(image), cfg)])[0]
-        found[path.stem] = result_of(path.stem, output), output["bitstream"].to_bytes()
-    return found
-
-
-def arguments(root, tool, *more):
-    weights = root / f"{tool}.pth"
-    return list(map(str, ("--config-file", CONFIG, "--weights", weights, *more, *OPTS)))
-
-
-def start(root, tool, *more):
-    """The process of a command line; its output goes to files of its own."""
-    return processes.start(
-        f"tools/{tool}.py", arguments(root, tool, *more), root / f"{tool}-{uuid.uuid4().hex}"
-    )
-
-
-def call(root, tool, *more):
-    """(exit status, standard output, standard error) of a command line."""
-    return start(root, tool, *more).wait()
-
-
-class Server:
-    """tools/cloud.py --serve as a process, on a port of its own."""
-
-    def __init__(self, root, output, *more, port=None):
-        self.port = port or free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self.running = start(root, "cloud", "--serve", self.address, "--output", output, *more)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.running.process.is_alive():
-            with contextlib.suppress(httpx.TransportError):
-                if self.get("/healthz").json() == {"status": "ok"}:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"the server did not start: {self.stop()}")
-
-    def get(self, path):
-        return httpx.get(f"http://{self.address}{path}", timeout=30)
-
-    def put(self, identity, data, client=httpx):
-        return client.put(f"http://{self.address}/v1/bitstreams/{identity}", content=data, timeout=120)
-
-    def metric(self, name):
-        return float(re.search(rf"^d2_featcomp_{name} (.+)$", self.get("/metrics").text, re.M)[1])
-
-    def memory(self):
-        """Bytes that the process holds."""
-        with open(f"/proc/{self.running.process.pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def stop(self, how=signal.SIGTERM):
-        """What it wrote."""
-        if self.running.process.is_alive():
-            os.kill(self.running.process.pid, how)
-        self.status, told, errors = self.running.wait()
-        return told + errors
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def server(root, tmp_path):
-    started = []
-
-    def start(*more, output=tmp_path / "results", port=None):
-        started.append(Server(root, output, *more, port=port))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop(signal.SIGKILL)
 
 
 def without_name(result):
