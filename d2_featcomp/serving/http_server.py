@@ -55,9 +55,8 @@ def build_server(load, host, port):
         timeout_keep_alive=service.settings.idle_timeout,
         backlog=_BACKLOG,
     )
-    fewer = _FewerLines()
     for name in ("asyncio", "uvicorn.error", "d2_featcomp"):
-        logging.getLogger(name).addFilter(fewer)
+        logging.getLogger(name).addFilter(_FEWER_LINES)
     return uvicorn.Server(config)
 
 
@@ -158,3 +157,6 @@ class _FewerLines(logging.Filter):
             self._seen.clear()
         self._seen[kind] = start, count + 1
         return count < _ALIKE
+
+
+_FEWER_LINES = _FewerLines()

@@ -1,8 +1,10 @@
 """The service under any order of uploads, damage and restarts; and its batches."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
+import resource
 import tempfile
 import threading
 
@@ -12,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
-from d2_featcomp.serving import BusyError, CloudService, ServiceSettings, result_of, stream_id
+from d2_featcomp.serving import (
+    BusyError,
+    CloudService,
+    ForeignModelError,
+    ServiceSettings,
+    result_of,
+    stream_id,
+)
+from d2_featcomp.serving.deployment import output_bytes_per_pixel
 
 STREAMS = 4
 STEPS = st.lists(
@@ -172,3 +182,149 @@ def test_many_at_once(network, sent, tmp_path):
     service.stop()
     metrics = service.metrics()
     assert metrics["done"] == len(jobs) and metrics["batches"] < len(jobs)
+
+
+def test_foreign_models_are_told_apart_at_once(network, sent, tmp_path):
+    gate = Gate(network)  # closed: nothing is decoded
+    service = CloudService(gate, ServiceSettings(), str(tmp_path))
+    stream = FeatureBitstream.from_bytes(sent[0][1])
+    foreign = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
+    with pytest.raises(ForeignModelError, match=f"another model.*{b'else'.hex()}"):
+        service.submit(stream_id("x", foreign), foreign)
+    assert service.metrics()["queued"] == service.metrics()["accepted"] == 0
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b"3", b"{", b"", b"\xff", b'{"maker": "a", "maps": ["x"]}']
+)
+def test_a_result_file_that_is_none_is_computed_again(network, sent, tmp_path, content):
+    identity, data = sent[0]
+    path = tmp_path / f"{identity}.json"
+    path.write_bytes(content)
+    service = CloudService(network, ServiceSettings(), str(tmp_path), maker="a")
+    assert not service.knows(identity) and service.repeat(identity) is None
+    result, _ = service.submit(identity, data).result(timeout=60)
+    assert result["id"] == identity and json.loads(path.read_text()) == result
+    assert service.knows(identity)
+    assert service.repeat(identity).result(timeout=0) == (result, 0.0)
+    service.stop()
+    assert service.metrics()["done"] == 1 and service.metrics()["repeated"] == 1
+
+
+def test_a_result_whose_map_is_gone_is_computed_again(random_network, tmp_path):
+    network = random_network("tasks")
+    data = network.edge_inference([{"image": torch.zeros(3, 32, 32)}])[0].to_bytes()
+    # As long as ids may be; its files have names that file systems take.
+    identity = f"{'x' * 200}-{stream_id('', data)[-16:]}"
+    service = CloudService(network, ServiceSettings(), str(tmp_path))
+    first, _ = service.submit(identity, data).result(timeout=60)
+    (tmp_path / f"{identity}_disparity.png").unlink()
+    second, _ = service.submit(identity, data).result(timeout=60)
+    service.stop()
+    assert first == second and service.metrics()["done"] == 2
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file can grow beyond so many bytes, which writers see as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_gets_full_and_empty_again(random_network, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2_featcomp.serving.server._PROBE_PERIOD", -1.0)
+    network = random_network("tasks")
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    data = network.edge_inference([{"image": image}])[0].to_bytes()
+    folder = tmp_path / "results"
+    service = CloudService(network, ServiceSettings(), str(folder))
+    service.submit(stream_id("a", data), data).result(timeout=60)
+    sizes = sorted(path.stat().st_size for path in folder.iterdir())
+    before = sorted(folder.iterdir())
+    assert service.storage_error() is None and len(sizes) == 4
+    with full_disk(sizes[-1] - 1):  # the largest file does not fit, those before it do
+        with pytest.raises(OSError):
+            service.submit(stream_id("b", data), data).result(timeout=60)
+        # There is room for a little: but not for what has just failed.
+        assert isinstance(service.storage_error(), OSError)
+        assert sorted(folder.iterdir()) == before
+    assert service.storage_error() is None
+    service.submit(stream_id("b", data), data).result(timeout=60)
+    service.stop()
+    assert len(list(folder.iterdir())) == 8
+
+
+def test_a_folder_that_is_gone_is_no_health(network, tmp_path):
+    folder = tmp_path / "results"
+    service = CloudService(network, ServiceSettings(), str(folder))
+    folder.rmdir()
+    assert isinstance(service.storage_error(), FileNotFoundError)
+    folder.mkdir()
+    assert isinstance(service.storage_error(), FileNotFoundError)  # tried once a second
+    service.stop()
+
+
+def test_answers_have_a_budget(network, sent, tmp_path):
+    """Original sizes of 32 x 32 and 32 x 64 pixels, 10 bytes each: 10 240 and 20 480 bytes."""
+    folder = str(tmp_path)
+    (narrow_id, narrow), (wide_id, wide), *_ = sent
+    small = CloudService(network, ServiceSettings(max_answer_bytes=10240), folder, bytes_per_pixel=10)
+    small.submit(narrow_id, narrow).result(timeout=60)
+    with pytest.raises(BitstreamError, match=r"32 x 64 pixels may take 20480 bytes.*10240"):
+        small.submit(wide_id, wide)
+    small.stop()
+    gate = Gate(network)
+    gate.batches = [None]  # nothing fails
+    options = ServiceSettings(max_answer_bytes=25000, max_batch=8, max_wait=0.2)
+    service = CloudService(gate, options, folder, bytes_per_pixel=10)
+    futures = [service.submit(stream_id(f"n{n}", narrow), narrow) for n in range(5)]
+    gate.open.set()
+    for future in futures:
+        future.result(timeout=60)
+    service.stop()
+    assert [len(batch) for batch in gate.batches[1:]] == [2, 2, 1]
+
+
+def test_what_a_pixel_of_an_answer_costs(configured):
+    """As worked out by hand."""
+    masks = configured("msfc")  # 100 masks of one byte, and 16 bytes to paste one
+    assert masks.MODEL.MASK_ON and masks.TEST.DETECTIONS_PER_IMAGE == 100
+    assert output_bytes_per_pixel(masks) == 116
+    assert output_bytes_per_pixel(configured("baf")) == 0  # boxes alone
+    tasks = configured("tasks")  # float32 scores of each class and labels; four more maps of both
+    classes = tasks.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert output_bytes_per_pixel(tasks) == 4 * classes + 8 + 4 * 12
+    panoptic = configured(
+        "msfc",
+        "",
+        *("MODEL.FEATCOMP.TASK_NETWORK", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54),
+    )
+    assert output_bytes_per_pixel(panoptic) == 116 + 4 * 54 + 8
+    every = configured("msfc", "", "TEST.DETECTIONS_PER_IMAGE", -1, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
+    assert output_bytes_per_pixel(every) == 2 * every.MODEL.RPN.POST_NMS_TOPK_TEST + 16
+
+
+def test_names(network, sent, tmp_path):
+    """A result has its image's name: from the id, or from who sends it; text, whatever it was."""
+    service = CloudService(network, ServiceSettings(), str(tmp_path))
+    data = sent[0][1]
+    long = "写真" * 60
+    for name, told, kept in (
+        ("写真", None, "写真"),
+        (long, long, long),
+        ("caf\udce9", None, "caf\ufffd"),
+        ("a", "caf\udce9", "caf\ufffd"),
+    ):
+        identity = stream_id(name, data)
+        result, _ = service.submit(identity, data, told).result(timeout=60)
+        assert result["name"] == kept
+        assert service.repeat(identity).result(timeout=60)[0] == result
+        stored = json.loads((tmp_path / f"{identity}.json").read_text(encoding="utf-8"))
+        assert stored == result
+    service.stop()
