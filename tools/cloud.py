@@ -60,7 +60,7 @@ def parse_args():
     )
     parser.add_argument("--max-bytes", type=int, default=defaults.max_bytes, help="of a request (2^24)")
     parser.add_argument(
-        "--max-pixels", type=int, default=DecodeLimits.max_image_pixels, help="of an image (2^26)"
+        "--max-pixels", type=int, default=DecodeLimits.max_image_pixels, help="of an image (2^23)"
     )
     parser.add_argument(
         "--max-answer-bytes",
@@ -156,7 +156,10 @@ def serve(args, cfg, weights):
         answer_timeout=args.answer_timeout,
         max_answer_bytes=args.max_answer_bytes,
         max_connections=args.max_connections,
-        limits=DecodeLimits(max_image_pixels=args.max_pixels),
+        limits=DecodeLimits(
+            max_image_pixels=args.max_pixels,
+            max_original_pixels=max(args.max_pixels, DecodeLimits.max_original_pixels),
+        ),
     )
     # uvicorn raises the signal again when all that was accepted is answered.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))

@@ -116,7 +116,8 @@ class CloudService:
         self._class_names = class_names
         self._maker = maker
         self._bytes_per_pixel = bytes_per_pixel
-        self._fingerprint = network.fingerprint()
+        # Format of a bitstream -> the fingerprint that it carries, if it is of this network.
+        self._fingerprints = {1: network.fingerprint_v1(), 2: network.fingerprint()}
         self._waiting = []  # jobs, the oldest first
         self._pending = {}  # id -> future: not computed twice at the same time
         self._held_bytes = 0  # of jobs that wait or are computed
@@ -158,10 +159,11 @@ class CloudService:
             )
         require_digest(identity, digest_of(data))
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
-        if stream.fingerprint != self._fingerprint:
+        own = self._fingerprints[stream.version]
+        if stream.fingerprint != own:
             raise ForeignModelError(
                 f"this bitstream was written by another model (fingerprint {stream.fingerprint.hex()}, "
-                f"here {self._fingerprint.hex()}): load the same weights on the edge and in the cloud"
+                f"here {own.hex()}): load the same weights on the edge and in the cloud"
             )
         name = _printable(name_in_id(identity) if name is None else name)
         job = _Job(
@@ -181,7 +183,7 @@ class CloudService:
         if needed > most:
             raise BitstreamError(
                 f"what is found in an image of {height} x {width} pixels may take {needed} bytes of "
-                f"memory; this server gives an answer {most}"
+                f"memory; this server gives an answer {most} (--max-answer-bytes)"
             )
         return needed
 
@@ -238,13 +240,13 @@ class CloudService:
             result = read_result(os.path.join(self._folder, f"{identity}.json"))
         except (OSError, ValueError):
             return None
-        if result.get("maker") != self._maker:
-            return None
-        return {"name": _printable(name_in_id(identity)), **result, **self._signed(identity)}
+        known = (identity, self._maker)
+        return result if (result.get("id"), result.get("maker")) == known else None
 
-    def _signed(self, identity):
+    def _signed(self, job):
         """By what a client knows that an answer is of this service, and to its bitstream."""
-        return {"id": identity, "fingerprint": self._fingerprint.hex(), "maker": self._maker}
+        fingerprint = job.stream.fingerprint.hex()
+        return {"id": job.identity, "fingerprint": fingerprint, "maker": self._maker}
 
     def count(self, name):
         """Counts an event, for :meth:`metrics`."""
@@ -283,7 +285,7 @@ class CloudService:
             try:
                 if not isinstance(outcome, Exception):
                     result = result_of(job.identity, outcome, self._class_names)
-                    result = {**result, "name": job.name, **self._signed(job.identity)}
+                    result = {**result, "name": job.name, **self._signed(job)}
                     write_result(result, self._folder)
                     self._write_failed = False
                     outcome = result, time.perf_counter() - start

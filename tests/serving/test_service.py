@@ -99,6 +99,9 @@ class Gate:
     def fingerprint(self):
         return self.network.fingerprint()
 
+    def fingerprint_v1(self):
+        return self.network.fingerprint_v1()
+
     def decode(self, stream):
         assert self.open.wait(60)
         return self.network.decode(stream)
@@ -139,13 +142,13 @@ def test_one_that_cannot_be_decoded_does_not_harm_its_batch(network, sent, tmp_p
     service = CloudService(gate, ServiceSettings(max_wait=0.2), str(tmp_path))
     (identity, data), *_ = sent
     stream = FeatureBitstream.from_bytes(data)
-    unfit = FeatureBitstream(**{**vars(stream), "split": "BaF"}).to_bytes()
+    unfit = FeatureBitstream(**{**vars(stream), "tensors": 2 * stream.tensors}).to_bytes()
     futures = [
         service.submit(stream_id("x", unfit), unfit),
         service.submit(identity, data),
     ]
     gate.open.set()
-    with pytest.raises(BitstreamError, match="feature split"):
+    with pytest.raises(BitstreamError, match="tensors"):
         futures[0].result(timeout=60)
     assert futures[1].result(timeout=60)[0]["image_id"] == identity
     service.stop()
