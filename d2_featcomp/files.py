@@ -5,9 +5,20 @@ import csv
 import errno
 import io
 import os
+import re
+import time
 import uuid
 
-__all__ = ["prepare_file", "sync_folder", "write_bytes", "write_csv", "write_text"]
+__all__ = [
+    "prepare_file",
+    "remove_partial_files",
+    "sync_folder",
+    "write_bytes",
+    "write_csv",
+    "write_text",
+]
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
 def prepare_file(path):
@@ -58,6 +69,21 @@ def write_bytes(data, path):
             os.remove(partial)
         raise
     sync_folder(os.path.dirname(path))
+
+
+def remove_partial_files(folder, age=3600.0):
+    """Removes what writers that were killed have left in a folder; those that still write are spared.
+
+    Args:
+        folder (str): that exists.
+        age (float): seconds since a partial file was last written to.
+    """
+    before = time.time() - age
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # another program was quicker
+                if _PARTIAL.fullmatch(entry.name) and entry.stat().st_mtime < before:
+                    os.remove(entry.path)
 
 
 def sync_folder(folder):

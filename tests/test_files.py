@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from d2_featcomp.files import prepare_file, write_bytes, write_csv, write_text
+from d2_featcomp.files import prepare_file, remove_partial_files, write_bytes, write_csv, write_text
 
 
 def test_a_file_is_prepared(tmp_path):
@@ -65,6 +65,27 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
         with pytest.raises(OSError):
             write()
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """A writer is killed in the middle; an hour later, its partial file goes, and nothing else."""
+    path = tmp_path / "a.bin"
+    writer = os.fork()
+    if not writer:
+        os.fsync = lambda descriptor: os._exit(9)  # between the writing and the renaming
+        write_bytes(b"12345", path)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == 9
+    (left,) = tmp_path.iterdir()
+    assert left.read_bytes() == b"12345"
+    write_text("a user's", tmp_path / "my.partial")
+    os.utime(tmp_path / "my.partial", (0, 0))
+    remove_partial_files(tmp_path)
+    assert left.exists()  # it might still be written
+    hour_ago = left.stat().st_mtime - 3601
+    os.utime(left, (hour_ago, hour_ago))
+    remove_partial_files(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "my.partial"]
 
 
 def test_a_file_that_cannot_be_moved_leaves_nothing(tmp_path):

@@ -11,7 +11,7 @@ import threading
 import time
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from ..files import write_bytes
+from ..files import remove_partial_files, write_bytes
 from .results import read_result, result_of, write_result
 from .spool import digest_of, is_stream_id, name_in_id
 
@@ -129,6 +129,7 @@ class CloudService:
         self._write_failed = False
         self._probe_lock, self._probed, self._probe_error = threading.Lock(), float("-inf"), None
         os.makedirs(folder, exist_ok=True)
+        remove_partial_files(folder)
         self._thread = threading.Thread(target=self._work, name="cloud half", daemon=True)
         self._thread.start()
 

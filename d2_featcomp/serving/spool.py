@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 
-from ..files import sync_folder, write_bytes, write_text
+from ..files import remove_partial_files, sync_folder, write_bytes, write_text
 
 __all__ = ["Spool", "digest_of", "is_stream_id", "name_in_id", "stream_id"]
 
@@ -72,6 +72,7 @@ class Spool:
     def __init__(self, folder):
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
+        remove_partial_files(folder)
 
     def _path(self, identity, suffix=SUFFIX):
         return os.path.join(self.folder, f"{identity}{suffix}")

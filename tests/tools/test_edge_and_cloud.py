@@ -195,10 +195,14 @@ def test_a_stop_finishes_what_was_accepted(expected, server, tmp_path):
 
 
 def test_bad_requests(root, expected, server):
-    one = server("--max-bytes", "100000", "--receive-timeout", "1")
-    (name, (_, data)), (_, (_, other)), *_ = expected.items()
+    # Photographs of 64 x 96 and 72 x 96 pixels, 3 masks, and 16 bytes to paste one: 116 736 and 131 328.
+    limits = ("--max-bytes", "100000", "--receive-timeout", "1", "--max-answer-bytes", "120000")
+    one = server(*limits)
+    (name, (_, data)), (second, (_, other)), *_ = expected.items()
     identity = stream_id(name, data)
     assert one.put(identity, other).status_code == 409
+    answer = one.put(stream_id(second, other), other)
+    assert answer.status_code == 400 and "may take 131328 bytes" in answer.json()["detail"]
     assert one.put("no_id", data).status_code == 400
     damaged = data[:-1] + b"?"
     answer = one.put(stream_id(name, damaged), damaged)
