@@ -19,7 +19,8 @@ ALLOWED = {
     "data": {"ops", "codecs"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files"},
-    "serving": {"codecs", "data", "engine", "files"},
+    "deploy": {"ops", "codecs", "modeling", "data", "engine", "config", "files"},
+    "serving": {"codecs", "data", "engine", "deploy", "files"},
 }
 
 

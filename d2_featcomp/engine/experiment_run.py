@@ -24,9 +24,9 @@ from ..evaluation.tradeoff import (
 )
 from ..files import write_text
 from .command_line import plain_config
-from .demo import build_for_inference, draw_images
 from .digests import file_digest
 from .experiment import config_of, file_name, seeded
+from .inference import build_for_inference
 from .measurement import measure_settings
 from .steps import train_steps
 
@@ -241,6 +241,8 @@ class _Run:
         return compare_curves(*points, method=wanted.method)
 
     def draw(self, setting, reference="", count=4):
+        from . import draw_images  # of d2_featcomp.deploy, which imports this package
+
         folder = os.path.join(self.output, "pictures")
         seed = self.experiment.seeds[0] if self.experiment.seeds else None
         if seed is not None:

@@ -1,8 +1,14 @@
-"""How a network that was trained is computed."""
+"""Networks that were trained, and images, as inference takes them."""
+
+import numpy as np
+import torch
+from detectron2.data import transforms
+from detectron2.modeling import build_model
 
 from ..modeling import SplitNetwork
+from .checkpoint import load_weights
 
-__all__ = ["prepare_for_inference"]
+__all__ = ["as_input", "build_for_inference", "prepare_for_inference", "require_split"]
 
 
 def prepare_for_inference(model, cfg):
@@ -15,3 +21,55 @@ def prepare_for_inference(model, cfg):
     model.eval()
     if isinstance(model, SplitNetwork):
         model.accelerate(cfg.MODEL.FEATCOMP.INFERENCE)
+
+
+def require_split(model, wanted):
+    """Raises ValueError if a network that ought to be cut is not."""
+    if wanted and not isinstance(model, SplitNetwork):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
+            "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
+            "False"
+        )
+
+
+def build_for_inference(cfg, weights, enabled=True):
+    """Builds a network in evaluation mode with trained weights.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`; not changed.
+        weights (str): checkpoint.
+        enabled (bool): False builds the task network alone, uncut.
+
+    Returns:
+        nn.Module
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_weights`.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FEATCOMP.ENABLED = enabled
+    model = build_model(cfg)
+    require_split(model, enabled)
+    load_weights(model, weights)
+    prepare_for_inference(model, cfg)
+    return model
+
+
+def as_input(picture, cfg):
+    """
+    Args:
+        picture (ndarray): (H, W, 3) uint8 RGB.
+        cfg (CfgNode): `INPUT.MIN_SIZE_TEST`, `MAX_SIZE_TEST` and `FORMAT` are used.
+
+    Returns:
+        dict: as a Detectron2 network takes it.
+    """
+    height, width = picture.shape[:2]
+    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    pixels = resize.get_transform(picture).apply_image(picture)
+    if cfg.INPUT.FORMAT == "BGR":
+        pixels = pixels[:, :, ::-1]
+    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
+    return {"image": tensor, "height": height, "width": width}

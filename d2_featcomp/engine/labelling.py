@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..data.datasets.image_folders import ANNOTATIONS, list_images, set_annotations_aside
 from ..data.images import read_image
 from ..files import write_text
-from .demo import as_input
+from .inference import as_input
 
 __all__ = ["label_images"]
 

@@ -28,9 +28,9 @@ from ..modeling import build_feature_codec, find_feature_split
 from .checkpoint import load_weights
 from .command_line import plain_config
 from .digests import digest, digest_of_data, file_digest
-from .inference import prepare_for_inference
+from .inference import prepare_for_inference, require_split
 from .records import Records, locked
-from .steps import require_data, require_split
+from .steps import require_data
 
 __all__ = ["measure_settings"]
 

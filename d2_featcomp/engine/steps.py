@@ -11,11 +11,11 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from ..modeling import FEATURE_SPLIT_REGISTRY, SplitNetwork
+from ..modeling import FEATURE_SPLIT_REGISTRY
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
 from .data_checks import check_data
-from .inference import prepare_for_inference
+from .inference import prepare_for_inference, require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
@@ -167,16 +167,6 @@ def _forget(cfg, steps):
         mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, "last_checkpoint")
         if os.path.exists(mark):
             os.remove(mark)
-
-
-def require_split(model, wanted):
-    """Raises ValueError if a network that ought to be cut is not."""
-    if wanted and not isinstance(model, SplitNetwork):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
-            "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
-            "False"
-        )
 
 
 def _require_trainable(model, step):

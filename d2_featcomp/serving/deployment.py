@@ -6,7 +6,8 @@ import shlex
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..engine import file_digest, load_half, setup_config
+from ..deploy import load_half
+from ..engine import file_digest, setup_config
 from .app import build_app
 from .server import CloudService, ServiceSettings
 
@@ -31,7 +32,7 @@ def load_service(cfg, weights, folder, names=None, **settings):
 
     Raises:
         ValueError: a setting is out of range. FileNotFoundError, CheckpointError: see
-        :func:`d2_featcomp.engine.load_half`.
+        :func:`d2_featcomp.deploy.load_half`.
     """
     server = cfg.MODEL.FEATCOMP.SERVER
     settings = ServiceSettings(max_batch=server.MAX_BATCH, max_wait=server.MAX_WAIT / 1000, **settings)

@@ -14,7 +14,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES
-from ..engine.pictures import draw_outputs
+from ..deploy.pictures import draw_outputs
 from ..files import write_bytes, write_text
 
 __all__ = ["draw_result", "read_result", "result_of", "write_result"]

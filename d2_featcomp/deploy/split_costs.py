@@ -21,10 +21,10 @@ from ..codecs import (
     decompress_stream,
     stream_step_sizes,
 )
+from ..engine.inference import build_for_inference
+from ..engine.timing import timed, wait_for_gpu
 from ..modeling.split_backbone import Received
-from .demo import build_for_inference
 from .onnx_export import EdgeNetwork
-from .timing import timed, wait_for_gpu
 
 __all__ = ["SplitCost", "fastest_ranges", "measure_splits"]
 

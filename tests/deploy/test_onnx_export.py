@@ -3,7 +3,7 @@
 import pytest
 from detectron2.modeling import build_model
 
-from d2_featcomp.engine import check_onnx, export_onnx, onnx_export
+from d2_featcomp.deploy import check_onnx, export_onnx, onnx_export
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -2,44 +2,16 @@
 
 import os
 
-import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, transforms
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
 from PIL import Image
 from tqdm import tqdm
 
-from .checkpoint import load_weights
-from .inference import prepare_for_inference
+from ..engine import as_input
 from .pictures import draw_features, draw_outputs, draw_tasks, side_by_side
-from .steps import require_split
 
-__all__ = ["as_input", "build_for_inference", "draw_images"]
-
-
-def build_for_inference(cfg, weights, enabled=True):
-    """Builds a network in evaluation mode with trained weights.
-
-    Args:
-        cfg (CfgNode): with the keys of :func:`add_featcomp_config`; not changed.
-        weights (str): checkpoint.
-        enabled (bool): False builds the task network alone, uncut.
-
-    Returns:
-        nn.Module
-
-    Raises:
-        FileNotFoundError, CheckpointError: see :func:`load_weights`.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.FEATCOMP.ENABLED = enabled
-    model = build_model(cfg)
-    require_split(model, enabled)
-    load_weights(model, weights)
-    prepare_for_inference(model, cfg)
-    return model
+__all__ = ["draw_images"]
 
 
 def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
@@ -81,21 +53,3 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
         with open(f"{stem}.d2fc", "wb") as file:
             file.write(stream.to_bytes())
-
-
-def as_input(picture, cfg):
-    """
-    Args:
-        picture (ndarray): (H, W, 3) uint8 RGB.
-        cfg (CfgNode): `INPUT.MIN_SIZE_TEST`, `MAX_SIZE_TEST` and `FORMAT` are used.
-
-    Returns:
-        dict: as a Detectron2 network takes it.
-    """
-    height, width = picture.shape[:2]
-    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    pixels = resize.get_transform(picture).apply_image(picture)
-    if cfg.INPUT.FORMAT == "BGR":
-        pixels = pixels[:, :, ::-1]
-    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
-    return {"image": tensor, "height": height, "width": width}

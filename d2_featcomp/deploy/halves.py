@@ -6,10 +6,9 @@ import torch
 from detectron2.modeling import build_model
 
 from ..codecs.bitstream import FINGERPRINT_BYTES
-from .checkpoint import CheckpointError, load_weights, write_checkpoint
-from .command_line import require_weights
-from .inference import prepare_for_inference
-from .steps import require_split
+from ..engine.checkpoint import CheckpointError, load_weights, write_checkpoint
+from ..engine.command_line import require_weights
+from ..engine.inference import prepare_for_inference, require_split
 
 __all__ = ["HALVES", "export_halves", "load_half"]
 
