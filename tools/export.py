@@ -10,19 +10,19 @@ writes, into --output:
     cloud.pth   those of the cloud half, for tools/cloud.py
     edge.onnx   the edge network, for onnxruntime and the like (with --onnx), checked against PyTorch
 
+Each holds what its program needs beside: configuration, names of the classes, input size and format,
+codec and fingerprint; in edge.onnx they are metadata. Settings that change what is sent stay those of
+the export.
 Both halves carry the same fingerprint; a cloud half refuses bitstreams of any other edge half.
 """
 
 import argparse
 import os
 
-from d2_featcomp.engine import (
-    export_halves,
-    export_onnx,
-    load_half,
-    report_errors,
-    setup_config,
-)
+from d2_featcomp.deploy import export_halves, export_onnx, load_half, read_description
+from d2_featcomp.engine import report_errors, setup_config
+
+CHECKED_WITH = ("MODEL.DEVICE", "cpu", "MODEL.FEATCOMP.INFERENCE", "plain")
 
 
 def parse_args():
@@ -31,6 +31,12 @@ def parse_args():
     )
     parser.add_argument("--config-file", required=True, help="of the network that is cut")
     parser.add_argument("--output", default="output/deployed", help="folder (default: output/deployed)")
+    parser.add_argument(
+        "--classes",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="names of the network's classes (default: of the data sets in the config)",
+    )
     parser.add_argument("--onnx", action="store_true", help="write edge.onnx, too")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
@@ -40,15 +46,17 @@ def parse_args():
 
 def main(args):
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    for half, path in export_halves(cfg, args.output).items():
+    for half, path in export_halves(cfg, args.output, args.classes).items():
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, the {half} half")
     if args.onnx:
         path = os.path.join(args.output, "edge.onnx")
-        network = load_half(cfg, os.path.join(args.output, "edge.pth"), "edge")
-        largest, differing, compared = export_onnx(network, path)
+        edge = os.path.join(args.output, "edge.pth")
+        plain = setup_config(args.config_file, [*args.opts, *CHECKED_WITH])
+        found = export_onnx(load_half(plain, edge, "edge"), path, read_description(edge))
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB")
         print(
-            f"against PyTorch: {differing} of {compared} symbols differ; features by up to {largest:.2g}"
+            f"against PyTorch: {found.differing} of {found.compared} symbols differ, and "
+            f"{found.on_border} on a border between two; features by up to {found.largest:.2g}"
         )
 
 

@@ -3,13 +3,15 @@
 import os
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine import as_input
-from .pictures import draw_features, draw_outputs, draw_tasks, side_by_side
+from ..data.images import read_image
+from ..engine.inference import as_input
+from ..files import write_bytes
+from .classes import choose_categories, count_classes
+from .naming import name_files
+from .pictures import collect_metadata, draw_features, draw_outputs, draw_tasks, side_by_side
 
 __all__ = ["draw_images"]
 
@@ -18,25 +20,27 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
     """Writes, for each image, what is found in it, what was sent, and the bitstream itself.
 
     Args:
-        cfg (CfgNode): that `model` was built from; `DATASETS.TEST` gives the class names.
+        cfg (CfgNode): that `model` was built from; its data sets give the class names, none is loaded.
         model (nn.Module): a split network in evaluation mode.
         records (sequence[dict]): with "file_name" of an image and, for several tasks, optionally
             "sem_seg_file_name" and "disparity_file_name" of the truth.
         folder (str): where `NAME_detections.png` or, for several tasks, `NAME_tasks.png`, and
-            `NAME_features.png` and `NAME.d2fc` go.
+            `NAME_features.png` and `NAME.d2fc` go, NAME as :func:`name_files` gives it.
         reference (nn.Module or None): the uncut network, to draw beside.
         threshold (float): instances of a lower score are not drawn.
     """
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
-        DatasetCatalog.get(cfg.DATASETS.TEST[0])  # sets the class names
+    categories = choose_categories(cfg, count_classes(model))
+    dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None
     os.makedirs(folder, exist_ok=True)
-    for record in tqdm(records, desc="images", mininterval=1):
-        picture = read_image(record["file_name"], format="RGB")
+    records = list(records)
+    names = name_files([record["file_name"] for record in records])
+    for name, record in zip(names, tqdm(records, desc="images", mininterval=1), strict=True):
+        picture = read_image(record["file_name"], "RGB")
         inputs = [as_input(picture, cfg)]
         output = model(inputs)[0]
         stream = output["bitstream"]
-        stem = os.path.join(folder, os.path.splitext(os.path.basename(record["file_name"]))[0])
+        stem = os.path.join(folder, name)
+        metadata = collect_metadata(output, categories, dataset)
         caption = f"{stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
         if "disparity" in output or "reconstruction" in output:
             image = inputs[0]["image"].flip(0) if cfg.INPUT.FORMAT == "BGR" else inputs[0]["image"]
@@ -51,5 +55,4 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
             drawn[caption] = draw_outputs(picture, output, metadata, threshold)
             Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
-        with open(f"{stem}.d2fc", "wb") as file:
-            file.write(stream.to_bytes())
+        write_bytes(stream.to_bytes(), f"{stem}.d2fc")

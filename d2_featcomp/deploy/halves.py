@@ -1,5 +1,6 @@
-"""The two halves of a network as files: each holds only what its own programs need."""
+"""Edge and cloud sub-models as files: each holds all that its own programs need, and no more."""
 
+import hashlib
 import os
 
 import torch
@@ -7,50 +8,53 @@ from detectron2.modeling import build_model
 
 from ..codecs.bitstream import FINGERPRINT_BYTES
 from ..engine.checkpoint import CheckpointError, load_weights, write_checkpoint
-from ..engine.command_line import require_weights
+from ..engine.command_line import require_weights, setup_config
 from ..engine.inference import prepare_for_inference, require_split
+from .classes import choose_categories, count_classes
+from .configuration import describe_network, read_dumped_config, require_same_config
 
-__all__ = ["HALVES", "export_halves", "load_half"]
+__all__ = ["HALVES", "export_halves", "find_categories", "load_half", "read_config", "read_description"]
 
 HALVES = ("edge", "cloud")
 _LOSS_WEIGHTS = "loss_weights."  # that no output depends on
+_MISSING_CONFIG = (
+    "{!r} holds no configuration that can be read: give --config-file, or export it again with "
+    "tools/export.py"
+)
 
 
-def export_halves(cfg, folder):
+def export_halves(cfg, folder, class_names=None):
     """Splits a checkpoint, MODEL.WEIGHTS, into `edge.pth` and `cloud.pth`.
 
+    Beside its weights each file holds what :func:`describe_network` tells: configuration, names of the
+    classes, input size and format, codec, fingerprint.
+
     Args:
-        cfg (CfgNode): of a network that is cut.
+        cfg (CfgNode): of a network that is split.
         folder (str): made if it does not exist.
+        class_names (sequence[str] or None): of the classes; None takes those of the data sets in `cfg`.
 
     Returns:
         dict: "edge" and "cloud" -> path of the file.
 
     Raises:
-        ValueError: the network is not cut, or there are no weights. FileNotFoundError, CheckpointError:
-        see :func:`load_weights`. OSError: the disk is full.
+        ValueError: the network is not split, there are no weights, or another number of names than of
+        classes. FileNotFoundError, CheckpointError: see :func:`load_weights`. OSError: the disk is full.
     """
     require_weights(cfg)
     model = build_model(cfg).eval()
     require_split(model, True)
+    categories = choose_categories(cfg, count_classes(model), class_names)
     load_weights(model, cfg.MODEL.WEIGHTS)
     os.makedirs(folder, exist_ok=True)
     weights = model.state_dict()
+    about = describe_network(cfg, model, categories)
     paths = {}
     for half in HALVES:
         names = model.half_state(half)
         paths[half] = os.path.join(folder, f"{half}.pth")
-        write_checkpoint(
-            {
-                "model": {
-                    name: weights[name].cpu().clone() for name in weights if _belongs(name, names)
-                },
-                "half": half,
-                "split": model.split_name,
-                "fingerprint": model.fingerprint().hex(),
-            },
-            paths[half],
-        )
+        own = {name: weights[name].cpu().clone() for name in weights if _belongs(name, names)}
+        write_checkpoint({"model": own, "half": half, **about}, paths[half])
     return paths
 
 
@@ -58,29 +62,113 @@ def _belongs(name, names):
     return name in names and not name.startswith(_LOSS_WEIGHTS)
 
 
+def read_config(path="", config_file="", overrides=()):
+    """Finds the configuration of an exported file, or of a checkpoint.
+
+    Args:
+        path (str): from :func:`export_halves`, or a whole checkpoint; "" is MODEL.WEIGHTS.
+        config_file (str): in place of the configuration in the file; "" takes that one.
+        overrides (sequence[str]): KEY VALUE pairs.
+
+    Returns:
+        CfgNode: frozen; MODEL.WEIGHTS is the file's path.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_half`. ValueError: see :func:`setup_config`;
+        or there are no weights, or no configuration.
+    """
+    overrides = list(overrides)
+    if config_file:
+        cfg = setup_config(config_file, overrides)
+        path = path or cfg.MODEL.WEIGHTS
+    else:
+        given = dict(zip(overrides[::2], overrides[1::2], strict=False))
+        path = path or given.get("MODEL.WEIGHTS", "")
+    if not path:
+        raise ValueError("no weights: add --weights and a file of tools/export.py")
+    if not config_file:
+        cfg = _own_config(_read(path), path, overrides)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = path
+    cfg.freeze()
+    return cfg
+
+
+def _own_config(data, path, overrides=()):
+    if data is None or "config" not in data:
+        raise ValueError(_MISSING_CONFIG.format(path))
+    return read_dumped_config(data["config"], overrides, path)
+
+
+def read_description(path):
+    """
+    Args:
+        path (str): from :func:`export_halves`, or a whole checkpoint.
+
+    Returns:
+        dict: as :func:`describe_network`; {} of a file without it.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_half`.
+    """
+    data = _read(path) or {}
+    return {key: value for key, value in data.items() if key != "model"} if "config" in data else {}
+
+
+def find_categories(cfg, path, network, class_names=None):
+    """Names the classes of a network from :func:`load_half`.
+
+    Args:
+        cfg, path: as :func:`load_half` takes them.
+        network (nn.Module): that it returned.
+        class_names (sequence[str] or None): that a user gave; preferred to those in the file, and these
+            to those of the data sets in `cfg`.
+
+    Returns:
+        list[dict]: "id" and "name" of each class, the data set's where it is known.
+
+    Raises:
+        ValueError: another number of names than of classes.
+    """
+    known = read_description(path).get("categories", ())
+    return choose_categories(cfg, count_classes(network), class_names, known)
+
+
 def load_half(cfg, path, half):
     """Builds a network of which one half works.
 
     Args:
-        cfg (CfgNode): of the network that is cut; MODEL.WEIGHTS is not read.
-        path (str): from :func:`export_halves`, or a whole checkpoint.
+        cfg (CfgNode or None): of the network that is split; MODEL.WEIGHTS is not read. None is the
+            configuration in the file.
+        path (str): from :func:`export_halves`, or a whole checkpoint, as MODEL.WEIGHTS names it.
         half (str): "edge" (then `edge_inference` works) or "cloud" (`cloud_inference`).
 
     Returns:
         nn.Module: in evaluation mode, on MODEL.DEVICE, without the weights of the other half.
 
     Raises:
-        FileNotFoundError: no such file. CheckpointError: it is no checkpoint of this network's half.
+        FileNotFoundError: no such file. CheckpointError: it is no checkpoint of this network's half, or
+        `cfg` asks for something else than what was exported. ValueError: no configuration.
     """
+    data = _read(path)
+    cfg = _own_config(data, path) if cfg is None else cfg
     model = build_model(cfg).eval()
     require_split(model, True)
-    data = _read(path)
-    if "half" not in data:
+    if data is None:
         load_weights(model, path)
         fingerprint = model.fingerprint()
-        model.keep_half(half, fingerprint)
-        prepare_for_inference(model, cfg)
-        return model
+    else:
+        _require_half(data, half, model, path)
+        if "config" in data:
+            require_same_config(cfg, data["config"], path)
+        fingerprint = _load_exported(model, data, half, path)
+    model.keep_half(half, fingerprint)
+    prepare_for_inference(model, cfg)
+    return model
+
+
+def _require_half(data, half, model, path):
     if data["half"] != half:
         raise CheckpointError(
             f"{path!r} holds the {data['half']} half of a network, not the {half} half"
@@ -90,6 +178,10 @@ def load_half(cfg, path, half):
             f"{path!r} is of feature split {data.get('split')!r}, but the configuration asks for "
             f"{model.split_name!r} (MODEL.FEATCOMP.SPLIT)"
         )
+
+
+def _load_exported(model, data, half, path):
+    """Loads the weights of a sub-model; returns its fingerprint."""
     fingerprint = _fingerprint_in(data, path)
     names = {name for name in model.half_state(half) if not name.startswith(_LOSS_WEIGHTS)}
     weights, own = data["model"], model.state_dict()
@@ -103,21 +195,36 @@ def load_half(cfg, path, half):
             f"{', '.join(unfit[:3])} among them; use the configuration that it was exported with"
         )
     model.load_state_dict(weights, strict=False)
-    if half == "edge" and model.fingerprint() != fingerprint:
+    # Files without a configuration are of releases whose fingerprint was that of the weights alone.
+    whole = {model.fingerprint()} if "config" in data else {model.fingerprint(), _digest(weights)}
+    if half == "edge" and fingerprint not in whole:
         raise CheckpointError(f"{path!r} is damaged: its weights do not have its fingerprint")
-    model.keep_half(half, fingerprint)
-    prepare_for_inference(model, cfg)
-    return model
+    return fingerprint
+
+
+def _digest(weights):
+    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+    for name, tensor in weights.items():
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def _read(path):
+    """What :func:`export_halves` wrote; None if it is something else, perhaps a whole checkpoint."""
+    if "://" in path or path.endswith((".pkl", ".pyth")):  # as in Detectron2's model zoo
+        return None
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint {path!r}")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler of damaged files raises anything
-        raise CheckpointError(f"{path!r} is no checkpoint that can be read: {error}") from error
-    if not isinstance(data, dict) or ("half" in data and not isinstance(data.get("model"), dict)):
+        # Mapped: whoever reads only what comes with the weights does not wait for these.
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # the unpickler of damaged files raises anything
+        return None
+    if not isinstance(data, dict) or "half" not in data:
+        return None
+    if not isinstance(data.get("model"), dict) or not isinstance(data.get("config", ""), str):
         raise CheckpointError(f"{path!r} is no checkpoint of a network")
     return data
 

@@ -1,13 +1,14 @@
 """Pictures of what is sent and of what comes out of it."""
 
 import numpy as np
+from detectron2.data import Metadata, MetadataCatalog
 from PIL import Image, ImageDraw, ImageFont
 
 from ..codecs import decompress_stream
 from ..data.disparity import read_disparity
 from ..ops import tile_channels
 
-__all__ = ["draw_features", "draw_outputs", "draw_tasks", "side_by_side"]
+__all__ = ["collect_metadata", "draw_features", "draw_outputs", "draw_tasks", "side_by_side"]
 
 _CAPTION_HEIGHT = 24  # px
 _MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
@@ -66,6 +67,34 @@ def draw_outputs(image, outputs, metadata, threshold):
         instances = outputs["instances"].to("cpu")
         visualizer.draw_instance_predictions(instances[instances.scores >= threshold])
     return visualizer.output.get_image()
+
+
+def collect_metadata(outputs, categories=(), dataset=None):
+    """Collects the names and colours by which outputs are drawn; no data set is loaded for them.
+
+    Args:
+        outputs (dict): of one image, from a Detectron2 network in evaluation mode.
+        categories (sequence[dict]): of the instances' classes, with "name".
+        dataset (str or None): name of a data set; what is known of it is used where it fits.
+
+    Returns:
+        Metadata: with a name, at least a number, for each class that is in `outputs`.
+    """
+    known = MetadataCatalog.get(dataset).as_dict() if dataset else {}
+    found = {key: known[key] for key in ("stuff_classes", "stuff_colors") if key in known}
+    if categories:
+        found["thing_classes"] = [category["name"] for category in categories]
+        if len(known.get("thing_colors", ())) == len(categories):
+            found["thing_colors"] = known["thing_colors"]
+    count = len(outputs["sem_seg"]) if "sem_seg" in outputs else 0
+    if "panoptic_seg" in outputs:
+        count = 1 + max((segment["category_id"] for segment in outputs["panoptic_seg"][1]), default=0)
+    if len(found.get("stuff_classes", ())) < count:
+        found.pop("stuff_colors", None)
+        found["stuff_classes"] = [str(number) for number in range(count)]
+    if "panoptic_seg" in outputs and len(found.get("thing_classes", ())) < count:
+        found.setdefault("thing_classes", found["stuff_classes"])
+    return Metadata(**found)
 
 
 def draw_tasks(image, outputs, record, metadata, *, bgr):

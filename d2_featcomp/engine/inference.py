@@ -65,9 +65,18 @@ def as_input(picture, cfg):
 
     Returns:
         dict: as a Detectron2 network takes it.
+
+    Raises:
+        ValueError: it is so narrow that nothing of it is left at that size.
     """
     height, width = picture.shape[:2]
-    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    longest = cfg.INPUT.MAX_SIZE_TEST
+    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, longest)
+    if 0 in resize.get_output_shape(height, width, cfg.INPUT.MIN_SIZE_TEST, longest):
+        raise ValueError(
+            f"an image of {width} x {height} pixels has no width or height left where its longer side has "
+            f"{longest} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
+        )
     pixels = resize.get_transform(picture).apply_image(picture)
     if cfg.INPUT.FORMAT == "BGR":
         pixels = pixels[:, :, ::-1]

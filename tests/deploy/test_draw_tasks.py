@@ -27,7 +27,8 @@ def test_ones_own_image_is_drawn_without_the_data_set(picture, tmp_path, heads):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["own.d2fc", "own_features.png", "own_tasks.png"]
     FeatureBitstream.from_bytes((tmp_path / "out" / "own.d2fc").read_bytes())
-    width, _ = Image.open(tmp_path / "out" / "own_tasks.png").size
+    with Image.open(tmp_path / "out" / "own_tasks.png") as drawn:
+        width, _ = drawn.size
     shown = 115 * 3  # of 64 x 115 pixels, enlarged to leave room for captions
     columns = len(heads) if heads else 3
     assert width == columns * shown + (columns - 1) * 4

@@ -1,35 +1,93 @@
 """The edge network in onnxruntime: the same symbols, at any size."""
 
+import json
+
 import pytest
+import torch
+import yaml
 from detectron2.modeling import build_model
 
+from d2_featcomp.codecs import FeatureCodec, build_image_codec
 from d2_featcomp.deploy import check_onnx, export_onnx, onnx_export
+from d2_featcomp.deploy.configuration import describe_network
+from d2_featcomp.deploy.onnx_export import OnnxCheck
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
+@pytest.fixture
+def lively_network(random_network):
+    """A function: name -> a network whose features vary: its batch norms have seen random images."""
+
+    def build(name):
+        network = random_network(name)
+        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+            norm.train()
+        generator = torch.Generator().manual_seed(1)
+        for size in ((64, 96), (96, 64)):
+            network.edge_features([{"image": torch.rand(3, *size, generator=generator) * 255}])
+        return network.eval()
+
+    return build
+
+
 @pytest.mark.parametrize("name", ["msfc", "baf", "tasks"])
-def test_symbols_are_equal(random_network, tmp_path, name):
-    network = random_network(name)
+def test_symbols_are_equal(lively_network, tmp_path, name):
+    network = lively_network(name)
+    sent = network.edge_features([{"image": torch.rand(3, 64, 96) * 255}])[0].tensors
+    assert all(z.std() > 0.01 for z in sent)  # else nothing is compared
     path = str(tmp_path / "edge.onnx")
-    largest, differing, compared = export_onnx(network, path)
-    assert check_onnx(network, path) == (largest, differing, compared)
-    assert largest < 1e-4 and differing == 0 and compared > 100
+    found = export_onnx(network, path)
+    assert check_onnx(network, path) == found
+    assert found.largest < 1e-4 and found.differing == 0 and found.compared > 100
+    assert found.on_border < 2e-3 * found.compared  # by the processor's own order of sums
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert properties["fingerprint"] == network.fingerprint().hex()
     assert properties["split"] == network.feature_split.name
     assert properties["quantizer"] == network.feature_codec.quantizer
 
 
+def test_what_lies_on_a_border_is_counted_apart():
+    """Steps of 2/3, borders at -2/3, 0 and 2/3: two pairs of values lie on both sides of one by rounding,
+    one pair by more."""
+    codec = FeatureCodec(image_codec=build_image_codec("raw", bits=2), quantizer="fixed")
+    codec.value_range = (-1.0, 1.0)
+    wanted = torch.tensor([[[1e-6, 0.1, 2 / 3 + 1e-6, 1.0, 0.01]]])
+    values = torch.tensor([[[-1e-6, 0.2, 2 / 3 - 1e-6, 0.9999, -0.01]]])
+    assert onnx_export._compare_symbols(wanted, values, codec) == (1, 2)
+    assert onnx_export._compare_symbols(wanted, wanted, codec) == (0, 0)
+
+
+def test_the_metadata_say_all_that_a_device_needs(random_network, configured, tmp_path):
+    network, path = random_network("baf"), str(tmp_path / "edge.onnx")
+    cfg = configured("baf", "weights.pth", "INPUT.MIN_SIZE_TEST", 48)
+    export_onnx(network, path, describe_network(cfg, network, [{"id": 7, "name": "seven"}]))
+    found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert json.loads(found["input"]) == {
+        "format": "RGB",
+        "min_size": 48,
+        "max_size": 256,
+        "mean": [0.0, 0.0, 0.0],
+        "std": [255.0, 255.0, 255.0],
+    }
+    assert json.loads(found["categories"]) == [{"id": 7, "name": "seven"}]
+    assert (found["codec"], found["bits"], found["quantizer"]) == ("jpegxl", "6", "channel")
+    config = yaml.safe_load(found["config"])
+    assert config["MODEL"]["YOLOV3"]["ANCHORS"] == list(map(list, cfg.MODEL.YOLOV3.ANCHORS))
+    assert config["MODEL"]["WEIGHTS"] == ""
+
+
 def test_another_network_is_told_apart(random_network, tmp_path):
     export_onnx(random_network("msfc"), str(tmp_path / "edge.onnx"))
-    _, differing, _ = check_onnx(random_network("msfc", seed=4), str(tmp_path / "edge.onnx"))
-    assert differing > 0
+    assert check_onnx(random_network("msfc", seed=4), str(tmp_path / "edge.onnx")).differing > 0
 
 
 def test_what_differs_is_not_kept(random_network, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "check_onnx", lambda *args: (1.0, 5, 100))
+    monkeypatch.setattr(onnx_export, "check_onnx", lambda *args: OnnxCheck(1.0, 5, 100, 0))
     with pytest.raises(ValueError, match="other symbols than PyTorch, 5 of 100"):
         export_onnx(random_network("msfc"), str(tmp_path / "edge.onnx"))
     assert not list(tmp_path.iterdir())

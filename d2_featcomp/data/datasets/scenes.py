@@ -67,7 +67,7 @@ def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None,
     return recipe
 
 
-def register_scenes(name, root, recipe=None):
+def register_scenes(name, root, recipe=None, *, thing_classes=(), stuff_classes=()):
     """Registers `<name>_train` and `<name>_val`, and `<name>_multi_task_train` and `_val`: the same
     images for semantic segmentation, disparity and reconstruction, without instances.
 
@@ -80,16 +80,23 @@ def register_scenes(name, root, recipe=None):
         root (str): folder of the data set.
         recipe (callable or None): how to build it when first used (see :func:`ensure_scenes`);
             None: it must exist.
+        thing_classes, stuff_classes (sequence[str]): names that the recipe gives, so that they are known
+            before anything is drawn.
     """
+    names = {}
+    if thing_classes:
+        names = {"thing_classes": list(thing_classes)}
+        names["stuff_classes"] = [*stuff_classes, *thing_classes]
     for part in PARTS:
         dataset = f"{name}_{part}"
         DatasetCatalog.register(dataset, lambda d=dataset, p=part: _load(d, root, p, recipe))
-        # Only what needs no file: class names are set when the data set is loaded.
+        # Only what needs no file: other class names are set when the data set is loaded.
         MetadataCatalog.get(dataset).set(
             evaluator_type="coco",
             json_file=os.path.join(root, f"instances_{part}.json"),
             image_root=os.path.join(root, part, "images"),
             ignore_label=255,
+            **names,
         )
         multi_task = f"{name}_multi_task_{part}"
         DatasetCatalog.register(
@@ -99,6 +106,7 @@ def register_scenes(name, root, recipe=None):
             evaluator_type="multi_task",
             image_root=os.path.join(root, part, "images"),
             ignore_label=255,
+            **names,
         )
 
 
@@ -132,7 +140,13 @@ def _load(dataset, root, part, recipe):
 
 def _register_all():
     root = data_root()
-    register_scenes("scenes", os.path.join(root, "scenes"), procedural_recipe())
+    register_scenes(
+        "scenes",
+        os.path.join(root, "scenes"),
+        procedural_recipe(),
+        thing_classes=ProceduralObjects.classes,
+        stuff_classes=ProceduralBackgrounds.stuff_classes,
+    )
     found = sorted(os.listdir(root)) if os.path.isdir(root) else []
     for name in {"photo_scenes", *found} - {"scenes"}:
         folder = os.path.join(root, name)

@@ -1,0 +1,144 @@
+"""Configurations that travel with weights, and what may differ from them where these are used."""
+
+import fnmatch
+import os
+import tempfile
+
+from ..engine import CheckpointError, setup_config
+from ..engine.command_line import plain_config
+
+__all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
+
+# Settings of training, of the machine and of what is shown: none changes what is sent, or what the
+# cloud's weights stand for.
+FREE = (
+    *("CUDNN_BENCHMARK", "DATALOADER.*", "DATASETS.*", "FLOAT32_PRECISION", "GLOBAL.*", "OUTPUT_DIR"),
+    *("SEED", "SOLVER.*", "TEST.*", "VERSION", "VIS_PERIOD", "MODEL.DEVICE", "MODEL.WEIGHTS"),
+    *("INPUT.*_TRAIN", "INPUT.*_TRAIN_SAMPLING", "INPUT.CROP.*", "INPUT.MASK_FORMAT"),
+    *("INPUT.RANDOM_FLIP", "MODEL.*THRESH_TEST", "MODEL.*TOPK_TEST", "MODEL.*TOPK_CANDIDATES_TEST"),
+    *("MODEL.*TOPK_TRAIN", "MODEL.*.BATCH_SIZE_PER_IMAGE", "MODEL.*.POSITIVE_FRACTION"),
+    *("MODEL.BACKBONE.FREEZE_AT", "MODEL.PANOPTIC_FPN.COMBINE.*", "MODEL.MULTI_TASK.LOSS_WEIGHTS.*"),
+    *("MODEL.FEATCOMP.INFERENCE", "MODEL.FEATCOMP.SERVER.*", "MODEL.FEATCOMP.TRAIN.*"),
+    *("MODEL.FEATCOMP.TRAIN_QUANTIZATION", "MODEL.FEATCOMP.COMPRESSIBILITY.*", "MODEL.FEATCOMP.LOSS"),
+    *("MODEL.FEATCOMP.FREEZE_TASK_NETWORK", "MODEL.FEATCOMP.BAF.CHANNEL_ORDER"),
+    *("MODEL.FEATCOMP.BAF.TRAIN_BITS",),
+)
+
+
+def dump_config(cfg):
+    """Writes a configuration down for another machine: without paths and device of this one.
+
+    Args:
+        cfg (CfgNode): not changed.
+
+    Returns:
+        str: YAML.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.DEVICE = "cuda"  # where there is one
+    cfg.OUTPUT_DIR = "./output"
+    cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER = ""  # the weights hold it
+    return cfg.dump()
+
+
+def describe_network(cfg, network, categories):
+    """Tells, beside its weights, what a program needs that runs a network's edge or cloud sub-model.
+
+    Args:
+        cfg (CfgNode): that `network` was built from.
+        network (SplitNetwork): with weights.
+        categories (list[dict]): of its classes, see :func:`choose_categories`.
+
+    Returns:
+        dict: of plain types: "config" (YAML), "fingerprint" (hexadecimal), "split", "categories",
+        "input" (format "BGR" or "RGB", shortest and longest side in pixels, mean and std of the channels
+        in that order) and "codec" (name, bits, quantizer, value_range).
+    """
+    codec = network.feature_codec
+    return {
+        "config": dump_config(cfg),
+        "fingerprint": network.fingerprint().hex(),
+        "split": network.split_name,
+        "categories": [dict(category) for category in categories],
+        "input": {
+            "format": cfg.INPUT.FORMAT,
+            "min_size": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
+            "std": list(map(float, cfg.MODEL.PIXEL_STD)),
+        },
+        "codec": {
+            "name": cfg.MODEL.FEATCOMP.CODEC.NAME,
+            "bits": codec.bits,
+            "quantizer": codec.quantizer,
+            "value_range": list(map(float, codec.value_range)),
+        },
+    }
+
+
+def read_dumped_config(text, overrides=(), source="config"):
+    """Reads what :func:`dump_config` wrote.
+
+    Args:
+        text (str): YAML.
+        overrides (sequence[str]): KEY VALUE pairs.
+        source (str): where it is from, for messages.
+
+    Returns:
+        CfgNode: as :func:`setup_config`.
+
+    Raises:
+        ValueError: it cannot be read, or an override is wrong.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "config.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        try:
+            return setup_config(path, overrides)
+        except ValueError as error:
+            raise ValueError(str(error).replace(path, f"configuration in {source!r}")) from error
+
+
+def require_same_config(cfg, text, source):
+    """Raises CheckpointError where a configuration sends, or understands, other features than weights
+    were exported for.
+
+    Args:
+        cfg (CfgNode): that is to be used.
+        text (str): YAML that came with the weights.
+        source (str): file of the weights, for the message.
+    """
+    asked, written = map(
+        _flatten, (plain_config(cfg), plain_config(read_dumped_config(text, (), source)))
+    )
+    differing = [
+        key
+        for key in sorted(asked.keys() | written.keys())
+        if asked.get(key) != written.get(key)
+        and not any(fnmatch.fnmatchcase(key, pattern) for pattern in FREE)
+    ]
+    if not differing:
+        return
+    some = "; ".join(
+        f"{key} {written.get(key, '(none)')!r}, not {asked.get(key, '(none)')!r}"
+        for key in differing[:3]
+    )
+    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise CheckpointError(
+        f"{source!r} was exported with {some}{more}: edge and cloud would no longer mean the same by "
+        "what is sent. Leave these settings (or --config-file) out, or export both sub-models again "
+        "with them (tools/export.py)"
+    )
+
+
+def _flatten(node, prefix=""):
+    found = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            found.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
