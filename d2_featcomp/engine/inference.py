@@ -74,8 +74,8 @@ def as_input(picture, cfg):
     resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, longest)
     if 0 in resize.get_output_shape(height, width, cfg.INPUT.MIN_SIZE_TEST, longest):
         raise ValueError(
-            f"an image of {width} x {height} pixels has no width or height left where its longer side has "
-            f"{longest} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
+            f"an image of {width} x {height} pixels has no width or height left where its longer side "
+            f"has {longest} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
         )
     pixels = resize.get_transform(picture).apply_image(picture)
     if cfg.INPUT.FORMAT == "BGR":

@@ -52,8 +52,8 @@ def test_symbols_are_equal(lively_network, tmp_path, name):
 
 
 def test_what_lies_on_a_border_is_counted_apart():
-    """Steps of 2/3, borders at -2/3, 0 and 2/3: two pairs of values lie on both sides of one by rounding,
-    one pair by more."""
+    """Steps of 2/3, borders at -2/3, 0 and 2/3: two pairs of values lie on both sides of one by
+    rounding, one pair by more."""
     codec = FeatureCodec(image_codec=build_image_codec("raw", bits=2), quantizer="fixed")
     codec.value_range = (-1.0, 1.0)
     wanted = torch.tensor([[[1e-6, 0.1, 2 / 3 + 1e-6, 1.0, 0.01]]])
