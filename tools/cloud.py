@@ -1,21 +1,20 @@
 #!/usr/bin/env python
 """The cloud half as a program: feature bitstreams to results, from files or as a server.
 
-    tools/cloud.py --config-file configs/msfc_R50.yaml --weights deployed/cloud.pth --input out/ \\
-        --output results/
-    tools/cloud.py --config-file configs/msfc_R50.yaml --weights deployed/cloud.pth --output results/ \\
-        --serve 0.0.0.0:8000
+    tools/cloud.py --weights deployed/cloud.pth --input out/ --output results/
+    tools/cloud.py --weights deployed/cloud.pth --output results/ --serve 0.0.0.0:8000
 
-Needs the weights of the cloud half alone (tools/export.py). For each bitstream NAME.d2fc it writes
-NAME.json, what was found, with the maps of dense tasks as PNG files; and results.json, all instances in
-COCO's result format. With --images, the folder of the original images, it draws them, too. The server
-takes PUT /v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
+Needs cloud.pth alone (tools/export.py), which holds the configuration, too. For each bitstream NAME.d2fc
+it writes NAME.json, what was found, with the maps of dense tasks as PNG files; results.json, all
+instances in COCO's result format; and images.json, the images and categories that this names. Their ids
+are those of the data set where --annotations gives it, or images.json lies beside the bitstreams. With
+--images, the folder of the original images, it draws them, too. The server takes PUT
+/v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
 MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. It ends on SIGTERM, when all that it has accepted is
 answered.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -25,15 +24,19 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from d2_featcomp.engine import load_half, report_errors, setup_config
-from d2_featcomp.files import write_text
+from d2_featcomp.deploy import find_categories, load_half, read_config
+from d2_featcomp.engine import report_errors
 from d2_featcomp.serving import (
     ServiceSettings,
-    class_names,
     draw_result,
     load_service,
+    match_categories,
+    name_bitstreams,
+    open_annotations,
+    require_free_names,
     result_of,
     run_server,
+    write_coco_results,
     write_result,
 )
 
@@ -42,7 +45,9 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument(
+        "--config-file", help="of the network that is cut (default: the one in the weights' file)"
+    )
     parser.add_argument("--weights", help="cloud.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
     parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
     parser.add_argument("--output", default="results", help="folder (default: results)")
@@ -51,7 +56,13 @@ def parse_args():
         "--classes",
         type=lambda text: text.split(","),
         metavar="A,B",
-        help="names of the classes (default: of DATASETS.TEST)",
+        help="names of the classes (default: those in the weights' file, or of the config's data sets)",
+    )
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="of the data set, in COCO's format, for ids (default: images.json beside the bitstreams, "
+        "or annotations.json in --images)",
     )
     parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
     defaults = ServiceSettings()
@@ -108,17 +119,16 @@ def list_bitstreams(given):
     return found
 
 
-def convert(network, args, names):
+def convert(network, args, categories):
     """Results of files; returns how many could not be decoded."""
-    os.makedirs(args.output, exist_ok=True)
-    instances, failed = [], 0
     paths = list_bitstreams(args.input)
-    stems = [os.path.basename(path) for path in paths]
-    twice = {name for name in stems if stems.count(name) > 1}
-    if twice:
-        raise ValueError(f"several files are called {sorted(twice)[0]}: give them in separate calls")
-    for path in tqdm(paths, desc="bitstreams", mininterval=1):
-        name = os.path.splitext(os.path.basename(path))[0]
+    names = name_bitstreams(paths)
+    require_free_names(names)
+    table, listed = open_annotations(args.annotations, args.input, args.images)
+    categories = match_categories(categories, listed)
+    os.makedirs(args.output, exist_ok=True)
+    results, failed = [], 0
+    for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
         try:
             with open(path, "rb") as file:
                 stream = FeatureBitstream.from_bytes(file.read())
@@ -127,16 +137,22 @@ def convert(network, args, names):
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
-        result = result_of(name, output, names)
+        result = result_of(name, output, categories)
         write_result(result, args.output)
-        instances += result.get("instances", [])
+        results.append({key: value for key, value in result.items() if key != "maps"})
         if args.images:
             try:
-                draw_result(output, name, args.images, args.output, names)
+                draw_result(output, name, args.images, args.output, categories)
             except FileNotFoundError as error:
                 print(error, file=sys.stderr)
-    write_text(json.dumps(instances), os.path.join(args.output, "results.json"))
-    print(f"{args.output}/results.json: {len(instances)} instances")
+    count = write_coco_results(results, categories, table, args.output)
+    print(f"{args.output}/results.json: {count} instances")
+    if table.unknown:
+        print(
+            f"{len(table.unknown)} images are not in the annotations, e.g. {table.unknown[0]!r}: they "
+            "have ids that these lack",
+            file=sys.stderr,
+        )
     return failed
 
 
@@ -172,15 +188,15 @@ def main(args):
         raise ValueError("give either --input, files to decode, or --serve HOST:PORT")
     if args.images and not os.path.isdir(args.images):
         raise FileNotFoundError(f"no folder {args.images!r}")
-    cfg = setup_config(args.config_file, args.opts)
-    weights = args.weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise ValueError("no weights: add --weights and a file of tools/export.py")
+    if args.annotations and args.serve:
+        raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
+    cfg = read_config(args.weights, args.config_file, args.opts)
+    weights = cfg.MODEL.WEIGHTS
     if args.serve:
         serve(args, cfg, weights)
         return
     network = load_half(cfg, weights, "cloud")
-    if convert(network, args, args.classes or class_names(cfg)):
+    if convert(network, args, find_categories(cfg, weights, network, args.classes)):
         sys.exit(3)
 
 

@@ -1,18 +1,21 @@
 #!/usr/bin/env python
 """The edge half as a program: images to feature bitstreams, in files or to a server.
 
-    tools/edge.py --config-file configs/msfc_R50.yaml --weights deployed/edge.pth --input photos/ \\
-        --output out/
-    tools/edge.py --config-file configs/msfc_R50.yaml --weights deployed/edge.pth --input video.mp4 \\
-        --connect cloud.example:8000 --spool spool/
+    tools/edge.py --weights deployed/edge.pth --input photos/ --output out/
+    tools/edge.py --weights deployed/edge.pth --input video.mp4 --connect cloud.example:8000 \\
+        --spool spool/
 
-Needs the weights of the edge half alone (tools/export.py). With --output it writes NAME.d2fc for each
-image. With --connect it sends them to tools/cloud.py --serve; what cannot be sent stays in --spool, and
-is sent first the next time: without --input, that is all it does. --bandwidth, --latency and --loss
-simulate a slower network; a table then tells where the time goes.
+Needs edge.pth alone (tools/export.py), which holds the configuration, too. With --output it writes
+NAME.d2fc for each image; NAME is the file's, with its suffix or folders where two would have one name.
+If the input is a folder with annotations.json, images.json there tells the images' ids. With --connect
+it sends them to tools/cloud.py --serve; what cannot be sent stays in --spool, and is sent first the next
+time: without --input, that is all it does. --bandwidth, --latency and --loss simulate a slower network;
+a table then tells where the time goes. Images that cannot be coded are told, all others are coded, and
+the exit status is 3.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
@@ -22,16 +25,21 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-from d2_featcomp.engine import as_input, load_half, report_errors, setup_config, timed
+from d2_featcomp.deploy import load_half, read_config, read_description
+from d2_featcomp.engine import as_input, report_errors, timed
 from d2_featcomp.files import write_bytes
 from d2_featcomp.serving import (
     CloudClient,
     Link,
     Sender,
     Spool,
+    collect_answers,
     frames_of,
     list_inputs,
+    name_inputs,
+    open_image_table,
     run_ahead,
+    write_image_table,
 )
 
 
@@ -39,13 +47,18 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", help="of the network that is cut")
+    parser.add_argument(
+        "--config-file", help="of the network that is cut (default: the one in the weights' file)"
+    )
     parser.add_argument("--weights", help="edge.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
     parser.add_argument(
         "--input", nargs="+", default=[], help="images, folders, patterns, videos, or camera:0"
     )
     parser.add_argument(
         "--output", help="folder for NAME.d2fc; with --connect for results, NAME-ID.json"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace NAME.d2fc of other images or weights"
     )
     parser.add_argument(
         "--connect", metavar="HOST:PORT", help="server to send to; IPv6 as [::1]:8000, or a URL"
@@ -77,46 +90,54 @@ def parse_args():
     return parser.parse_args()
 
 
-def readable(entry, failures):
-    """The frames of an entry, up to what cannot be read, which is told."""
+@contextlib.contextmanager
+def told(name, failures):
+    """Tells what is wrong with one image, and goes on with the next."""
     try:
-        yield from frames_of(entry)
-    except ValueError as error:
-        failures.append(entry)
-        print(error, file=sys.stderr)
-
-
-def load_network(args):
-    """(configuration, network of the edge half)."""
-    cfg = setup_config(args.config_file, args.opts)
-    weights = args.weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise ValueError("no weights: add --weights and a file of tools/export.py")
-    return cfg, load_half(cfg, weights, "edge")
+        yield
+    except (ValueError, RuntimeError) as error:  # of readers; of networks and codecs
+        failures.append(name)
+        print(f"{name}: {error}", file=sys.stderr)
 
 
 def edge_features(args, cfg, network, failures):
-    """Yields (name, features, seconds of the edge network)."""
+    """Yields (name, features, seconds of the edge network) of each image that can be computed."""
     entries = list_inputs(args.input)
-    count = 0
+    count, seen = 0, set()
     with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
-        for entry in entries:
-            for name, picture in readable(entry, failures):
-                if args.limit is not None and count >= args.limit:
-                    return
-                record = as_input(picture, cfg)
-                (features,), seconds = timed(network.edge_features, [record])
-                count += 1
-                yield name, features, seconds
+        for entry, entry_name in zip(entries, name_inputs(entries), strict=True):
+            with told(entry, failures):
+                for name, picture in frames_of(entry, entry_name):
+                    if args.limit is not None and count >= args.limit:
+                        return
+                    count += 1
+                    with told(name, failures):
+                        if name.lower() in seen:
+                            raise ValueError(f"a frame has this name, too: it is left out ({entry})")
+                        seen.add(name.lower())
+                        record = as_input(picture, cfg)
+                        (features,), seconds = timed(network.edge_features, [record])
+                        yield name, features, seconds
             progress.update()
+
+
+def write_stream(data, path, overwrite):
+    """Writes a bitstream, unless another one is there."""
+    if os.path.exists(path) and not overwrite:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return
+        raise FileExistsError(
+            f"{path!r} is there already, of another image or other weights: choose another --output, or "
+            "add --overwrite"
+        )
+    write_bytes(data, path)
 
 
 def main(args):
     setup_logger(name="d2_featcomp")
     if not args.output and not args.connect and (args.input or not args.requeue):
         raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
-    if args.input and not args.config_file:
-        raise ValueError("--input needs --config-file")
     if not args.input and not args.connect and not args.requeue:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
     simulated = args.bandwidth is not None or args.latency or args.loss
@@ -131,16 +152,24 @@ def main(args):
         print(f"{len(Spool(args.spool).requeue())} put back into {args.spool}")
     if sender:
         sender.send_waiting()
-    rows, names, failures, size, count = [], set(), [], 0, 0
-    images = ()
+    rows, failures, size, count = [], [], 0, 0
+    images, categories = (), []
+    table, listed = open_image_table(args.input, args.output)
     if args.input:
-        cfg, network = load_network(args)
+        cfg = read_config(args.weights, args.config_file, args.opts)
+        network = load_half(cfg, cfg.MODEL.WEIGHTS, "edge")
+        categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
         # Where times are measured, nothing runs beside.
         ahead = 0 if link else args.in_flight
         images = run_ahead(edge_features(args, cfg, network, failures), ahead)
     for name, features, network_seconds in images:
-        stream, codec_seconds = timed(network.encode, features)
-        data = stream.to_bytes()
+        data = None
+        with told(name, failures):
+            stream, codec_seconds = timed(network.encode, features)
+            data = stream.to_bytes()
+        if data is None:
+            continue
+        table.find(name, *features.sizes.original)
         count += 1
         size += len(data)
         transfer = link.seconds(len(data)) if link else 0.0
@@ -151,13 +180,14 @@ def main(args):
                 time.sleep(transfer)
             cloud_seconds = sender.send_new(identity)
         else:
-            if name in names:
-                raise ValueError(f"two images are called {name!r}: give them in separate calls")
-            names.add(name)
-            write_bytes(data, os.path.join(args.output, f"{name}.d2fc"))
+            write_stream(data, os.path.join(args.output, f"{name}.d2fc"), args.overwrite)
         rows.append((name, len(data), network_seconds, codec_seconds, transfer, cloud_seconds))
     if sender and sender.away_since is not None and args.input:
         sender.send_waiting()
+    if args.output and sender:
+        collect_answers(args.output, table, listed or categories)
+    elif listed:  # a data set's
+        write_image_table(table, listed, args.output)
     if count:
         print(f"{count} images, {size / count / 1000:.2f} kB an image")
     if rows and link:

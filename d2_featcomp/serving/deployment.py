@@ -4,10 +4,11 @@ import hashlib
 import json
 import shlex
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 
-from ..deploy import load_half
-from ..engine import file_digest, setup_config
+from ..deploy import find_categories, load_half, read_config
+from ..deploy.classes import read_categories
+from ..engine import file_digest
 from .app import build_app
 from .server import CloudService, ServiceSettings
 
@@ -21,29 +22,32 @@ _LABEL_BYTES = 8
 def load_service(cfg, weights, folder, names=None, **settings):
     """
     Args:
-        cfg (CfgNode): of the network that is cut; MODEL.FEATCOMP.SERVER says how large batches are.
+        cfg (CfgNode): of the network that is cut, see :func:`read_config`; MODEL.FEATCOMP.SERVER says
+            how large batches are.
         weights (str): file of the cloud half, or a whole checkpoint.
         folder (str): for results.
-        names (sequence[str] or None): of the classes; None takes those of DATASETS.TEST.
+        names (sequence[str] or None): of the classes; None takes those in the file or, where it holds
+            none, of the data sets in `cfg`.
         **settings: the rest of :class:`ServiceSettings`.
 
     Returns:
         CloudService: started.
 
     Raises:
-        ValueError: a setting is out of range. FileNotFoundError, CheckpointError: see
-        :func:`d2_featcomp.deploy.load_half`.
+        ValueError: a setting is out of range, or another number of names than of classes.
+        FileNotFoundError, CheckpointError: see :func:`d2_featcomp.deploy.load_half`.
     """
     server = cfg.MODEL.FEATCOMP.SERVER
     settings = ServiceSettings(max_batch=server.MAX_BATCH, max_wait=server.MAX_WAIT / 1000, **settings)
-    names = list(class_names(cfg) if names is None else names)
     network = load_half(cfg, weights, "cloud")
+    categories = find_categories(cfg, weights, network, names)
     model = cfg.MODEL.clone()
     for node, key in ((model.FEATCOMP, "SERVER"), (model, "DEVICE"), (model, "WEIGHTS")):
         node.pop(key)  # no result depends on it
-    about = json.dumps([file_digest(weights), model.dump(), cfg.TEST.dump(), names])
+    digest = file_digest(PathManager.get_local_path(weights))
+    about = json.dumps([digest, model.dump(), cfg.TEST.dump(), categories])
     maker = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return CloudService(network, settings, folder, names, maker, output_bytes_per_pixel(cfg))
+    return CloudService(network, settings, folder, categories, maker, output_bytes_per_pixel(cfg))
 
 
 def output_bytes_per_pixel(cfg):
@@ -71,24 +75,22 @@ def output_bytes_per_pixel(cfg):
 def class_names(cfg):
     """sequence[str]: of the first data set in DATASETS.TEST that has names; () if none has."""
     for dataset in cfg.DATASETS.TEST:
-        if dataset in DatasetCatalog:
-            names = MetadataCatalog.get(dataset).get("thing_classes")
-            if names:
-                return names
+        if categories := read_categories(dataset):
+            return [category["name"] for category in categories]
     return ()
 
 
 def ray_app(args):
     """An application for Ray Serve: the same service, in several processes on several machines.
 
-        serve run d2_featcomp.serving:ray_app config_file=configs/msfc_R50.yaml \\
-            weights=deployed/cloud.pth output=results replicas=2
+        serve run d2_featcomp.serving:ray_app weights=deployed/cloud.pth output=results replicas=2
 
     Args:
-        args (dict): "config_file", "weights", "output" (a folder that all replicas share, so that a
-            bitstream which comes twice is computed once); optionally "replicas" (1), "gpus" and "cpus"
-            of each (0 and 1), "opts" (config overrides, a list or one text), "classes" (names, a list
-            or one text with commas). All paths must be readable where the replicas run.
+        args (dict): "weights", "output" (a folder that all replicas share, so that a bitstream which
+            comes twice is computed once); optionally "config_file" (needed for weights that hold no
+            configuration), "replicas" (1), "gpus" and "cpus" of each (0 and 1), "opts" (config
+            overrides, a list or one text), "classes" (names, a list or one text with commas). All paths
+            must be readable where the replicas run.
 
     Returns:
         ray.serve.Application
@@ -100,7 +102,8 @@ def ray_app(args):
         from ray import serve
     except ImportError as error:
         raise ImportError("Ray Serve is missing: pip install 'd2_featcomp[serve]'") from error
-    needed, more = {"config_file", "weights", "output"}, {"replicas", "gpus", "cpus", "opts", "classes"}
+    needed = {"weights", "output"}
+    more = {"config_file", "replicas", "gpus", "cpus", "opts", "classes"}
     if needed - args.keys() or args.keys() - needed - more:
         raise ValueError(
             f"arguments {sorted(args)}: give {', '.join(sorted(needed))} and, if need be, "
@@ -117,7 +120,7 @@ def ray_app(args):
         import torch
 
         torch.set_num_threads(max(1, int(cpus)))
-        cfg = setup_config(args["config_file"], opts)
+        cfg = read_config(args["weights"], args.get("config_file", ""), opts)
         return build_app(load_service(cfg, args["weights"], args["output"], classes))
 
     deployment = serve.deployment(

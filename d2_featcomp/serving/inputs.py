@@ -5,12 +5,13 @@ import glob
 import os
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
+from ..data.images import read_rgb
+from ..deploy.naming import name_files
 
-__all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs"]
+__all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs", "name_inputs"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
@@ -42,41 +43,56 @@ def list_inputs(given):
                 if not path.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)):
                     raise ValueError(f"{path!r} is neither an image nor a video, by its name")
                 found[path] = None
-    return list(found)
+    once = {entry if entry.startswith(CAMERA) else os.path.abspath(entry): entry for entry in found}
+    return list(once.values())
 
 
-def frames_of(entry):
+def name_inputs(entries):
+    """
+    Args:
+        entries (sequence[str]): from :func:`list_inputs`.
+
+    Returns:
+        list[str]: a name for each, no two equal: "camera0", or see :func:`name_files`.
+    """
+    files = [entry for entry in entries if not entry.startswith(CAMERA)]
+    names = dict(zip(files, name_files(files), strict=True))
+    return [names.get(entry, f"camera{entry[len(CAMERA) :]}") for entry in entries]
+
+
+def frames_of(entry, name=None):
     """
     Args:
         entry (str): from :func:`list_inputs`.
+        name (str or None): of the entry, from :func:`name_inputs`; None takes the file's stem.
 
     Yields:
-        (str, ndarray): a name that tells the frame, and the picture, (H, W, 3) uint8 RGB.
+        (str, ndarray): a name that tells the frame, the entry's and for videos and cameras a number,
+        and the picture, (H, W, 3) uint8 RGB, upright.
 
     Raises:
         ValueError: it cannot be decoded. ImportError: a video or camera without the library for it.
     """
+    name = name_inputs([entry])[0] if name is None else name
     if entry.startswith(CAMERA):
-        yield from _camera(entry)
+        yield from _camera(entry, name)
     elif entry.lower().endswith(VIDEO_SUFFIXES):
-        yield from _video(entry)
+        yield from _video(entry, name)
     else:
         try:
-            yield _stem(entry), read_image(entry, format="RGB")
+            yield name, read_rgb(entry)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
 
 def all_frames(given):
     """Iterates over :func:`frames_of` all of :func:`list_inputs`, which is called at once."""
-    return (frame for entry in list_inputs(given) for frame in frames_of(entry))
+    entries = list_inputs(given)
+    named = zip(entries, name_inputs(entries), strict=True)
+    return (frame for entry, name in named for frame in frames_of(entry, name))
 
 
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _video(path):
+def _video(path, name):
     try:
         import av
     except ImportError as error:
@@ -84,12 +100,15 @@ def _video(path):
     try:
         with av.open(path) as container:
             for number, frame in enumerate(container.decode(video=0)):
-                yield f"{_stem(path)}_{number:06d}", frame.to_ndarray(format="rgb24")
+                picture = frame.to_ndarray(format="rgb24")
+                # Players turn it so, counterclockwise: phones record as they are held.
+                turned = np.rot90(picture, round(frame.rotation / 90))
+                yield f"{name}_{number:06d}", np.ascontiguousarray(turned)
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path!r} is no video that can be read ({error})") from error
 
 
-def _camera(entry):
+def _camera(entry, name):
     try:
         import cv2
     except ImportError as error:
@@ -106,7 +125,7 @@ def _camera(entry):
                 if not count:
                     raise ValueError(f"{entry!r}: no camera of that number gives pictures")
                 return
-            yield f"camera{number}_{count:06d}", np.ascontiguousarray(frame[:, :, ::-1])
+            yield f"{name}_{count:06d}", np.ascontiguousarray(frame[:, :, ::-1])
             count += 1
 
 

@@ -8,13 +8,13 @@ import os
 
 import numpy as np
 import torch
-from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES
-from ..deploy.pictures import draw_outputs
+from ..data.images import read_rgb
+from ..deploy.classes import as_categories
+from ..deploy.pictures import collect_metadata, draw_outputs
 from ..files import write_bytes, write_text
 
 __all__ = ["draw_result", "read_result", "result_of", "write_result"]
@@ -27,12 +27,14 @@ def result_of(name, output, class_names=()):
     Args:
         name (str): of the image.
         output (dict): of :meth:`cloud_inference` for one bitstream.
-        class_names (sequence[str]): of the instances' classes, if known.
+        class_names (sequence[str or dict]): of the instances' classes, if known: names, or categories as
+            :func:`choose_categories` returns.
 
     Returns:
         dict: of JSON's own types: "image_id" (the name), "height", "width", and what the network found:
-        "instances" (as COCO's results: "category_id", counted from 0, "category" if known, "bbox" x, y,
-        width, height in pixels, "score", "segmentation" run-length coded), "segments" (of panoptic
+        "instances" (as COCO's results: "category_id", the data set's or counted from 1, "category" if
+        known, "bbox" x, y, width, height in pixels, "score", "segmentation" run-length coded; but for
+        "image_id", the name, see :func:`write_coco_results`), "segments" (of panoptic
         networks), "maps": PNG files in base64: "segmentation" and "panoptic" (label of each pixel),
         "disparity" (16 bits, 256 * pixels + 1), "reconstruction" (RGB).
     """
@@ -40,9 +42,13 @@ def result_of(name, output, class_names=()):
     found = {"image_id": name, "height": height, "width": width}
     if "instances" in output:
         found["instances"] = instances_to_coco_json(output["instances"].to("cpu"), name)
+        categories = as_categories(class_names)
         for instance in found["instances"]:
-            if instance["category_id"] < len(class_names):
-                instance["category"] = class_names[instance["category_id"]]
+            index = instance["category_id"]
+            instance["category_id"] = index + 1
+            if index < len(categories):
+                instance["category_id"] = categories[index]["id"]
+                instance["category"] = categories[index]["name"]
     maps = {}
     if "sem_seg" in output:
         maps["segmentation"] = _png(output["sem_seg"].argmax(dim=0))
@@ -124,25 +130,16 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
         name (str): of the image, without suffix.
         images (str): folder of the originals.
         folder (str): where to write.
-        class_names (sequence[str]): for labels.
+        class_names (sequence[str or dict]): for labels, as :func:`result_of` takes them.
         threshold (float): instances of a lower score are left out.
 
     Raises:
         FileNotFoundError: there is no image of that name.
     """
-    wanted = {f"{name}{suffix}".lower() for suffix in IMAGE_SUFFIXES}
+    wanted = {name.lower(), *(f"{name}{suffix}".lower() for suffix in IMAGE_SUFFIXES)}
     path = next((p for p in sorted(os.listdir(images)) if p.lower() in wanted), None)
     if path is None:
         raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
-    metadata = Metadata()
-    if class_names:
-        metadata.thing_classes = list(class_names)
-    if "sem_seg" in output:
-        metadata.stuff_classes = [str(number) for number in range(len(output["sem_seg"]))]
-    elif "panoptic_seg" in output:
-        numbers = [segment["category_id"] for segment in output["panoptic_seg"][1]]
-        metadata.stuff_classes = [str(number) for number in range(max(numbers, default=0) + 1)]
-        metadata.thing_classes = metadata.get("thing_classes", metadata.stuff_classes)
-    picture = read_image(os.path.join(images, path), format="RGB")
-    picture = draw_outputs(picture, output, metadata, threshold)
+    metadata = collect_metadata(output, as_categories(class_names))
+    picture = draw_outputs(read_rgb(os.path.join(images, path)), output, metadata, threshold)
     Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))

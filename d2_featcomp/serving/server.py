@@ -103,7 +103,7 @@ class CloudService:
         settings (ServiceSettings): see there.
         folder (str): for results, a JSON file and pictures an image. A bitstream whose id has a result
             there, of the same `maker`, is answered from it.
-        class_names (sequence[str]): for results.
+        class_names (sequence[str or dict]): for results, see :func:`result_of`.
         maker (str): tells this network, its weights and settings, from others.
         bytes_per_pixel (int): memory that the outputs for one image may take, for each pixel of its
             original size; see `max_answer_bytes`.

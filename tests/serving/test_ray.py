@@ -24,10 +24,10 @@ FILE = "projects/MSFC/deployment/ray_serve.yaml"
 
 def test_the_arguments_are_checked():
     pytest.importorskip("ray")
-    with pytest.raises(ValueError, match="config_file, output, weights"):
+    with pytest.raises(ValueError, match="give output, weights and"):
         ray_app({"weights": "cloud.pth"})
     with pytest.raises(ValueError, match="replicas"):
-        ray_app({"config_file": "a", "weights": "b", "output": "c", "replica": 2})
+        ray_app({"weights": "b", "output": "c", "replica": 2})
 
 
 def test_the_deployment_file_names_what_there_is():
