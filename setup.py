@@ -34,7 +34,7 @@ setup(
         "bjontegaard>=1.3",
     ],
     extras_require={
-        "hevc": ["av>=14"],
+        "hevc": ["av>=14.1"],
         "edge": ["httpx>=0.27"],
         "serve": [
             "fastapi>=0.110",

@@ -10,7 +10,7 @@ from d2_featcomp.serving import all_frames, frames_of, list_inputs, name_inputs
 
 av = pytest.importorskip("av")
 ONE = 0x10000  # 1.0 in the file's fixed-point numbers
-# Of the track header: a, b, u, c, d, v, x, y, w. Degrees that a player turns the picture clockwise -> those.
+# Degrees that a player turns the picture clockwise -> a, b, u, c, d, v, x, y, w of the track header.
 MATRICES = {
     0: (ONE, 0, 0, 0, ONE, 0, 0, 0, 0x40000000),
     90: (0, ONE, 0, -ONE, 0, 0, 64 * ONE, 0, 0x40000000),
