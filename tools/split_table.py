@@ -7,7 +7,7 @@
 Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
 Darknet can be cut, all channels quantized to --bits and coded by JPEG XL; and the split of the
 configuration. kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted
-by fvcore. The last column tells at which bandwidths a candidate has the shortest end-to-end latency;
+by fvcore. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last column tells at which bandwidths a candidate has the shortest end-to-end latency;
 --edge-factor tells how many times slower the edge device is than this machine.
 """
 
@@ -80,11 +80,21 @@ def main(args):
         progress=lambda items: tqdm(items, desc="images", mininterval=1),
     )
     ranges = fastest_ranges(costs, args.edge_factor)
-    head = ["cut", "sends", "edge kMAC/px", "cloud kMAC/px", "edge ms", "coding ms", "cloud ms"]
+    head = [
+        "cut",
+        "split point",
+        "sends",
+        "edge kMAC/px",
+        "cloud kMAC/px",
+        "edge ms",
+        "coding ms",
+        "cloud ms",
+    ]
     head += ["kB", "fastest at kbit/s"]
     rows = [
         [
             cost.name,
+            cost.split_point or "(none there)",
             cost.sends,
             f"{cost.edge_macs / 1000:.1f}",
             f"{cost.cloud_macs / 1000:.1f}",
@@ -96,7 +106,7 @@ def main(args):
         ]
         for cost in costs
     ]
-    align = ("left", "left", *("right" for _ in head[2:]))
+    align = ("left", "left", "left", *("right" for _ in head[3:]))
     print(tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     if args.output:
         found = []

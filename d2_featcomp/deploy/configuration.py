@@ -52,15 +52,18 @@ def describe_network(cfg, network, categories):
         categories (list[dict]): of its classes, see :func:`choose_categories`.
 
     Returns:
-        dict: of plain types: "config" (YAML), "fingerprint" (hexadecimal), "split", "categories",
-        "input" (format "BGR" or "RGB", shortest and longest side in pixels, mean and std of the channels
-        in that order) and "codec" (name, bits, quantizer, value_range).
+        dict: of plain types: "config" (YAML), "fingerprint" and "fingerprint_v1" (hexadecimal; the
+        latter of bitstreams of format 1), "split", "split_point", "categories", "input" (format "BGR" or
+        "RGB", shortest and longest side in pixels, mean and std of the channels in that order) and
+        "codec" (name, description and, of those that quantize uniformly, bits, quantizer, value_range).
     """
     codec = network.feature_codec
     return {
         "config": dump_config(cfg),
         "fingerprint": network.fingerprint().hex(),
+        "fingerprint_v1": network.fingerprint_v1().hex(),
         "split": network.split_name,
+        "split_point": network.split_point.name,
         "categories": [dict(category) for category in categories],
         "input": {
             "format": cfg.INPUT.FORMAT,
@@ -71,9 +74,9 @@ def describe_network(cfg, network, categories):
         },
         "codec": {
             "name": cfg.MODEL.FEATCOMP.CODEC.NAME,
-            "bits": codec.bits,
-            "quantizer": codec.quantizer,
-            "value_range": list(map(float, codec.value_range)),
+            "description": codec.describe(),
+            **{key: getattr(codec, key) for key in ("bits", "quantizer") if hasattr(codec, key)},
+            "value_range": list(map(float, getattr(codec, "value_range", ()))),
         },
     }
 

@@ -1,6 +1,5 @@
 """Edge and cloud sub-models as files: each holds all that its own programs need, and no more."""
 
-import hashlib
 import os
 
 import torch
@@ -157,13 +156,13 @@ def load_half(cfg, path, half):
     require_split(model, True)
     if data is None:
         load_weights(model, path)
-        fingerprint = model.fingerprint()
+        fingerprints = model.fingerprint(), model.fingerprint_v1()
     else:
         _require_half(data, half, model, path)
         if "config" in data:
             require_same_config(cfg, data["config"], path)
-        fingerprint = _load_exported(model, data, half, path)
-    model.keep_half(half, fingerprint)
+        fingerprints = _load_exported(model, data, half, path)
+    model.keep_half(half, *fingerprints)
     prepare_for_inference(model, cfg)
     return model
 
@@ -181,34 +180,28 @@ def _require_half(data, half, model, path):
 
 
 def _load_exported(model, data, half, path):
-    """Loads the weights of a sub-model; returns its fingerprint."""
+    """Loads the weights of a sub-model; returns its fingerprints, see :meth:`SplitNetwork.keep_half`."""
+    # Files without a configuration are of releases whose fingerprint was that of the weights alone, in
+    # bitstreams of format 1; their edge and cloud sub-models keep understanding each other by it.
+    earlier = "config" not in data
     fingerprint = _fingerprint_in(data, path)
-    names = {name for name in model.half_state(half) if not name.startswith(_LOSS_WEIGHTS)}
+    fingerprint_v1 = fingerprint if earlier else _fingerprint_in(data, path, "fingerprint_v1")
     weights, own = data["model"], model.state_dict()
-    unfit = sorted(
-        name for name in names if name not in weights or weights[name].shape != own[name].shape
-    )
+    fit = {name for name in weights.keys() & own.keys() if weights[name].shape == own[name].shape}
+    # Before the names are asked for: which weights are read may depend on their values.
+    model.load_state_dict({name: weights[name] for name in fit}, strict=False)
+    names = {name for name in model.half_state(half) if not name.startswith(_LOSS_WEIGHTS)}
+    unfit = sorted(names - fit)
     unfit += sorted(weights.keys() - names)
     if unfit:
         raise CheckpointError(
             f"{path!r} is the {half} half of another network: {len(unfit)} weights do not fit, "
             f"{', '.join(unfit[:3])} among them; use the configuration that it was exported with"
         )
-    model.load_state_dict(weights, strict=False)
-    # Files without a configuration are of releases whose fingerprint was that of the weights alone.
-    whole = {model.fingerprint()} if "config" in data else {model.fingerprint(), _digest(weights)}
-    if half == "edge" and fingerprint not in whole:
+    found = model.fingerprint_v1() if earlier else model.fingerprint()
+    if half == "edge" and found != fingerprint:
         raise CheckpointError(f"{path!r} is damaged: its weights do not have its fingerprint")
-    return fingerprint
-
-
-def _digest(weights):
-    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-    for name, tensor in weights.items():
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy())
-    return digest.digest()
+    return fingerprint, fingerprint_v1
 
 
 def _read(path):
@@ -229,9 +222,9 @@ def _read(path):
     return data
 
 
-def _fingerprint_in(data, path):
+def _fingerprint_in(data, path, key="fingerprint"):
     try:
-        fingerprint = bytes.fromhex(data.get("fingerprint", ""))
+        fingerprint = bytes.fromhex(data.get(key, ""))
     except (TypeError, ValueError):
         fingerprint = b""
     if len(fingerprint) != FINGERPRINT_BYTES:

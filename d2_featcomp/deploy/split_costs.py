@@ -24,6 +24,7 @@ from ..codecs import (
 from ..engine.inference import build_for_inference
 from ..engine.timing import timed, wait_for_gpu
 from ..modeling.split_backbone import Received
+from ..modeling.split_point import BACKBONE, list_split_points
 from .onnx_export import EdgeNetwork
 
 __all__ = ["SplitCost", "fastest_ranges", "measure_splits"]
@@ -42,6 +43,8 @@ class SplitCost:
         edge_seconds, cloud_seconds (float): of the networks.
         encode_seconds, decode_seconds (float): of the codec.
         size (float): bytes of an image's bitstream.
+        split_point (str): as MODEL.FEATCOMP.SPLIT_POINT names it; "" where the network cannot be split,
+            so that the row tells what it would cost.
     """
 
     name: str
@@ -53,6 +56,7 @@ class SplitCost:
     decode_seconds: float
     cloud_seconds: float
     size: float
+    split_point: str = IMAGE
 
     def seconds(self, edge_factor=1.0):
         """float: all but the transfer, on an edge device that is so many times slower."""
@@ -69,9 +73,9 @@ def fastest_ranges(costs, edge_factor=1.0):
 
     Returns:
         dict[str, (float, float)]: name -> lowest and highest bandwidth, kbit/s, from 0 to infinity;
-        splits that are never the fastest are left out.
+        splits that are never the fastest, and places where the network cannot be split, are left out.
     """
-    ranges = {}
+    ranges, costs = {}, [cost for cost in costs if cost.split_point]
     for one in costs:
         low, high = 0.0, float("inf")
         for other in costs:
@@ -139,9 +143,16 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
             rows.setdefault(name, []).append(values)
     sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
     sends[cut.split_name] = "reduced features"
+    points = {IMAGE: IMAGE, cut.split_name: cut.split_point.name}
+    can_be = list_split_points(uncut.backbone)
+    points |= {place.name: place.point if place.point in can_be else "" for place in places}
     return [
         SplitCost(
-            name, sends[name], *macs[name], *(statistics.median(c) for c in zip(*values, strict=True))
+            name,
+            sends[name],
+            *macs[name],
+            *(statistics.median(column) for column in zip(*values, strict=True)),
+            points[name],
         )
         for name, values in rows.items()
     ]
@@ -155,13 +166,14 @@ class _Place:
     parts: tuple  # names of modules of the backbone that the edge runs
     outputs: tuple  # names of modules whose outputs are sent; "" is the backbone itself
     sends: str
+    point: str  # as the split point there is called
 
 
 def _places(backbone):
     if isinstance(backbone, FPN) and isinstance(backbone.bottom_up, ResNet):
         found = _stages(backbone.bottom_up, "bottom_up.", backbone.in_features)
         levels = ", ".join(backbone.output_shape())
-        return [*found, _Place("pyramid", ("",), ("",), levels)]
+        return [*found, _Place("pyramid", ("",), ("",), levels, BACKBONE)]
     if isinstance(backbone, ResNet):
         return _stages(backbone, "", ())
     if hasattr(backbone, "cut_layers"):
@@ -171,10 +183,11 @@ def _places(backbone):
                 tuple(f"layers.{n}" for n in range(number + 1)),
                 (f"layers.{number}",),
                 f"{backbone.layers[number].out_channels} channels",
+                f"layer{number}",
             )
             for number in backbone.cut_layers()
         ]
-    return [_Place("backbone", ("",), ("",), ", ".join(backbone.output_shape()))]
+    return [_Place("backbone", ("",), ("",), ", ".join(backbone.output_shape()), BACKBONE)]
 
 
 def _stages(resnet, prefix, needed):
@@ -186,7 +199,7 @@ def _stages(resnet, prefix, needed):
         sent = sent if name in sent else [*sent, name]
         outputs = tuple(f"{prefix}{n}" for n in sent)
         label = ", ".join(n.replace("res", "C") for n in sent)
-        found.append(_Place(name.replace("res", "C"), tuple(parts), outputs, label))
+        found.append(_Place(name.replace("res", "C"), tuple(parts), outputs, label, name))
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from d2_featcomp.codecs import FeatureCodec, build_image_codec
+from d2_featcomp.codecs import QuantizedFeatureCodec, build_image_codec
 from d2_featcomp.deploy import check_onnx, export_onnx, onnx_export
 from d2_featcomp.deploy.configuration import describe_network
 from d2_featcomp.deploy.onnx_export import OnnxCheck
@@ -47,15 +47,14 @@ def test_symbols_are_equal(lively_network, tmp_path, name):
     assert found.on_border < 2e-3 * found.compared  # by the processor's own order of sums
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert properties["fingerprint"] == network.fingerprint().hex()
-    assert properties["split"] == network.feature_split.name
+    assert properties["split"] == network.split_name
     assert properties["quantizer"] == network.feature_codec.quantizer
 
 
 def test_what_lies_on_a_border_is_counted_apart():
     """Steps of 2/3, borders at -2/3, 0 and 2/3: two pairs of values lie on both sides of one by
     rounding, one pair by more."""
-    codec = FeatureCodec(image_codec=build_image_codec("raw", bits=2), quantizer="fixed")
-    codec.value_range = (-1.0, 1.0)
+    codec = QuantizedFeatureCodec(image_codec=build_image_codec("raw", bits=2), quantizer="fixed")
     wanted = torch.tensor([[[1e-6, 0.1, 2 / 3 + 1e-6, 1.0, 0.01]]])
     values = torch.tensor([[[-1e-6, 0.2, 2 / 3 - 1e-6, 0.9999, -0.01]]])
     assert onnx_export._compare_symbols(wanted, values, codec) == (1, 2)

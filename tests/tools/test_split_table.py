@@ -1,5 +1,6 @@
 """tools/split_table.py, on random weights; and which split wins when."""
 
+import dataclasses
 import json
 import math
 
@@ -27,6 +28,9 @@ def test_who_is_fastest():
     # One in between that never wins, and one that is better in both.
     assert "bad" not in fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])
     assert fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])["a"] == (0.0, math.inf)
+    # A place where the network cannot be split wins nothing, however cheap it is.
+    never = dataclasses.replace(cost("bad", 0.1, 10), split_point="")
+    assert fastest_ranges([cost("a", 0.2, 20), never]) == {"a": (0.0, math.inf)}
     # A slower edge moves it.
     slow = fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)], edge_factor=2)
     assert slow["split"][1] < 800
@@ -49,14 +53,22 @@ def test_ranges_agree_with_the_latencies(given_costs, bandwidth):
 
 
 @pytest.mark.parametrize(
-    ("name", "cuts"),
+    ("name", "cuts", "expected_points"),
     [
-        ("msfc", ["image", "C2", "C3", "C4", "C5", "pyramid", "MSFC"]),
-        ("baf", ["image", "layer 0", "layer 2", "layer 4", "layer 6", "layer 8", "BaF"]),
-        ("tasks", ["image", "C2", "C3", "C4", "QLayer"]),
+        (
+            "msfc",
+            ["image", "C2", "C3", "C4", "C5", "pyramid", "MSFC"],
+            ["image", "res2", "res3", "res4", "res5", "backbone", "backbone"],
+        ),
+        (
+            "baf",
+            ["image", "layer 0", "layer 2", "layer 4", "layer 6", "layer 8", "BaF"],
+            ["image", "layer0", "layer2", "layer4", "layer6", "layer8", "layer8"],
+        ),
+        ("tasks", ["image", "C2", "C3", "C4", "QLayer"], ["image", "res2", "res3", "res4", "backbone"]),
     ],
 )
-def test_a_row_a_candidate(run_tool, random_network, configured, tmp_path, name, cuts):
+def test_a_row_a_candidate(run_tool, random_network, configured, tmp_path, name, cuts, expected_points):
     network = random_network(name)
     torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
     (tmp_path / "config.yaml").write_text(configured(name, tmp_path / "a.pth").dump())
@@ -70,6 +82,8 @@ def test_a_row_a_candidate(run_tool, random_network, configured, tmp_path, name,
         assert f"| {cut} " in told
     found = json.loads((tmp_path / "a.json").read_text())["splits"]
     assert [row["name"] for row in found] == cuts
+    points = [row["split_point"] for row in found]
+    assert points == expected_points
     total = found[0]["cloud_macs"]
     assert found[0]["edge_macs"] == 0 and total > 0
     backbone = found[1:-1]
