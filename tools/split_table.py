@@ -7,8 +7,9 @@
 Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
 Darknet can be cut, all channels quantized to --bits and coded by JPEG XL; and the split of the
 configuration. kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted
-by fvcore. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last column tells at which bandwidths a candidate has the shortest end-to-end latency;
---edge-factor tells how many times slower the edge device is than this machine.
+by fvcore. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last
+column tells at which bandwidths a candidate has the shortest end-to-end latency; --edge-factor tells how
+many times slower the edge device is than this machine.
 """
 
 import argparse

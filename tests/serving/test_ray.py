@@ -35,7 +35,7 @@ def test_the_deployment_file_names_what_there_is():
         (app,) = yaml.safe_load(file)["applications"]
     module, name = app["import_path"].split(":")
     assert module == "d2_featcomp.serving" and name == ray_app.__name__
-    assert os.path.isfile(app["args"]["config_file"])
+    assert {"weights", "output"} < app["args"].keys()
 
 
 @pytest.mark.slow
@@ -45,7 +45,6 @@ def test_two_replicas(random_network, configured, tmp_path):
     torch.save({"model": network.state_dict()}, tmp_path / "whole.pth")
     cfg = configured("msfc", tmp_path / "whole.pth")
     halves = export_halves(cfg, str(tmp_path))
-    (tmp_path / "msfc.yaml").write_text(cfg.dump())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,7 +52,6 @@ def test_two_replicas(random_network, configured, tmp_path):
         deployment = yaml.safe_load(file)
     deployment["http_options"]["port"] = port
     deployment["applications"][0]["args"].update(
-        config_file=str(tmp_path / "msfc.yaml"),
         weights=halves["cloud"],
         output=str(tmp_path / "results"),
         cpus=0.5,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from deployed import CONFIG, IMAGES, OPTS, Server
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -36,10 +37,11 @@ def expected(root):
     network = build_model(cfg).eval()
     network.load_state_dict(torch.load(root / "whole.pth", weights_only=True)["model"])
     found = {}
+    names = MetadataCatalog.get("scenes_val").thing_classes
     for path in sorted((root / "photos").iterdir()):
         with Image.open(path) as image:
             output = network([as_input(np.asarray(image), cfg)])[0]
-        found[path.stem] = result_of(path.stem, output), output["bitstream"].to_bytes()
+        found[path.stem] = result_of(path.stem, output, names), output["bitstream"].to_bytes()
     return found
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import copy
 import json
 import os
 import select
@@ -11,6 +12,7 @@ import time
 
 import pytest
 from deployed import IMAGES, call, free_port, start
+from pycocotools.coco import COCO
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.serving import CloudClient, RefusedError, Spool, stream_id
@@ -40,9 +42,11 @@ def test_through_files(root, expected, tmp_path):
     )
     assert status == 3 and "zz_damaged.d2fc: feature bitstream is damaged" in errors
     every = []
-    for name, (result, _) in expected.items():
+    for name, (result, _) in copy.deepcopy(expected).items():
         found = json.loads((tmp_path / "results" / f"{name}.json").read_text())
-        assert {entry.pop("category") for entry in found["instances"]} <= set("abcdef")
+        for entry, named in zip(found["instances"], result["instances"], strict=True):
+            assert entry.pop("category") == "abcdef"[entry["category_id"] - 1]
+            named.pop("category")
         assert found == result and len(found["instances"]) == 3
         every += found["instances"]
         assert (tmp_path / "results" / f"{name}_found.png").stat().st_size > 1000
@@ -64,6 +68,10 @@ def test_over_the_network(root, expected, server, tmp_path):
         assert (answer["id"], answer["name"]) == (identity, name)
         assert answer["fingerprint"] == FeatureBitstream.from_bytes(data).fingerprint.hex()
     assert one.metric("done_total") == IMAGES and one.metric("errors_total") == 0
+    coco = COCO(str(tmp_path / "answers" / "images.json"))
+    loaded = coco.loadRes(str(tmp_path / "answers" / "results.json"))
+    assert len(loaded.anns) == 3 * IMAGES
+    assert [image["name"] for image in coco.dataset["images"]] == sorted(expected)
 
     # Sent again, they are not computed again, and in the order of a client's choice.
     for name, (_, data) in reversed(expected.items()):
