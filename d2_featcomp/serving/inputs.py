@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
-from ..data.images import read_rgb
+from ..data.images import read_image
 from ..deploy.naming import name_files
 
 __all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs", "name_inputs"]
@@ -80,7 +80,7 @@ def frames_of(entry, name=None):
         yield from _video(entry, name)
     else:
         try:
-            yield name, read_rgb(entry)
+            yield name, read_image(entry, "RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 

@@ -12,7 +12,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES
-from ..data.images import read_rgb
+from ..data.images import read_image
 from ..deploy.classes import as_categories
 from ..deploy.pictures import collect_metadata, draw_outputs
 from ..files import write_bytes, write_text
@@ -141,5 +141,5 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
     if path is None:
         raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
     metadata = collect_metadata(output, as_categories(class_names))
-    picture = draw_outputs(read_rgb(os.path.join(images, path)), output, metadata, threshold)
+    picture = draw_outputs(read_image(os.path.join(images, path), "RGB"), output, metadata, threshold)
     Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))
