@@ -181,7 +181,11 @@ def test_restoring_is_the_paper_step_by_step(build_baf):
         predicted = norm(F.conv2d(split.predictor.convs[3](h), conv.weight, padding=1))
         step = (high - low) / 63
         expected = predicted.clone()
-        expected[:, sent] = consolidate(predicted[:, sent], received, step)
+        ends = low[None], high[None]
+        expected[:, sent] = consolidate(predicted[:, sent], received, step, *ends)
+        for end, least in zip(ends, (True, False), strict=True):  # eq. 6 does not leave the range
+            beyond = expected[:, sent] < end - 1e-5 if least else expected[:, sent] > end + 1e-5
+            assert not beyond.any()
         found = split.restore([received], None, [step])["z"]
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert not torch.allclose(found[:, sent], predicted[:, sent], atol=1e-3)

@@ -224,7 +224,9 @@ class BaF(FeatureSplit):
         z = self.layer(self.predictor(self._before_norm(received)))
         if step_sizes is not None and self.use_consolidation:
             sent = self.sent_channels
-            z[:, sent] = consolidate(z[:, sent], received, step_sizes[0])
+            # The quantizer's range is that of each channel, so its ends are among what was received.
+            low, high = (f(received, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            z[:, sent] = consolidate(z[:, sent], received, step_sizes[0], low, high)
         return {"z": z}
 
     def _before_norm(self, received):
