@@ -165,6 +165,11 @@ class FeatureBitstream:
         return self.require_description().feature_elements
 
     @property
+    def shapes(self):
+        """tuple[(int, int, int)]: C, H, W of each tensor."""
+        return self.require_description().shapes
+
+    @property
     def header_bits(self):
         """int: bits that are neither side information nor payload, the checksum among them."""
         return 8 * (len(write_parts(self)[0]) + CHECKSUM_BYTES)

@@ -129,7 +129,7 @@ WRONG = {
     "17 bits": (changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.BITS", value=17), "17 bits"),
     "unknown codec": (
         changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.NAME", value="jpg"),
-        "unknown image codec 'jpg'",
+        "unknown codec 'jpg'",
     ),
     "quality": (
         changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.QUALITY", value=26),
