@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
-from d2_featcomp.codecs.still_image import PngCodec
+from d2_featcomp.codecs.images.still_image import PngCodec
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import evaluate, measure_settings, setup_config
 from d2_featcomp.modeling import SplitInference
