@@ -9,9 +9,9 @@ from d2_featcomp.codecs import (
     IMAGE_CODEC_REGISTRY,
     BitstreamError,
     build_image_codec,
-    hevc,
 )
-from d2_featcomp.codecs.raw import pack_symbols, packed_size, unpack_symbols
+from d2_featcomp.codecs.images import hevc
+from d2_featcomp.codecs.images.raw import pack_symbols, packed_size, unpack_symbols
 
 SIZES = [(1, 1), (3, 5), (17, 40), (64, 64)]
 CLASSES = {name: codec for name, codec in IMAGE_CODEC_REGISTRY if codec.layout != "colour"}

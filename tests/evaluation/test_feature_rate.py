@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from d2_featcomp.codecs import FeatureCodec, ImageSizes, build_image_codec
+from d2_featcomp.codecs import ImageSizes, QuantizedFeatureCodec, build_image_codec, compress_stream
 from d2_featcomp.evaluation import FeatureRateEvaluator
 
 
 def stream(shape, *, bits, quantizer, original, feature_elements, codec="raw"):
-    codec = FeatureCodec(image_codec=build_image_codec(codec, bits=bits), quantizer=quantizer)
+    codec = QuantizedFeatureCodec(image_codec=build_image_codec(codec, bits=bits), quantizer=quantizer)
     features = torch.linspace(-1, 1, int(np.prod(shape))).reshape(shape)
-    return codec.compress(
+    return compress_stream(
         [features],
+        codec,
         split="MSFC",
         fingerprint=b"abcd",
         sizes=ImageSizes(padded=(32, 64), resized=(20, 40), original=original),
