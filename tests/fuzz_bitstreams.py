@@ -10,6 +10,7 @@ joined halves of two. Most get a right checksum, so that what lies behind it is 
 
 import argparse
 import collections
+import dataclasses
 import random
 import resource
 import struct
@@ -23,11 +24,14 @@ from tqdm import tqdm
 from d2_featcomp.codecs import (
     IMAGE_CODEC_REGISTRY,
     BitstreamError,
+    CodedTensor,
     DecodeLimits,
     FeatureBitstream,
-    FeatureCodec,
     ImageSizes,
+    QuantizedFeatureCodec,
     build_image_codec,
+    compress_stream,
+    decompress_stream,
 )
 
 LIMITS = DecodeLimits(max_elements=2**20, max_image_side=2**14, max_tensors=8)
@@ -37,7 +41,8 @@ FIXED_LENGTHS = (0, 1, 2, 127, 128, 255)
 
 
 def corpus():
-    """Valid bitstreams: every codec that is installed, several bit depths, quantizers and shapes."""
+    """Valid bitstreams of both formats: every codec that is installed, several bit depths, quantizers
+    and shapes. Pairs of bytes, and what the network knows of them: (codec, description)."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for name, codec in IMAGE_CODEC_REGISTRY:
@@ -53,17 +58,27 @@ def corpus():
                 smooth = [
                     torch.rand(shape, generator=generator).cumsum(-1) / 8 - 0.5 for shape in shapes
                 ]
-                stream = FeatureCodec(
+                feature_codec = QuantizedFeatureCodec(
                     image_codec=build_image_codec(name, bits=bits), quantizer=quantizer
-                ).compress(
+                )
+                stream = compress_stream(
                     smooth,
+                    feature_codec,
                     split="MSFC",
                     fingerprint=b"abcd",
                     sizes=ImageSizes((64, 96), (60, 90), (120, 180)),
                     feature_elements=4096,
                 )
-                found.append(stream.to_bytes())
+                known = feature_codec, stream.description
+                found += [(stream.to_bytes(), known), (as_format_1(stream).to_bytes(), known)]
     return found
+
+
+def as_format_1(stream):
+    tensors = stream.tensors
+    if stream.quantizer == "fixed":
+        tensors = [CodedTensor(t.strings, [[-1, 1]], t.fixed_length) for t in tensors]
+    return dataclasses.replace(stream, version=1, tensors=tensors)
 
 
 def mutate(data, others, rng):
@@ -96,14 +111,17 @@ def mutate(data, others, rng):
     return bytes(data)
 
 
-def decode(data):
+def decode(data, known):
     """ "decoded", or why not."""
     try:
         stream = FeatureBitstream.from_bytes(data, LIMITS)
     except BitstreamError:
         return "refused by the parser"
     try:
-        FeatureCodec.decompress(stream)
+        feature_codec, description = known
+        if stream.version == 2:  # all that format 1 knows is in its bytes
+            stream = stream.described(description)
+        decompress_stream(stream, feature_codec)
     except BitstreamError:
         return "refused by a codec"
     return "decoded"
@@ -122,15 +140,17 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     rng, originals = random.Random(args.seed), corpus()
-    for data in originals:
-        if decode(data) != "decoded":
+    streams = [data for data, _ in originals]
+    for data, known in originals:
+        if decode(data, known) != "decoded":
             sys.exit("an undamaged bitstream was refused")
     before, slowest, outcomes = megabytes(), 0.0, collections.Counter()
     for number in tqdm(range(args.inputs), mininterval=5):
-        data = mutate(rng.choice(originals), originals, rng)
+        data, known = rng.choice(originals)
+        data = mutate(data, streams, rng)
         start = time.process_time()  # of this process, whatever else the machine does
         try:
-            outcome = decode(data)
+            outcome = decode(data, known)
         except Exception as error:
             sys.exit(f"input {number}: {type(error).__name__}: {error}\n{data.hex()}")
         seconds = time.process_time() - start

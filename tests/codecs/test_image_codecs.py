@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -349,6 +350,77 @@ def test_a_video_of_two_frames_is_refused(name):
     data = codec.encode(noise((17, 40), 4))
     with pytest.raises(BitstreamError, match="holds 2 frames"):
         decoded(codec, data + data, (17, 40))
+
+
+@pytest.mark.parametrize("name", [case("hevc")])
+def test_a_long_video_is_refused_before_it_is_decoded(monkeypatch, name):
+    data = build_image_codec(name, bits=4).encode(noise((17, 40), 4))
+    decoded_packets = []
+
+    class Decoder:
+        def __init__(self, inner):
+            object.__setattr__(self, "inner", inner)
+
+        def __setattr__(self, key, value):
+            setattr(self.inner, key, value)
+
+        def parse(self, data):
+            return self.inner.parse(data)
+
+        def decode(self, packet):
+            decoded_packets.append(packet)
+            return self.inner.decode(packet)
+
+    class Context:
+        @staticmethod
+        def create(*args):
+            return Decoder(av_context.create(*args))
+
+    av_context = hevc.av.CodecContext
+    monkeypatch.setattr(hevc.av, "CodecContext", Context)
+    assert CLASSES[name].decode(data, shape=(17, 40), bits=4, lossless=True).shape == (17, 40)
+    assert len(decoded_packets) == 2  # one, and the end
+    with pytest.raises(BitstreamError, match="holds 500 frames, not one"):
+        CLASSES[name].decode(500 * data, shape=(17, 40), bits=4, lossless=True)
+    assert len(decoded_packets) == 2
+
+
+def segments(data):
+    """A JPEG's list of (marker, its whole segment); the last is the scan with its data."""
+    position, found = 2, []
+    while True:
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        end = len(data) - 2 if data[position + 1] == 0xDA else position + 2 + length
+        found.append((data[position + 1], data[position:end]))
+        position = end
+        if found[-1][0] == 0xDA:
+            return found
+
+
+def test_jpegs_of_several_scans_are_refused_before_they_are_decoded(monkeypatch):
+    samples = noise((17, 40), 8)
+    data = imagecodecs.jpeg_encode(samples, level=90)
+    parts = segments(data)
+    scan, frame = parts[-1][1], next(part for marker, part in parts if marker == 0xC0)
+    head = data[: -2 - len(scan)]
+    progressive = head.replace(frame, b"\xff\xc2" + frame[2:])
+    # After its header (2 + 8 bytes), a scan of another part of the spectrum.
+    empty = scan[:7] + b"\x01\x05\x00"
+    end = b"\xff\xd9"
+    monkeypatch.setattr(imagecodecs, "jpeg_decode", None)  # not called
+    for bad, message in [
+        (progressive + scan + end, "no baseline JPEG"),
+        (progressive + scan + 1000 * empty + end, "no baseline JPEG"),
+        (head + scan + scan + end, "not one scan"),
+        (head + scan + parts[1][1] + scan + end, "not one scan"),
+        (head + frame + scan + end, "no baseline JPEG"),
+        (head + scan, "not one scan"),
+        (head + scan + end + end, "not one scan"),
+        (head + end, "no JPEG image"),
+        (b"\xff\xd8", "no JPEG image"),
+    ]:
+        with pytest.raises(BitstreamError, match=message):
+            CLASSES["jpeg"].decode(bad, shape=(17, 40), bits=8, lossless=False)
 
 
 @pytest.mark.parametrize("name", [case(name) for name in CLASSES])

@@ -7,6 +7,7 @@ from d2_featcomp.ops import (
     FLOAT_BITS,
     add_quantization_noise,
     check_bits,
+    dequantize_by_table,
     dequantize_uniform,
     minmax_range,
     quantize_minmax,
@@ -59,6 +60,33 @@ def test_hand_worked_symbols_in_the_range_of_tanh():
     assert symbols.tolist() == [0, 0, 1, 8, 15, 15]
     expected = torch.tensor([-1.0, -1.0, -13 / 15, 1 / 15, 1.0, 1.0])
     torch.testing.assert_close(dequantize_uniform(symbols, 4, -1, 1), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [5, 2**17])  # fewer than the values of a table, and more
+def test_a_table_gives_the_same_bits(bits, channels, size):
+    generator = torch.Generator().manual_seed(bits)
+    low = -torch.rand(channels, 1, 1, generator=generator) * 9
+    high = torch.rand(channels, 1, 1, generator=generator) * 3
+    symbols = torch.randint(2**bits, (3, 1, size), generator=generator, dtype=torch.int32)
+    symbols[:, 0, :2] = torch.tensor([0, 2**bits - 1])
+    if bits <= 8:
+        symbols = symbols.to(torch.uint8)
+    found = dequantize_by_table(symbols, bits, low, high)
+    expected = dequantize_uniform(symbols, bits, low, high)
+    assert found.dtype == torch.float32 and found.numpy().tobytes() == expected.numpy().tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("size", [5, 2**17])
+def test_a_gpu_dequantizes_to_the_same_bits(bits, size):
+    generator = torch.Generator().manual_seed(bits)
+    low, high = -torch.rand(3, 1, 1, generator=generator), torch.rand(3, 1, 1, generator=generator)
+    symbols = torch.randint(2**bits, (3, 1, size), generator=generator, dtype=torch.int32)
+    found = dequantize_by_table(symbols.cuda(), bits, low.cuda(), high.cuda())
+    assert found.is_cuda and torch.equal(found.cpu(), dequantize_uniform(symbols, bits, low, high))
 
 
 @pytest.mark.parametrize("bits", DEPTHS)
