@@ -1,4 +1,5 @@
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ ALLOWED = {
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files"},
     "deploy": {"ops", "codecs", "modeling", "data", "engine", "config", "files"},
+    "experiments": {"codecs", "modeling", "data", "evaluation", "engine", "deploy", "files"},
     "serving": {"codecs", "data", "engine", "deploy", "files"},
 }
 
@@ -79,7 +81,7 @@ def test_rooms_import_one_way_only():
         ("from ...modeling.splits import MSFC", "d2_featcomp.data.datasets.scenes", {"modeling"}),
         ("from .. import engine", "d2_featcomp.evaluation.build", {"engine"}),
         ("def f():\n    import d2_featcomp.codecs.raw", "d2_featcomp.ops.tiling", {"codecs"}),
-        ("from d2_featcomp.engine.steps import evaluate", "d2_featcomp.modeling.x", {"engine"}),
+        ("from d2_featcomp.engine.steps import train_steps", "d2_featcomp.modeling.x", {"engine"}),
         ("from ..config import add_featcomp_config", "d2_featcomp.modeling.x", {"config"}),
         ("from . import ops", "d2_featcomp.config", {"ops"}),
         ("from d2_featcomp import add_featcomp_config", "d2_featcomp.ops.x", {"add_featcomp_config"}),
@@ -108,6 +110,17 @@ def test_ops_and_codecs_need_no_detectron2():
                 assert "torch" not in packages, path
             if room_of(module) == "ops":
                 assert packages - sys.stdlib_module_names <= {"torch", PACKAGE}, path
+
+
+def test_the_engine_goes_on_giving_names_that_moved_above_it():
+    from d2_featcomp import engine, experiments
+
+    for package, names in engine._MOVED.items():
+        for name in names:
+            assert getattr(engine, name) is getattr(importlib.import_module(package), name)
+    assert engine.Sweep is engine.Experiment is experiments.Plan
+    with pytest.raises(AttributeError, match="no attribute 'sweep'"):
+        engine.sweep  # noqa: B018
 
 
 def test_nothing_in_the_package_imports_tools_or_tests():

@@ -6,7 +6,7 @@
 
 measures the config's own codec at several bit depths, beside the image and all features coded by common
 codecs and the uncut network. Other curves are chosen by flags, or described in a YAML file (--curves;
-its keys are in d2_featcomp/engine/sweep.py). --output gets tables (CSV), BD-rates, plots, and a summary.
+its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots, a summary.
 The same command again goes on where it was stopped; other curves may be added. --target-kb and
 --max-drop choose among the settings on the convex hull of quality over rate.
 """
@@ -17,13 +17,8 @@ import sys
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from d2_featcomp.engine import (
-    choose_setting,
-    plan_sweep,
-    read_sweep,
-    run_processes,
-    run_sweep,
-)
+from d2_featcomp.engine import run_processes
+from d2_featcomp.experiments import choose_setting, plan_sweep, read_sweep, run_sweep
 
 
 def parse_args():
@@ -59,6 +54,9 @@ def parse_args():
     parser.add_argument(
         "--quality", default="", help='for these two, e.g. "mask AP" (default: the first measured)'
     )
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="measure the first N images of the test set only"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes; on CPUs, too (default: 1)")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
@@ -85,6 +83,10 @@ def described(args):
     if args.anchors is not None:
         description["anchors"] = [] if args.anchors == ["none"] else args.anchors
         description.setdefault("uncompressed", bool(description["anchors"]))
+    if args.images is not None:
+        if args.images < 1:
+            raise ValueError(f"--images takes a number from 1, not {args.images}")
+        description["images"] = args.images
     if args.anchor_weights:
         description["anchor_weights"] = args.anchor_weights
     return description

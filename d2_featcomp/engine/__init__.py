@@ -1,4 +1,4 @@
-"""Training in steps, evaluation, and what command lines share."""
+"""Training in steps, and what command lines share."""
 
 import importlib
 
@@ -11,32 +11,44 @@ from .command_line import (
     run_processes,
     setup_config,
 )
-from .digests import file_digest
-from .experiment import Experiment, read_experiment
-from .experiment_run import run_experiment
 from .inference import as_input, build_for_inference, prepare_for_inference
 from .labelling import label_images
-from .measurement import measure_settings
-from .steps import config_of_step, evaluate, steps_to_run, train_steps
-from .sweep import Curve, Point, Sweep, plan_sweep, read_sweep
-from .sweep_run import choose_setting, run_sweep
+from .steps import config_of_step, steps_to_run, train_steps
 from .timing import timed
 from .trainer import Trainer
 
-# Of d2_featcomp.deploy, which imports this package: found when they are asked for.
-_DEPLOYMENT = (
-    "SplitCost",
-    "check_onnx",
-    "draw_images",
-    "export_halves",
-    "export_onnx",
-    "fastest_ranges",
-    "load_half",
-    "measure_splits",
-)
+# Of packages that import this one: found when they are asked for.
+_MOVED = {
+    "d2_featcomp.deploy": (
+        "SplitCost",
+        "check_onnx",
+        "draw_images",
+        "export_halves",
+        "export_onnx",
+        "fastest_ranges",
+        "load_half",
+        "measure_splits",
+    ),
+    "d2_featcomp.experiments": (
+        "Curve",
+        "Experiment",
+        "Point",
+        "Sweep",
+        "choose_setting",
+        "evaluate",
+        "file_digest",
+        "measure_settings",
+        "plan_sweep",
+        "read_experiment",
+        "read_sweep",
+        "run_experiment",
+        "run_sweep",
+    ),
+}
 
 
 def __getattr__(name):
-    if name in _DEPLOYMENT:
-        return getattr(importlib.import_module("d2_featcomp.deploy"), name)
+    for package, names in _MOVED.items():
+        if name in names:
+            return getattr(importlib.import_module(package), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,20 +6,19 @@ from collections import OrderedDict
 
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from .channel_selection import prepare_split
-from .checkpoint import FeatCompCheckpointer, load_weights, save_weights
+from .checkpoint import FeatCompCheckpointer, save_weights
 from .data_checks import check_data
-from .inference import prepare_for_inference, require_split
+from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
-__all__ = ["config_of_step", "evaluate", "steps_to_run", "train_steps"]
+__all__ = ["config_of_step", "steps_to_run", "train_steps"]
 
 TASK_NETWORK, SPLIT, END_TO_END = 1, 2, 3
 
@@ -189,26 +188,3 @@ def require_data(*names):
         raise ValueError(
             f"unknown data sets {sorted(unknown)} in DATASETS: none of that name is registered"
         )
-
-
-def evaluate(cfg):
-    """Evaluates MODEL.WEIGHTS on DATASETS.TEST, through real bitstreams.
-
-    Args:
-        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-
-    Returns:
-        dict: {group: {metric: value}} on the main process.
-
-    Raises:
-        FileNotFoundError, CheckpointError: see :func:`load_weights`.
-    """
-    require_data(cfg.DATASETS.TEST)
-    model = Trainer.build_model(cfg)
-    require_split(model, cfg.MODEL.FEATCOMP.ENABLED)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    prepare_for_inference(model, cfg)
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results

@@ -41,6 +41,8 @@ class FeatureRateEvaluator(DatasetEvaluator):
         distributed (bool): gather the images of all processes.
     """
 
+    collects = ("_rows",)  # see experiments/collecting.py
+
     def __init__(self, output_dir=None, distributed=True):
         self._output_dir = output_dir
         self._distributed = distributed

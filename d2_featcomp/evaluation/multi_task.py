@@ -28,6 +28,7 @@ class _MeanOverImages(DatasetEvaluator, abc.ABC):
     """
 
     output = ""  # of the network, that is measured
+    collects = ("_values",)  # see experiments/collecting.py
 
     def __init__(self, distributed=True):
         self._distributed = distributed

@@ -40,6 +40,7 @@ COLUMNS = {
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
 
+_HEADS = {"times smaller": "compression ratio"}  # of printed tables
 
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
@@ -107,7 +108,8 @@ def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
         for name, row in rows.items()
     ]
     align = ("left", *("right" for _ in columns))
-    return tabulate(cells, ["setting", *columns], tablefmt="pipe", colalign=align, disable_numparse=True)
+    head = ["setting", *(_HEADS.get(column, column) for column in columns)]
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def _cell(column, row, spread):
@@ -130,28 +132,45 @@ def format_bd_rates(found):
             "percent" (NaN where it cannot be computed) and "note" (what to know about it, or "").
 
     Returns:
-        str: in Markdown, a line a pair of curves and column: the mean over the seeds (a dash where one
-        of them gives none), their standard deviation, each value, that of the curves of mean points,
-        and the notes.
+        str: in Markdown, a line a pair of curves and column that can be compared; with seeds the mean
+        over them (a dash where one of them gives none), their standard deviation, each value, and that
+        of the curves of mean points. Below it notes, and what cannot be compared.
     """
     groups = {}
     for entry in found:
         groups.setdefault(tuple(entry[field] for field in _PAIR), []).append(entry)
-    cells = []
+    seeds = any(entry["seed"] is not None for entry in found)
+    cells, notes, undefined = [], {}, {}
     for pair, entries in groups.items():
+        told = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
+        if all(math.isnan(entry["percent"]) for entry in entries):
+            test, anchor, column, *_ = pair
+            undefined.setdefault(f"{test} against {anchor}: {told}", []).append(column)
+            continue
+        number = notes.setdefault(told, len(notes) + 1) if told else ""
+        cells.append([*pair, *_bd_cells(entries, seeds), number])
+    head = ["curve", "against", "by", "points", "method", "BD-rate"]
+    head += ["± (seeds)", "each", "of mean curves"] if seeds else []
+    align = ("left", "left", "left", "right", "left", "right", *(("right", "left", "right") * seeds))
+    table = tabulate(
+        cells, [*head, "note"], tablefmt="pipe", colalign=(*align, "right"), disable_numparse=True
+    )
+    lines = [f"{number}. {told}" for told, number in notes.items()]
+    lines += [f"- Cannot be compared by {', '.join(columns)}: {t}" for t, columns in undefined.items()]
+    return "\n".join([*([table] if cells else []), *([""] if cells and lines else []), *lines])
+
+
+def _bd_cells(entries, seeds):
+    values = [entry["percent"] for entry in entries if entry["seed"] != OF_MEANS]
+    whole = not any(math.isnan(value) for value in values)
+    cells = [f"{statistics.fmean(values):+.2f} %" if whole else "-"]
+    if seeds:
         of_means = [entry["percent"] for entry in entries if entry["seed"] == OF_MEANS]
-        values = [entry["percent"] for entry in entries if entry["seed"] != OF_MEANS]
-        whole = not any(math.isnan(value) for value in values)
-        mean = f"{statistics.fmean(values):+.2f} %" if whole else "-"
-        spread = f"{_deviation(values):.2f}" if whole and len(values) > 1 else "-"
-        notes = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
-        each = ", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values)
-        joint = ", ".join("-" if math.isnan(value) else f"{value:+.2f} %" for value in of_means) or "-"
-        cells.append([*pair, mean, spread, each, joint, notes])
-    head = ["curve", "against", "by", "points", "method", "BD-rate", "± (seeds)", "each"]
-    head += ["of mean curves", "note"]
-    align = ("left", "left", "left", "right", "left", "right", "right", "left", "right", "left")
-    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+        cells.append(f"{_deviation(values):.2f}" if whole and len(values) > 1 else "-")
+        cells.append(", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values))
+        shown = ("-" if math.isnan(value) else f"{value:+.2f} %" for value in of_means)
+        cells.append(", ".join(shown) or "-")
+    return cells
 
 
 def write_bd_rates(found, path):

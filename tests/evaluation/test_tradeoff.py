@@ -64,7 +64,7 @@ def test_table():
     rows = rows_of(RESULTS)
     lines = format_table(rows).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["setting", "box AP", "mask AP", "BPFE", "bits/pixel", "times smaller"]
+    assert cells[0] == ["setting", "box AP", "mask AP", "BPFE", "bits/pixel", "compression ratio"]
     assert set("".join(cells[1])) <= set(":-")
     assert cells[2] == ["plain", "47.2", "45.0", "-", "-", "-"]
     assert cells[3] == ["n = 2", "40.0", "-", "0.01172", "1.000", "2732"]
@@ -162,22 +162,27 @@ def test_table_of_bd_rates(tmp_path):
         bd_entry(None, 5.0, column="mIoU"),
     ]
     found.append(bd_entry(1, float("nan"), "no overlap", column="IRMSE"))
-    lines = format_bd_rates(found).splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == [
-        "ours",
-        "JPEG",
-        "PSNR",
-        "5",
-        "cubic",
-        "-20.00 %",
-        "14.14",
-        "-10.00, -30.00",
-        "-25.00 %",
-        "little overlap",
+    lines = format_bd_rates(found).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
+    assert cells[0][5:] == ["BD-rate", "± (seeds)", "each", "of mean curves", "note"]
+    assert cells[2] == [
+        *("ours", "JPEG", "PSNR", "5", "cubic"),
+        *("-20.00 %", "14.14", "-10.00, -30.00", "-25.00 %", "1"),
     ]
-    assert cells[1][5:] == ["+5.00 %", "-", "+5.00", "-", ""]
-    assert cells[2][5:] == ["-", "-", "-", "-", "no overlap"]
+    assert cells[3][5:] == ["+5.00 %", "-", "+5.00", "-", ""]
+    assert lines[4:] == [
+        "",
+        "1. little overlap",
+        "- Cannot be compared by IRMSE: ours against JPEG: no overlap",
+    ]
+    # Without seeds their columns are left out; where nothing can be compared, the table.
+    found_cells = [
+        cell.strip() for cell in format_bd_rates([found[3]]).splitlines()[0].strip("|").split("|")
+    ]
+    assert found_cells == ["curve", "against", "by", "points", "method", "BD-rate", "note"]
+    none = [bd_entry(None, float("nan"), "no overlap", column) for column in ("PSNR", "mIoU")]
+    assert format_bd_rates(none) == "- Cannot be compared by PSNR, mIoU: ours against JPEG: no overlap"
+    assert format_bd_rates([]) == ""
     write_bd_rates(found, str(tmp_path / "bd.csv"))
     assert (tmp_path / "bd.csv").read_text().splitlines()[:2] == [
         "test,anchor,column,points,method,seed,percent,note",

@@ -112,9 +112,9 @@ def swept(root):
 def test_what_a_sweep_writes(swept):
     curves = read(swept / "curves.csv")
     assert [row["curve"] for row in curves] == [
-        *["png"] * 2,
-        *["jpegxl"] * 2,
-        *["jpeg"] * 3,
+        *["MSFC, png"] * 2,
+        *["MSFC, jpegxl"] * 2,
+        *["MSFC, jpeg"] * 3,
         *["image, jpeg420"] * 6,
         "raw features, float32",
         "",
@@ -125,7 +125,7 @@ def test_what_a_sweep_writes(swept):
         assert float(row["BPFE"]) == pytest.approx(sum(parts))
         assert 0 <= float(row["bbox/AP"]) <= 100 and 0 <= float(row["segm/AP"]) <= 100
     for n in (2, 4):
-        png, jpegxl = rows[f"png, n = {n}"], rows[f"jpegxl, n = {n}"]
+        png, jpegxl = rows[f"MSFC, png, n = {n}"], rows[f"MSFC, jpegxl, n = {n}"]
         assert png["bbox/AP"] == jpegxl["bbox/AP"] and png["BPFE"] != jpegxl["BPFE"]
     kb = [float(row["kB"]) for row in curves if row["curve"] == "image, jpeg420"]
     assert kb == sorted(kb) and kb[0] < kb[-1]
@@ -134,14 +134,14 @@ def test_what_a_sweep_writes(swept):
 
     images = read(swept / "per_image.csv")
     assert len(images) == IMAGES * (len(curves) - 1)
-    of_png = [int(row["bytes"]) for row in images if row["setting"] == "png, n = 2"]
-    assert sum(of_png) / len(of_png) / 1000 == pytest.approx(float(rows["png, n = 2"]["kB"]))
+    of_png = [int(row["bytes"]) for row in images if row["setting"] == "MSFC, png, n = 2"]
+    assert sum(of_png) / len(of_png) / 1000 == pytest.approx(float(rows["MSFC, png, n = 2"]["kB"]))
 
     summary = json.loads((swept / "summary.json").read_text())
     assert summary["command"][0] == "tools/sweep.py" and summary["versions"]["torch"]
-    assert summary["settings"]["png, n = 2"]["MODEL"]["FEATCOMP"]["CODEC"]["BITS"] == 2
+    assert summary["settings"]["MSFC, png, n = 2"]["MODEL"]["FEATCOMP"]["CODEC"]["BITS"] == 2
     pairs = {(entry["test"], entry["anchor"]) for entry in summary["bd_rates"]}
-    assert pairs == {(test, "image, jpeg420") for test in ("png", "jpegxl", "jpeg")}
+    assert pairs == {(test, "image, jpeg420") for test in ("MSFC, png", "MSFC, jpegxl", "MSFC, jpeg")}
     assert "the anchor curve has" in (swept / "bd_rates.md").read_text()
     plots = {
         f"{y}_{x}.{end}"
@@ -187,7 +187,7 @@ def test_two_processes_give_the_same(root, swept):
 
 def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
     rows = {row["setting"]: row for row in read(swept / "curves.csv")}
-    least = min(float(rows[name]["kB"]) for name in rows if name.startswith(("png", "jpeg")))
+    least = min(float(rows[name]["kB"]) for name in rows if name.startswith("MSFC"))
     told = sweep(root, swept, "--curves", root / "curves.yaml", "--target-kb", least)
     name, overrides = told.strip().splitlines()[-2:]
     assert float(rows[name.split(":")[0]]["kB"]) == pytest.approx(least)
@@ -197,7 +197,7 @@ def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
 @pytest.mark.parametrize(
     ("arguments", "changes", "words"),
     [
-        (("--codecs", "gif"), {}, "unknown image codec 'gif'"),
+        (("--codecs", "gif"), {}, "unknown codec 'gif'"),
         (("--bits", "two"), {}, "--bits takes numbers"),
         (("--bits", "40", "--anchors", "none"), {}, "cannot carry 40 bits"),
         (
@@ -211,7 +211,7 @@ def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
         ((), {}, "--anchor-weights"),
         (("--anchors", "none"), {"MODEL.WEIGHTS": "''"}, "no weights"),
         (("--anchors", "none"), {"MODEL.WEIGHTS": "nowhere.pth"}, "no checkpoint 'nowhere.pth'"),
-        (("--curves", "nowhere.yaml"), {}, "no sweep file 'nowhere.yaml'"),
+        (("--curves", "nowhere.yaml"), {}, "no plan 'nowhere.yaml'"),
         (("--target-kb", "1", "--max-drop", "1"), {}, "either --target-kb or --max-drop"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import plan_sweep, run_sweep
+from d2_featcomp.experiments import plan_sweep, run_sweep
 
 NETWORKS = {
     "baf": ("configs/quick/baf_yolov3_tiny.yaml", "networks_val", (), "box AP"),
@@ -52,10 +52,10 @@ def test_all_anchors(random_network, tmp_path, name):
     assert len(rows) == 4 + 6 + 7 + 1 + 1
     splits = {row["curve"]: row["split"] for row in rows.values()}
     own, every = {"baf": ("BaF", "Layer"), "tasks": ("QLayer", "QLayer")}[name]
-    assert splits["png"] == splits["three"] == own and splits["image, jpeg420"] == "Image"
+    assert splits[f"{own}, png"] == splits["three"] == own and splits["image, jpeg420"] == "Image"
     assert splits["features, jpeg"] == splits["raw features, float32"] == every
     kb = {setting: float(row["kB"]) for setting, row in rows.items() if row["kB"]}
-    assert kb["png, n = 3"] <= kb["png, n = 6"] < kb["raw features, float32"]
+    assert kb[f"{own}, png, n = 3"] <= kb[f"{own}, png, n = 6"] < kb["raw features, float32"]
     metric = {"box AP": "bbox/AP", "PSNR": "reconstruction/PSNR"}[quality]
     raw, uncompressed = (float(rows[n][metric]) for n in ("raw features, float32", "uncompressed"))
     assert raw == pytest.approx(uncompressed, abs=1e-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from d2_featcomp.engine import read_experiment
+from d2_featcomp.experiments import read_experiment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quick" / "msfc_R18.yaml")
@@ -17,15 +17,11 @@ VALID = {
         "msfc": {"start": "detector", "overrides": {"MODEL.FEATCOMP.TRAIN.STEPS": [3]}},
         "as it is": None,
     },
-    "settings": [
-        {"name": "plain", "training": "detector", "overrides": {"MODEL.FEATCOMP.ENABLED": False}},
-        {"name": "n = 2", "training": "msfc", "curve": "MSFC"},
-        {
-            "name": "n = 4",
-            "training": "msfc",
-            "curve": "MSFC",
-            "overrides": {"MODEL.FEATCOMP.CODEC.BITS": 4},
-        },
+    "levels": [
+        {"name": "plain", "training": "detector", "overrides": {"MODEL.FEATCOMP.ENABLED": False}}
+    ],
+    "curves": [
+        {"name": "MSFC", "training": "msfc", "points": [{"name": "n = 2"}, {"name": "n = 4", "bits": 4}]}
     ],
     "pictures": {"setting": "n = 2", "reference": "detector"},
     "goals": [
@@ -59,15 +55,16 @@ def changed(*keys, value=None, remove=False):
 def test_a_valid_experiment_is_read(tmp_path):
     experiment = read_experiment(write(tmp_path, VALID))
     assert experiment.title == "A title"
-    assert (experiment.x, experiment.y) == ("BPFE", "box AP")
+    assert (experiment.x, experiment.ys) == ("BPFE", ("box AP",))
     assert list(experiment.trainings) == ["detector", "msfc", "as it is"]
     msfc = experiment.trainings["msfc"]
     assert (msfc.name, msfc.config_file, msfc.start) == ("msfc", CONFIG, "detector")
     assert msfc.overrides == {"MODEL.FEATCOMP.TRAIN.STEPS": [3]}
     assert experiment.trainings["as it is"].overrides == {}
-    assert list(experiment.settings) == ["plain", "n = 2", "n = 4"]
-    assert experiment.settings["n = 4"].overrides == {"MODEL.FEATCOMP.CODEC.BITS": 4}
-    assert [setting.curve for setting in experiment.settings.values()] == ["", "MSFC", "MSFC"]
+    assert list(experiment.points) == ["plain", "n = 2", "n = 4"]
+    assert experiment.points["n = 4"].overrides == {"MODEL.FEATCOMP.CODEC.BITS": 4}
+    assert [point.curve for point in experiment.points.values()] == ["", "MSFC", "MSFC"]
+    assert [point.name for point in experiment.levels] == ["plain"]
     first, second, third = experiment.goals
     assert (first.column, first.at_least, first.at_most) == ("box AP", 30, float("inf"))
     assert (second.minus, second.at_least, second.at_most) == ("plain", -2, 2)
@@ -89,18 +86,24 @@ def test_config_files_are_relative_to_the_experiment(tmp_path):
 
 def test_plot_columns_can_be_chosen(tmp_path):
     experiment = read_experiment(write(tmp_path, {**VALID, "plot": {"x": "kB/image"}}))
-    assert (experiment.x, experiment.y) == ("kB/image", "box AP")
+    assert (experiment.x, experiment.ys) == ("kB/image", ("box AP",))
 
 
 # What is changed in VALID -> what the error tells.
 WRONG = {
     "unknown key": (changed("settigns", value=[]), "settigns"),
     "unknown key of a training": (changed("trainings", "msfc", "begin", value=""), "begin"),
-    "unknown key of a setting": (changed("settings", 1, "colour", value="red"), "colour"),
+    "unknown key of a setting": (
+        changed("curves", 0, "points", 1, "colour", value="red"),
+        "curves[0] (MSFC): points[1]: unknown key 'colour'",
+    ),
     "unknown key of a goal": (changed("goals", 0, "more_than", value=1), "more_than"),
     "unknown key of the plot": (changed("plot", value={"z": "BPFE"}), "'z'"),
     "unknown key of the pictures": (changed("pictures", "amount", value=3), "amount"),
-    "unknown training": (changed("settings", 1, "training", value="mfsc"), "unknown training 'mfsc'"),
+    "unknown training": (
+        changed("curves", 0, "training", value="mfsc"),
+        "curves[0] (MSFC): unknown training 'mfsc'",
+    ),
     "unknown start": (changed("trainings", "msfc", "start", value="x"), "unknown training 'x'"),
     "later start": (
         changed("trainings", "detector", "start", value="msfc"),
@@ -121,34 +124,57 @@ WRONG = {
     "goal of two kinds": (changed("goals", 2, "column", value="box AP"), "column"),
     "goal without bound": (changed("goals", 0, "at_least", remove=True), "at_least"),
     "goal with a bound in words": (changed("goals", 0, "at_least", value="1e-3"), "must be numbers"),
-    "setting without name": (changed("settings", 0, "name", remove=True), "name"),
-    "setting without training": (changed("settings", 0, "training", remove=True), "training"),
-    "same name twice": (changed("settings", 2, "name", value="n = 2"), "same name"),
-    "no settings": (changed("settings", remove=True), "settings"),
-    "no trainings": (changed("trainings", remove=True), "trainings"),
-    "17 bits": (changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.BITS", value=17), "17 bits"),
+    "level without name": (changed("levels", 0, "name", remove=True), "levels[0] needs a name"),
+    "level without training": (
+        changed("levels", 0, "training", remove=True),
+        "setting 'plain': it needs the key training",
+    ),
+    "same name twice": (changed("levels", 0, "name", value="n = 2"), "same name, 'n = 2'"),
+    "no curves": (changed("curves", remove=True), "unknown setting 'n = 2'"),
+    "an empty list of curves": (changed("curves", value=[]), "unknown setting 'n = 2'"),
+    "curves that are no list": (changed("curves", value={"name": "a"}), "curves must be a list"),
+    "a curve that has no keys": (changed("curves", 0, value="MSFC"), "curves[0]: it must have keys"),
+    "points without a curve's name": (
+        changed("curves", 0, "name", remove=True),
+        "curves[0]: a curve with points needs a name",
+    ),
+    "images": (changed("images", value=-1), "images must be a whole number"),
+    "an anchor of no training": (
+        changed("anchors", value=["image"]),
+        "anchors: it needs the key training",
+    ),
+    "no trainings": (
+        changed("trainings", remove=True),
+        "it needs trainings, or config_file and weights",
+    ),
+    "17 bits": (
+        changed("curves", 0, "points", 1, "bits", value=17),
+        "setting 'n = 4': codec 'jpegxl' cannot carry 17 bits",
+    ),
     "unknown codec": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.NAME", value="jpg"),
+        changed("curves", 0, "points", 1, "codec", value="jpg"),
         "unknown codec 'jpg'",
     ),
     "quality": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.QUALITY", value=26),
+        changed("curves", 0, "points", 1, "quality", value=26),
         "QUALITY 26 is out of range",
     ),
     "effort": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.EFFORT", value=0),
+        changed("curves", 0, "points", 1, "effort", value=0),
         "EFFORT 0 is out of range",
     ),
     "quantizer": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.QUANTIZER", value="median"),
+        changed(
+            "curves", 0, "points", 1, "overrides", value={"MODEL.FEATCOMP.CODEC.QUANTIZER": "median"}
+        ),
         "unknown quantizer 'median'",
     ),
     "unknown split": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.SPLIT", value="pyramid"),
+        changed("curves", 0, "points", 1, "overrides", value={"MODEL.FEATCOMP.SPLIT": "pyramid"}),
         "unknown split 'pyramid': known are",
     ),
     "unknown config key": (
-        changed("settings", 2, "overrides", "MODEL.FEATCOMP.CODEC.BIT", value=4),
+        changed("curves", 0, "points", 1, "overrides", value={"MODEL.FEATCOMP.CODEC.BIT": 4}),
         "MODEL.FEATCOMP.CODEC.BIT",
     ),
     "config of a training that is not measured": (
@@ -160,11 +186,18 @@ WRONG = {
         "IMS_PER_BATCH",
     ),
     "two test sets": (
-        changed("settings", 2, "overrides", "DATASETS.TEST", value=["scenes_val", "scenes_train"]),
+        changed(
+            "curves",
+            0,
+            "points",
+            1,
+            "overrides",
+            value={"DATASETS.TEST": ["scenes_val", "scenes_train"]},
+        ),
         "DATASETS.TEST",
     ),
-    "empty file": ("", "NoneType"),
-    "a list": ("- a\n- b\n", "unknown keys ['a', 'b']"),
+    "empty file": ("", "it needs trainings, or config_file and weights"),
+    "a list": ("- a\n- b\n", "a plan must have keys"),
     "no YAML": ("a: [1, 2\nb: 3", "line 2"),
     "no text": ("a: \x07", "special characters"),
     "no Unicode": (b"title: \xff", "invalid start byte"),
@@ -205,6 +238,65 @@ def test_a_config_file_that_is_no_yaml_is_named(tmp_path):
 def test_every_experiment_of_the_projects_reads(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     experiment = read_experiment(path)
-    assert experiment.trainings and experiment.settings and experiment.title
+    assert experiment.trainings and experiment.points and experiment.title
     for training in experiment.trainings.values():
         assert os.path.isfile(training.config_file)
+
+
+def test_the_keys_of_earlier_files_are_read_with_one_line_that_names_the_new(tmp_path, caplog):
+    old = changed("curves", remove=True)
+    del old["levels"]
+    old["settings"] = [
+        {"name": "plain", "training": "detector", "overrides": {"MODEL.FEATCOMP.ENABLED": False}},
+        {"name": "n = 2", "training": "msfc", "curve": "MSFC"},
+        {
+            "name": "n = 4",
+            "training": "msfc",
+            "curve": "MSFC",
+            "overrides": {"MODEL.FEATCOMP.CODEC.BITS": 4},
+        },
+    ]
+    with caplog.at_level("WARNING", "d2_featcomp"):
+        read = read_experiment(write(tmp_path, old))
+    assert [record.message.count("settings is now curves") for record in caplog.records] == [1]
+    assert read == read_experiment(write(tmp_path, VALID))
+    old["settings"][1]["colour"] = "red"
+    with pytest.raises(ValueError, match=r"settings\[1\]: unknown key 'colour'"):
+        read_experiment(write(tmp_path, old))
+
+
+def test_points_are_named_by_what_tells_them_apart(tmp_path):
+    data = changed("curves", 0, "points", remove=True)
+    data["curves"] = [
+        {"training": "msfc"},
+        {"training": "msfc", "name": "JPEG", "codec": "jpeg", "bits": [4, 8], "quality": [10, 90]},
+        {"training": "msfc", "name": "two", "points": [{"codec": "png"}, {"codec": "jpeg", "bits": 8}]},
+        {"training": "msfc", "name": "same", "points": [{"bits": 3}, {"bits": 3}]},
+    ]
+    for key in ("goals", "pictures"):
+        del data[key]
+    plan = read_experiment(write(tmp_path, data))
+    assert [(curve.name, [point.name for point in curve.points]) for curve in plan.curves] == [
+        ("MSFC, jpegxl", [f"MSFC, jpegxl, n = {n}" for n in (2, 3, 4, 6, 8)]),
+        ("JPEG, n = 4", ["JPEG, n = 4, quality 10", "JPEG, n = 4, quality 90"]),
+        ("JPEG, n = 8", ["JPEG, n = 8, quality 10", "JPEG, n = 8, quality 90"]),
+        ("two", ["two, png", "two, jpeg, n = 8"]),
+        ("same", ["same, no. 1", "same, no. 2"]),
+    ]
+    cfg = plan.config_of(plan.points["JPEG, n = 4, quality 90"])
+    codec = cfg.MODEL.FEATCOMP.CODEC
+    assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)
+
+
+def test_anchors_run_the_training_that_they_name(tmp_path):
+    data = {**VALID, "anchors": ["features:jpeg", "raw"], "anchor_training": "detector"}
+    plan = read_experiment(write(tmp_path, data))
+    assert [curve.name for curve in plan.curves if curve.anchor] == [
+        "features, jpeg",
+        "raw features, float32",
+    ]
+    assert {p.training for p in plan.points.values() if p.curve.startswith(("feat", "raw"))} == {
+        "detector"
+    }
+    assert [point.name for point in plan.levels] == ["plain", "uncompressed"]
+    assert plan.config_of(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "Pyramid"

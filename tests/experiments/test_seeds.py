@@ -10,7 +10,7 @@ import yaml
 from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import read_experiment, run_experiment
+from d2_featcomp.experiments import read_experiment, run_experiment
 
 TINY = {
     "MODEL.DEVICE": "cpu",
@@ -25,24 +25,24 @@ TINY = {
     "DATASETS.TRAIN": ["seeds_multi_task_train"],
     "DATASETS.TEST": ["seeds_multi_task_val"],
 }
-JPEG = {"MODEL.FEATCOMP.CODEC.NAME": "jpeg"}
 DESCRIPTION = {
     "title": "Two seeds",
     "config_file": os.path.abspath("configs/quick/mtl_R34.yaml"),
     "seeds": [3, 4],
     "trainings": {
         "common": {"overrides": TINY},
-        "tested": {"start": "common", "overrides": {**TINY, "SOLVER.MAX_ITER": 7}},
+        "tested": {"start": "common", "overrides": {**TINY, "SOLVER.MOMENTUM": 0.5}},
     },
-    "settings": [
+    "curves": [
         {
-            "name": f"{training}, {quality}",
+            "name": training,
             "training": training,
-            "curve": training,
-            "overrides": {**JPEG, "MODEL.FEATCOMP.CODEC.QUALITY": quality},
+            "points": [
+                {"name": f"{training}, {quality}", "codec": "jpeg", "quality": quality}
+                for quality in (95, 60, 20)
+            ],
         }
         for training in ("common", "tested")
-        for quality in (95, 60, 20)
     ],
     "plot": {"x": "BPFE", "y": ["mIoU", "PSNR"]},
     "columns": ["mIoU", "PSNR", "BPFE"],
@@ -98,7 +98,7 @@ def test_everything_is_done_with_each_seed(folder):
     assert f"{statistics.fmean(psnr):.2f} ± {statistics.stdev(psnr):.2f}" in line
     assert len(table.splitlines()) == 2 + 6
     plots = [f"curves_{column}.{end}" for column in ("PSNR", "mIoU") for end in ("png", "svg")]
-    assert {name for name in os.listdir(out) if name.startswith("curves")} == set(plots)
+    assert {name for name in os.listdir(out) if name.startswith("curves_")} == set(plots)
     assert sorted(os.listdir(out / "pictures")) == [
         f"000000{end}" for end in (".d2fc", "_features.png", "_tasks.png")
     ]
@@ -120,8 +120,8 @@ def test_everything_is_done_with_each_seed(folder):
 def test_a_training_done_once_is_the_start_of_all(folder):
     trainings = {name: dict(entry) for name, entry in DESCRIPTION["trainings"].items()}
     trainings["common"] = {**trainings["common"], "once": True}
-    settings = [entry for entry in DESCRIPTION["settings"] if entry["training"] == "tested"]
-    changes = {"trainings": trainings, "settings": settings, "bd_rates": [], "goals": []}
+    curves = [entry for entry in DESCRIPTION["curves"] if entry["training"] == "tested"]
+    changes = {"trainings": trainings, "curves": curves, "bd_rates": [], "goals": []}
     experiment = read_experiment(write(folder, **changes))
     assert list(experiment.trainings) == ["common", "tested, seed 3", "tested, seed 4"]
     starts = [training.start for training in experiment.trainings.values()]

@@ -5,13 +5,15 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import evaluate, measure_settings, setup_config
+from d2_featcomp.engine import Trainer, build_for_inference, setup_config
+from d2_featcomp.experiments import evaluate, measure, measure_settings
+from d2_featcomp.experiments.subsets import limit_images
 from d2_featcomp.modeling import SplitInference
 
 TINY = {
@@ -73,6 +75,11 @@ def msfc(root, tmp_path):
     return make
 
 
+def alone(cfg):
+    """What Detectron2's own loop gives: the network's `forward`, an image at a time."""
+    return Trainer.test(cfg, build_for_inference(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.FEATCOMP.ENABLED))
+
+
 def same(found, expected):
     assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True, default=float)
 
@@ -114,7 +121,7 @@ def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_pa
     assert calls.take() == (IMAGES, 3 * IMAGES)
     assert list(found) == list(settings) and dict(told) == found
     for name, cfg in settings.items():
-        same(found[name], evaluate(cfg))
+        same(found[name], alone(cfg))
     assert found["png"]["bbox"] == found["jpegxl"]["bbox"] and "feature_rate" not in found["uncut"]
     assert found["png"]["feature_rate"] != found["jpegxl"]["feature_rate"]
 
@@ -141,7 +148,7 @@ def test_several_tasks(root, tmp_path):
     }
     found = measure_settings(settings, str(tmp_path / "records"))
     for name, cfg in settings.items():
-        same(found[name], evaluate(cfg))
+        same(found[name], alone(cfg))
     assert found[90]["reconstruction"]["PSNR"] != found[20]["reconstruction"]["PSNR"]
 
 
@@ -179,7 +186,7 @@ def test_another_network_is_measured_anew(msfc, root, tmp_path):
     assert second["a"]["feature_rate"]["kB"] < first["feature_rate"]["kB"]
 
 
-def test_a_codec_that_claims_to_be_lossless_is_found_out(msfc, tmp_path):
+def test_a_codec_that_alters_symbols_is_evaluated_by_itself(msfc, tmp_path):
     class Lying(PngCodec):
         name = "lying"
 
@@ -189,10 +196,119 @@ def test_a_codec_that_claims_to_be_lossless_is_found_out(msfc, tmp_path):
     IMAGE_CODEC_REGISTRY.register(Lying)
     try:
         settings = {"honest": msfc("png", 4), "not so": msfc("lying", 4)}
-        with pytest.raises(ValueError, match=r"honest and not so .* 'lying' is not lossless"):
-            measure_settings(settings, str(tmp_path / "records"))
+        found = measure_settings(settings, str(tmp_path / "records"))
+        for name, cfg in settings.items():
+            same(found[name], alone(cfg))
+        assert found["honest"]["feature_rate"] != found["not so"]["feature_rate"]
     finally:
         IMAGE_CODEC_REGISTRY._obj_map.pop("lying")
+
+
+def test_other_versions_are_measured_anew(msfc, tmp_path, monkeypatch):
+    settings, records = {"a": msfc("png", 4)}, str(tmp_path / "records")
+    measure_settings(settings, records)
+    versions = measure.describe_versions()
+    assert versions["d2_featcomp"] and versions["torch"] and versions["imagecodecs"]
+    monkeypatch.setattr(measure, "describe_versions", lambda: {**versions, "imagecodecs": "0"})
+    calls = Calls(monkeypatch)
+    measure_settings(settings, records)
+    assert calls.take() == (IMAGES, IMAGES)
+
+
+def test_keys_on_which_no_number_depends(msfc, tmp_path, monkeypatch):
+    records = str(tmp_path / "records")
+    first = measure_settings({"a": msfc("png", 4)}, records)
+    calls = Calls(monkeypatch)
+    more = {"SOLVER__MAX_ITER": 3, "VIS_PERIOD": 2, "INPUT__MIN_SIZE_TRAIN": (7,)}
+    assert measure_settings({"a": msfc("png", 4, "elsewhere", **more)}, records) == first
+    assert calls.take() == (0, 0)
+    measure_settings({"a": msfc("png", 4, INPUT__MIN_SIZE_TEST=64)}, records)
+    assert calls.take() == (IMAGES, IMAGES)
+
+
+def test_symbols_that_agree_with_a_result_on_some_images_only(msfc, tmp_path, monkeypatch):
+    """The second setting sends what the first does, but of the last image."""
+    first, second = {"a": msfc("png", 4)}, {"b": msfc("raw", 4)}
+    records = str(tmp_path / "records")
+    measure_settings(first, records)
+    decode, position = SplitInference.decode, []
+
+    def changed(network, stream, codec=None):
+        tensors = decode(network, stream, codec)
+        if stream.codec == "raw":
+            position.append(stream)
+            if len(position) % IMAGES == 0:
+                return [-x for x in tensors]
+        return tensors
+
+    calls = Calls(monkeypatch)
+    monkeypatch.setattr(SplitInference, "decode", changed)
+    other = measure_settings(second, records)["b"]
+    # The last image's outputs in the first pass over the images; in the second those of the others, for
+    # which the result of the first setting is not kept image by image.
+    assert calls.take() == (IMAGES + IMAGES - 1, 1 + IMAGES - 1)
+    position.clear()
+    kept = detections(second["b"])
+    same(other, alone(second["b"]))
+    assert kept == detections(second["b"])  # which that wrote anew
+    assert [a == b for a, b in zip(kept, detections(first["a"]), strict=True)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def detections(cfg):
+    """What the evaluator wrote, by image."""
+    with open(os.path.join(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")) as file:
+        found = json.load(file)
+    images = dict.fromkeys(entry["image_id"] for entry in found)
+    return [[entry for entry in found if entry["image_id"] == image] for image in images]
+
+
+def test_an_evaluator_of_which_nothing_is_known(msfc, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2_featcomp.experiments.measure.can_collect", lambda evaluator: False)
+    settings = {"png": msfc("png", 4), "raw": msfc("raw", 4)}
+    calls = Calls(monkeypatch)
+    found = measure_settings(settings, str(tmp_path / "records"))
+    assert calls.take() == (IMAGES, IMAGES)
+    for name, cfg in settings.items():
+        same(found[name], alone(cfg))
+    calls.take()
+    again = measure_settings(settings, str(tmp_path / "records"))
+    assert calls.take() == (0, 0)
+    same(again, found)
+
+
+def test_evaluation_of_several_data_sets(msfc, tmp_path):
+    cfg = msfc("png", 4)
+    few = limit_images(cfg, 2, str(tmp_path / "truth"))
+    both = msfc("png", 4, DATASETS__TEST=(*cfg.DATASETS.TEST, *few.DATASETS.TEST))
+    results = evaluate(both)
+    assert list(results) == ["measured_val", "measured_val, first 2"]
+    same(results["measured_val"], alone(cfg))
+    same(results["measured_val, first 2"], evaluate(few))
+    assert len(detections(few)) == 2
+
+
+def test_the_first_images_are_evaluated_against_their_own_truth(msfc, tmp_path):
+    cfg = msfc("png", 4)
+    few = limit_images(cfg, 2, str(tmp_path / "truth"))
+    (path,) = (tmp_path / "truth").iterdir()
+    truth = json.loads(path.read_text())
+    records = DatasetCatalog.get("measured_val")
+    assert [entry["id"] for entry in truth["images"]] == [record["image_id"] for record in records[:2]]
+    assert len(truth["annotations"]) == sum(len(record["annotations"]) for record in records[:2])
+    before = path.stat().st_mtime_ns
+    assert limit_images(cfg, 2, str(tmp_path / "truth")).DATASETS.TEST == few.DATASETS.TEST
+    assert path.stat().st_mtime_ns == before  # so that measured numbers stay those of this data set
+    whole = limit_images(cfg, IMAGES, str(tmp_path / "truth"))
+    same(evaluate(whole), evaluate(cfg))
+    MetadataCatalog.get("elsewhere").set(evaluator_type="cityscapes_instance")
+    DatasetCatalog.register("elsewhere", list)
+    with pytest.raises(ValueError, match="takes the whole data set only"):
+        limit_images(msfc("png", 4, DATASETS__TEST=("elsewhere",)), 2, str(tmp_path))
 
 
 @pytest.mark.parametrize(

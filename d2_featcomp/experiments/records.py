@@ -1,4 +1,4 @@
-"""Records of images, kept so that a stop loses nothing."""
+"""Records of single images on disk, so that a stop loses nothing."""
 
 import contextlib
 import fcntl
@@ -14,10 +14,13 @@ __all__ = ["Records", "locked"]
 def locked(folder):
     """Keeps other programs from measuring into the same folder at the same time.
 
+    Args:
+        folder (str or None): None locks nothing.
+
     Raises:
         ValueError: one does.
     """
-    if not comm.is_main_process():
+    if folder is None or not comm.is_main_process():
         yield
         return
     with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as file:
@@ -31,7 +34,8 @@ def locked(folder):
 
 
 class Records:
-    """Lines "position of the image, tab, JSON" in a file a process; a line counts when it is whole.
+    """Lines "position of the image, tab, name, tab, JSON" in a file a process. A line counts when it is
+    whole.
 
     Args:
         folder (str): that all processes see.
@@ -47,17 +51,48 @@ class Records:
         names = (name for name in os.listdir(folder) if name.startswith(f"{start}."))
         return [os.path.join(folder, name) for name in sorted(names) if name.endswith(".records")]
 
-    def lines(self):
-        """Yields (position, JSON) of all processes."""
-        for path in self._paths():
-            with open(path, encoding="utf-8", newline="\n") as file:
-                for line in file:
-                    position, tab, text = line.partition("\t")
-                    if line.endswith("\n") and tab and position.isdecimal():
-                        yield int(position), text
+    def find(self):
+        """Looks through the files of all processes.
 
-    def append(self, position, value):
+        Returns:
+            dict: (position, name) -> where it is, for :meth:`read`.
+        """
+        places = {}
+        for path in self._paths():
+            with open(path, "rb") as file:
+                start = 0
+                for line in file:
+                    position, _, rest = line.partition(b"\t")
+                    name, tab, _ = rest.partition(b"\t")
+                    if line.endswith(b"\n") and tab and position.isdigit():
+                        places[int(position), name.decode()] = path, start
+                    start += len(line)
+        return places
+
+    @staticmethod
+    def read(places):
+        """
+        Args:
+            places (iterable): values of what :meth:`find` returned.
+
+        Yields:
+            what was recorded there.
+        """
+        with contextlib.ExitStack() as stack:
+            files = {}
+            for path, start in places:
+                if path not in files:
+                    files[path] = stack.enter_context(open(path, "rb"))
+                files[path].seek(start)
+                yield json.loads(files[path].readline().split(b"\t", 2)[2])
+
+    def append(self, position, name, value):
         """Writes one record, in this process's file.
+
+        Args:
+            position (int): of the image in the data set.
+            name (str): without tabs.
+            value: of JSON's own types.
 
         Raises:
             OSError: the disk is full.
@@ -67,7 +102,7 @@ class Records:
             _cut_torn_line(path)
             # One write a line, so that a full disk is noticed at once.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
-        line = f"{position}\t{json.dumps(value, separators=(',', ':'))}\n".encode()
+        line = f"{position}\t{name}\t{json.dumps(value, separators=(',', ':'))}\n".encode()
         if self._file.write(line) != len(line):
             raise OSError(f"cannot write to {self._file.name!r}: free disk space, then run it again")
 

@@ -1,0 +1,140 @@
+"""Checks of a plan, so that a mistake is found before hours of work, not after."""
+
+import contextlib
+
+from detectron2.modeling import build_model
+
+from ..evaluation.tradeoff import COLUMNS
+from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
+from .schema import file_name, make_config, require_keys, seeded
+
+__all__ = ["at", "check_plan"]
+
+
+@contextlib.contextmanager
+def at(where):
+    """Says where in a plan a mistake is: errors become `where: what is wrong`."""
+    try:
+        yield
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        kind = type(error) if type(error) in (ImportError, FileNotFoundError) else ValueError
+        raise kind(f"{where}: {error}") from error
+    except (TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def check_plan(plan):
+    """Checks names, columns, bounds and every config of a plan.
+
+    Args:
+        plan (Plan): to check.
+
+    Raises:
+        ValueError, ImportError, FileNotFoundError: what is wrong, and where.
+    """
+    seen = set()
+    for training in plan.trainings.values():
+        with at(f"training {training.name!r}") if training.name else contextlib.nullcontext():
+            _require("training", training.start, {"", *seen})
+            seen.add(training.name)
+            make_config(training.config_file, training.overrides)
+            if training.checkpoint and training.start:
+                raise ValueError("give start or checkpoint, not both")
+    for names in (plan.trainings, plan.points):
+        if len({file_name(name) for name in names}) != len(names):
+            raise ValueError("two names differ in nothing but punctuation: they would share a folder")
+    built = set()
+    for point in plan.points.values():
+        with at(f"setting {point.name!r}"):
+            _require("training", point.training, seen)
+            _check_config(plan.config_of(point), built)
+    if type(plan.images) is not int or plan.images < 0:
+        raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
+    for column in (plan.x, *plan.ys, *plan.columns):
+        _require_column(column)
+    for number, wanted in enumerate(plan.bd_rates):
+        with at(f"bd_rates[{number}]"):
+            _check_bd_rate(wanted, plan)
+    for number, goal in enumerate(plan.goals):
+        with at(f"goals[{number}]"):
+            _check_goal(goal, plan)
+    if plan.pictures:
+        with at("pictures"):
+            _check_pictures(plan)
+
+
+def _check_config(cfg, built):
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError("DATASETS.TEST must name one data set")
+    if not cfg.MODEL.FEATCOMP.ENABLED:
+        return
+    _require("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
+    build_feature_codec(cfg, FEATURE_SPLIT_REGISTRY.get(cfg.MODEL.FEATCOMP.SPLIT))
+    network = _describe_network(cfg)
+    if network not in built:
+        built.add(network)
+        build_model(cfg)
+
+
+def _describe_network(cfg):
+    """Tells settings apart by what their networks are built from: all but weights and codec."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    codec = cfg.MODEL.FEATCOMP.pop("CODEC")
+    del cfg.MODEL.FEATCOMP["TRAIN"]
+    return str((cfg.MODEL, codec.BITS == 8, codec.QUANTIZER))
+
+
+def _check_bd_rate(wanted, plan):
+    for curve in (wanted.anchor, wanted.test):
+        _require("curve", curve, {curve.name for curve in plan.curves})
+    for column in wanted.columns:
+        _require_column(column)
+    _require("method", wanted.method, ("cubic", "pchip", "akima"))
+    if type(wanted.points) is not int or wanted.points < 0:
+        raise ValueError(f"points must be a whole number from 0, not {wanted.points!r}")
+
+
+def _check_goal(goal, plan):
+    labels = {point.label for point in plan.points.values()}
+    compared = {(wanted.test, wanted.anchor, c) for wanted in plan.bd_rates for c in wanted.columns}
+    if goal.bd_rate or goal.anchor:
+        if (goal.bd_rate, goal.anchor, goal.column) not in compared:
+            raise ValueError("its bd_rate, anchor and column must be among bd_rates")
+    else:
+        _require("setting", goal.setting, labels)
+    _require("setting", goal.minus, {"", *labels})
+    _require("curve", goal.times_fewer_bits_than, {"", *(curve.name for curve in plan.curves)})
+    if bool(goal.column) == bool(goal.times_fewer_bits_than):
+        raise ValueError("it needs either column or times_fewer_bits_than")
+    if goal.column:
+        _require_column(goal.column)
+    bounds = goal.at_least, goal.at_most
+    if not all(isinstance(bound, (int, float)) for bound in bounds):
+        raise ValueError("at_least and at_most must be numbers")
+    if bounds == (float("-inf"), float("inf")):
+        raise ValueError("it needs at_least or at_most")
+
+
+def _check_pictures(plan):
+    require_keys(plan.pictures, ("setting", "reference", "count"), "it")
+    _require(
+        "setting", plan.pictures.get("setting", ""), {point.label for point in plan.points.values()}
+    )
+    reference = plan.pictures.get("reference", "")
+    if plan.seeds and reference not in plan.trainings:
+        reference = seeded(reference, plan.seeds[0])
+    _require("training", reference, {"", *plan.trainings})
+
+
+def _require_column(column):
+    if "/" not in str(column) or column in COLUMNS:  # group/metric: of evaluators of one's own
+        _require("column", column, COLUMNS)
+
+
+def _require(kind, name, names):
+    if not name and "" not in names:
+        raise ValueError(f"it needs the key {kind}: known are {', '.join(sorted(names))}")
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(sorted(filter(None, names)))}")

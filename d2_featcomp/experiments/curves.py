@@ -1,0 +1,227 @@
+"""From a plan's short descriptions of curves to their points."""
+
+import itertools
+import os
+
+from ..codecs import IMAGE_CODEC_REGISTRY, find_image_codec
+from ..modeling import Layer, Pyramid, find_feature_split
+from .schema import CURVE_KEYS, POINT_KEYS, Curve, Point, require_keys
+
+__all__ = ["expand_anchor", "expand_curve", "make_point", "overrides_before_splitting"]
+
+LOSSLESS_BITS = (2, 3, 4, 6, 8)
+IMAGE_CODECS = ("jpeg420", "jpegxl_rgb", "avif420", "hevc420")
+FEATURE_CODECS = ("jpeg", "hevc")
+ANCHORS = ("image", "features", "raw")
+
+_CODEC = "MODEL.FEATCOMP.CODEC."
+_CODEC_KEYS = {"codec": "NAME", "bits": "BITS", "quality": "QUALITY", "effort": "EFFORT"}
+
+
+def make_point(entry, training, curve="", name=""):
+    """Makes a point of its description.
+
+    Args:
+        entry (dict): with keys of a point.
+        training (str): whose weights it has, unless the entry says it.
+        curve (str): whose point it is, or "".
+        name (str): unless the entry has one.
+
+    Returns:
+        Point
+    """
+    overrides = dict(entry.get("overrides") or {})
+    if "codec" in entry:  # whose quality and effort mean nothing to another codec
+        overrides |= {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None}
+    for key, of_config in _CODEC_KEYS.items():
+        if key in entry:
+            overrides[_CODEC + of_config] = entry[key]
+    if entry.get("weights"):
+        overrides["MODEL.WEIGHTS"] = entry["weights"]
+    return Point(entry.get("name") or name, entry.get("training", training), overrides, curve)
+
+
+def expand_curve(entry, cfg):
+    """Makes curves of a description: one of its `points`, or one for each codec and effort and, of lossy
+    codecs, bit depth.
+
+    Args:
+        entry (dict): with keys of a curve.
+        cfg (CfgNode): of its network.
+
+    Returns:
+        list[Curve]
+    """
+    require_keys(entry, CURVE_KEYS, "it")
+    name, anchor = entry.get("name", ""), bool(entry.get("anchor", False))
+    training = entry.get("training", "")
+    common = {key: entry[key] for key in POINT_KEYS if key in entry and key not in ("name", "training")}
+    if "points" not in entry:
+        return [
+            Curve(label, _points(described, training, label), anchor)
+            for label, described in _families(name, common, cfg)
+        ]
+    if not name:
+        raise ValueError("a curve with points needs a name")
+    if not isinstance(entry["points"], list) or not entry["points"]:
+        raise ValueError(f"points must be a list of points, not {entry['points']!r}")
+    for number, point in enumerate(entry["points"]):
+        require_keys(point, POINT_KEYS, f"points[{number}]")
+    shared = common.get("overrides") or {}
+    described = [
+        {**common, **point, "overrides": {**shared, **(point.get("overrides") or {})}}
+        for point in entry["points"]
+    ]
+    return [Curve(name, _points(described, training, name), anchor)]
+
+
+def _families(name, common, cfg):
+    """Yields (name, descriptions of the points) of curves along the bit depth or the quality."""
+    codecs = _listed(common.get("codec", cfg.MODEL.FEATCOMP.CODEC.NAME))
+    efforts = _listed(common.get("effort"))
+    for codec, effort in itertools.product(codecs, efforts):
+        qualities = common.get("quality")
+        if qualities is None and codec in IMAGE_CODEC_REGISTRY:
+            found = find_image_codec(codec)
+            qualities = None if found.default_quality is None else list(found.typical_qualities)
+        qualities = _listed(qualities)
+        bits = _listed(common.get("bits", 8 if qualities != [None] else list(LOSSLESS_BITS)))
+        parts = [name or cfg.MODEL.FEATCOMP.SPLIT]
+        parts += [codec] if not name or len(codecs) > 1 else []
+        parts += [f"effort {effort}"] if len(efforts) > 1 else []
+        entry = {**common, "codec": codec, "effort": effort}
+        if len(qualities) == 1:
+            yield ", ".join(parts), [{**entry, "bits": n, "quality": qualities[0]} for n in bits]
+            continue
+        for n in bits:
+            label = ", ".join([*parts, *([f"n = {n}"] if len(bits) > 1 else [])])
+            yield label, [{**entry, "bits": n, "quality": quality} for quality in qualities]
+
+
+def _points(described, training, curve):
+    """Names points by what tells them from one another."""
+    shown = [
+        {
+            **{key: entry.get(key) for key in _CODEC_KEYS},
+            **{key.rsplit(".", 1)[-1]: value for key, value in (entry.get("overrides") or {}).items()},
+        }
+        for entry in described
+    ]
+    varying = [
+        key
+        for key in dict.fromkeys(key for entry in shown for key in entry)
+        if len({str(entry.get(key)) for entry in shown}) > 1
+    ]
+    words = {"codec": "{}", "bits": "n = {}"}
+    names = []
+    for entry, values in zip(described, shown, strict=True):
+        parts = [
+            words.get(key, f"{key} {{}}").format(f"{value:g}" if isinstance(value, float) else value)
+            for key in varying
+            if (value := values.get(key)) is not None
+        ]
+        names.append(entry.get("name") or ", ".join([curve, *parts]))
+    names = [
+        name if names.count(name) == 1 else f"{name}, no. {number}"
+        for number, name in enumerate(names, 1)
+    ]
+    pairs = zip(described, names, strict=True)
+    return tuple(make_point({**entry, "name": name}, training, curve) for entry, name in pairs)
+
+
+def _listed(value):
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _find_split_point(cfg):
+    featcomp = cfg.MODEL.FEATCOMP
+    defaults = find_feature_split(featcomp.SPLIT).defaults
+    return featcomp.SPLIT_POINT or defaults.get("split_point", "backbone")
+
+
+def _find_anchor_split(cfg):
+    """Names the split that sends all features of a network's split point; "" before the network."""
+    split = cfg.MODEL.FEATCOMP.SPLIT
+    if issubclass(find_feature_split(split), (Layer, Pyramid)):
+        return split
+    return {"image": "", "backbone": "Pyramid"}.get(_find_split_point(cfg), "Layer")
+
+
+def overrides_before_splitting(weights, cfg):
+    """Finds the network as it was before it was trained to be split: for anchors.
+
+    Args:
+        weights (str or None): given for it.
+        cfg (CfgNode): of the network that is split.
+
+    Returns:
+        dict: config overrides.
+
+    Raises:
+        ValueError: it needs weights of its own, and there are none.
+    """
+    split = cfg.MODEL.FEATCOMP.SPLIT
+    # Training leaves the network as it was if the split point is inside a layer.
+    trained = _find_anchor_split(cfg) not in (split, "")
+    if not weights and trained and not _find_split_point(cfg).startswith("layer"):
+        raise ValueError(
+            f"split {split} is trained together with its network: give the weights of the "
+            "network before that (for training in steps: step1/model_final.pth) by --anchor-weights, "
+            "or leave anchors and the uncompressed network out (--anchors none)"
+        )
+    return {"MODEL.WEIGHTS": os.fspath(weights)} if weights else {}
+
+
+def expand_anchor(anchor, cfg, before, training):
+    """Makes the curves of an anchor such as "image", "features:hevc" or "raw".
+
+    Args:
+        anchor (str): in a plan's `anchors`.
+        cfg (CfgNode): of the network that it is compared with.
+        before (dict): config overrides of the network that it runs.
+        training (str): whose weights it has.
+
+    Returns:
+        list[Curve]
+
+    Raises:
+        ValueError: there is no such anchor, or none for this split or codec.
+    """
+    split = _find_anchor_split(cfg)
+    kind, _, codec = str(anchor).partition(":")
+    if kind not in ANCHORS or (kind == "raw" and codec):
+        raise ValueError(
+            f"unknown anchor {anchor!r}: choose image, features or raw; image and features may name a "
+            "codec, e.g. image:jpeg420"
+        )
+    if kind != "image" and not split:
+        sends = cfg.MODEL.FEATCOMP.SPLIT
+        raise ValueError(f"split {sends} has no features to compare with: leave {anchor!r} out")
+    overrides = {
+        **before,
+        "MODEL.FEATCOMP.SPLIT": "Image" if kind == "image" else split,
+        f"{_CODEC}QUANTIZER": "",
+    }
+    if kind == "image":
+        overrides |= {"MODEL.FEATCOMP.SPLIT_POINT": "", "MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT": 0.0}
+    if kind == "raw":
+        entry = {"name": "raw features, float32", "codec": "raw", "bits": 32, "overrides": overrides}
+        return [Curve(entry["name"], (make_point(entry, training, entry["name"]),), anchor=True)]
+    curves = []
+    for chosen in [codec] if codec else IMAGE_CODECS if kind == "image" else FEATURE_CODECS:
+        found = find_image_codec(chosen)
+        if not found.typical_qualities:
+            raise ValueError(f"anchor {anchor!r}: codec {chosen!r} has no quality to vary")
+        if (kind == "image") != (found.layout == "colour"):
+            raise ValueError(
+                f"anchor {anchor!r}: for images choose one of {', '.join(IMAGE_CODECS)}, for features "
+                "any other codec with a quality"
+            )
+        entries = [
+            {"codec": chosen, "bits": 8, "quality": quality, "overrides": overrides}
+            for quality in found.typical_qualities
+        ]
+        name = f"{kind}, {chosen}"
+        points = _points(entries, training, name)
+        curves.append(Curve(name, points, anchor=True, sends_features=kind == "features"))
+    return curves

@@ -1,0 +1,206 @@
+"""Cache keys: what makes one training or measurement another."""
+
+import fnmatch
+import hashlib
+import json
+import os
+import platform
+from importlib import metadata
+
+from detectron2 import __version__ as detectron2_version
+from detectron2.checkpoint.detection_checkpoint import PathManager
+from detectron2.data import MetadataCatalog
+
+from ..engine.command_line import plain_config, setup_config
+
+__all__ = [
+    "describe_versions",
+    "digest",
+    "digest_data",
+    "file_digest",
+    "find_differences",
+    "measured_keys",
+    "trained_keys",
+]
+
+_PACKAGES = (
+    "d2_featcomp",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "imagecodecs",
+    "av",
+    "constriction",
+    "pycocotools",
+    "bjontegaard",
+)
+
+# Config keys (patterns of fnmatch) on which no result depends.
+_NEVER = (
+    "OUTPUT_DIR",
+    "VERSION",
+    "VIS_PERIOD",
+    "CUDNN_BENCHMARK",
+    "GLOBAL.*",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.WEIGHTS",  # compared by the content of the file
+    "MODEL.FEATCOMP.SERVER.*",
+    "TEST.EVAL_PERIOD",
+    "TEST.EXPECTED_RESULTS",
+)
+_NOT_TRAINED = (
+    *_NEVER,
+    "*_TEST",
+    "DATASETS.TEST",
+    "MODEL.DEVICE",
+    "MODEL.FEATCOMP.CODEC.QUALITY",
+    "MODEL.FEATCOMP.CODEC.EFFORT",
+    "MODEL.FEATCOMP.INFERENCE",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.AUG.*",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "TEST.KEYPOINT_OKS_SIGMAS",
+)
+_NOT_MEASURED = (
+    *_NEVER,
+    "*_TRAIN",
+    "*.TRAIN.*",
+    "DATALOADER.*",
+    "DATASETS.TRAIN",
+    "INPUT.CROP.*",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING",
+    "INPUT.RANDOM_FLIP",
+    "MODEL.FEATCOMP.CODEC.*",  # compared setting by setting
+    "SOLVER.*",
+)
+
+
+def digest(value):
+    """Hashes anything that JSON can hold.
+
+    Returns:
+        str: 24 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def digest_data(dataset, records):
+    """Hashes a data set: its records with their annotations, and the state of the files they name.
+
+    Args:
+        dataset (str): registered name.
+        records (list[dict]): of it, as Detectron2 has them.
+
+    Returns:
+        str
+    """
+    metadata_of = MetadataCatalog.get(dataset)
+    files = {str(metadata_of.get(key, "")) for key in ("json_file", "panoptic_json")}
+    for record in records:
+        files |= {value for key, value in record.items() if key.endswith("file_name")}
+    states = [
+        (path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+        for path in sorted(files)
+        if os.path.isfile(path)
+    ]
+    return digest([json.dumps(records, sort_keys=True, default=str), states])
+
+
+_DIGESTS = {}
+
+
+def file_digest(path):
+    """Hashes the content of a weight file; "" for no file.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    if not path:
+        return ""
+    local = PathManager.get_local_path(path)
+    if not os.path.isfile(local):
+        raise FileNotFoundError(f"no checkpoint {path!r}: set MODEL.WEIGHTS to an existing file")
+    about = os.stat(local)
+    key = local, about.st_mtime_ns, about.st_size
+    if key not in _DIGESTS:
+        found = hashlib.sha256()
+        with open(local, "rb") as file:
+            while chunk := file.read(2**20):
+                found.update(chunk)
+        _DIGESTS[key] = found.hexdigest()
+    return _DIGESTS[key]
+
+
+def describe_versions():
+    """Names the versions on which numbers depend.
+
+    Returns:
+        dict[str, str or None]: package -> version; None where it is not installed.
+    """
+    versions = {"detectron2": detectron2_version, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def measured_keys(cfg):
+    """Picks the config keys on which a measurement depends, the codec's and the weights left out.
+
+    Args:
+        cfg (CfgNode): of a network.
+
+    Returns:
+        dict: key such as "MODEL.FEATCOMP.SPLIT" -> value.
+    """
+    return _without(plain_config(cfg), _NOT_MEASURED)
+
+
+def trained_keys(cfg):
+    """Picks the config keys on which a training's weights depend, those it starts from left out."""
+    return _without(plain_config(cfg), _NOT_TRAINED)
+
+
+def _without(plain, patterns):
+    return {
+        key: value
+        for key, value in _flat(plain).items()
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+    }
+
+
+def _flat(tree, prefix=""):
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def find_differences(before, now):
+    """Compares what two trainings were made with. A key that only one of them has, as releases add and
+    remove keys, differs only where its value is not the default.
+
+    Args:
+        before, now (dict): from :func:`trained_keys`.
+
+    Returns:
+        list[str]: "KEY: value before, value now", by key.
+    """
+    defaults = trained_keys(setup_config(""))
+    missing = object()
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        default = defaults.get(key, missing)
+        if key not in now and default is missing:  # a key of an earlier release
+            continue
+        values = before.get(key, default), now.get(key, default)
+        if values[0] != values[1]:
+            old, new = ("(not there)" if value is missing else repr(value) for value in values)
+            found.append(f"{key} was {old}, is {new}")
+    return found

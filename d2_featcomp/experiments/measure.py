@@ -1,0 +1,391 @@
+"""Measures settings of networks on their test sets, through real bitstreams.
+
+The edge sub-model runs once an image for all settings of one network; settings that decode to the same
+symbols, as those of all lossless codecs at one bit depth do, share one pass through the cloud sub-model
+and one evaluation.
+
+With a folder, what was measured is kept there image by image, and a stop loses nothing. Two kinds of
+records are written for an image: what the evaluators collect from the network's outputs (see
+`collecting.py`), once for each different set of decoded symbols; and, for each setting, its rate and the
+hash of its symbols. A later call does only what is missing, and evaluates the records, in the order of
+the data set, as an uninterrupted call does. So one process or several, with or without a stop, give the
+same numbers.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+
+import torch
+from detectron2.data import (
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import print_csv_format, verify_results
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from tqdm import tqdm
+
+from ..codecs import FeatureBitstream
+from ..data.mappers import build_test_mapper
+from ..engine.checkpoint import load_weights
+from ..engine.inference import prepare_for_inference, require_split
+from ..engine.steps import require_data
+from ..evaluation.build import rate_evaluator, task_evaluators
+from ..evaluation.tradeoff import format_table, rows_of
+from ..files import write_text
+from ..modeling import build_feature_codec, find_feature_split
+from .collecting import can_collect, collect, evaluate_collected
+from .keys import describe_versions, digest, digest_data, file_digest, measured_keys
+from .records import Records, locked
+
+__all__ = ["evaluate", "measure_settings"]
+
+
+def evaluate(cfg):
+    """Evaluates MODEL.WEIGHTS on DATASETS.TEST, through real bitstreams.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+
+    Returns:
+        dict: {group: {metric: value}} on the main process; of several data sets, one such for each.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :func:`load_weights`.
+    """
+    require_data(cfg.DATASETS.TEST)
+    found = OrderedDict()
+    for dataset in cfg.DATASETS.TEST:
+        of_one = cfg.clone()
+        of_one.defrost()
+        of_one.DATASETS.TEST = (dataset,)
+        found |= measure_settings({dataset: of_one})
+    if not comm.is_main_process():
+        return {}
+    for dataset, results in found.items():
+        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(rows_of({dataset: results})))
+        print_csv_format(results)
+    results = next(iter(found.values())) if len(found) == 1 else found
+    verify_results(cfg, results)
+    return results
+
+
+def measure_settings(settings, folder=None, on_measured=None):
+    """Measures settings on their test sets. It may run in several processes, as under Detectron2's
+    `launch`; they share the images.
+
+    Args:
+        settings (dict): name -> CfgNode, with MODEL.WEIGHTS; evaluators write below its OUTPUT_DIR.
+        folder (str or None): cache of measurements, see above; None keeps nothing. Its keys hold all
+            that a number depends on: weights, data set, config, versions of this package and of its
+            libraries.
+        on_measured (callable or None): called on the main process with name and results, as soon as
+            they are there.
+
+    Returns:
+        dict: name -> {group: {metric: value}}; empty on all processes but the main one.
+
+    Raises:
+        ValueError: no data set of that name, not exactly one test set, a codec that does not suit.
+        FileNotFoundError, CheckpointError: see :func:`load_weights`. OSError: the disk is full.
+    """
+    networks = _find_networks(settings, folder)
+    if folder is not None and comm.is_main_process():
+        os.makedirs(folder, exist_ok=True)
+    comm.synchronize()
+    results = {}
+    with locked(folder):
+        for network in networks:
+            for name, found in network.measure():
+                results[name] = found
+                if on_measured:
+                    on_measured(name, found)
+    return {name: results[name] for name in settings if name in results}
+
+
+def _find_networks(settings, folder):
+    """Groups settings by network, in the order of their first settings."""
+    found, datasets = {}, {}
+    versions = describe_versions() if folder else {}
+    for name, cfg in settings.items():
+        if len(cfg.DATASETS.TEST) != 1:
+            raise ValueError(f"{name}: DATASETS.TEST must name one data set, not {cfg.DATASETS.TEST}")
+        dataset = cfg.DATASETS.TEST[0]
+        if dataset not in datasets:
+            require_data([dataset])
+            records = get_detection_dataset_dicts([dataset], filter_empty=False)
+            datasets[dataset] = records, digest_data(dataset, records) if folder else ""
+        records, data = datasets[dataset]
+        key = digest([measured_keys(cfg), file_digest(cfg.MODEL.WEIGHTS), data, versions])
+        setting = _Setting.of(name, cfg, key)
+        if setting.has_weights:  # and so belongs to a network that was built with it
+            key = setting.key
+        if key not in found:
+            recorded = folder and all(map(can_collect, task_evaluators(cfg, dataset)))
+            found[key] = (_Recorded if recorded else _Live)(cfg, key, records, folder)
+        found[key].settings.append(setting)
+    return list(found.values())
+
+
+@dataclasses.dataclass
+class _Setting:
+    name: str
+    cfg: object
+    key: str
+    codec: object  # FeatureCodec; None for a network that is not split
+    step_sizes: list  # all of the codec's settings but those of the image codec
+    records: object = None
+    symbols: dict = dataclasses.field(default_factory=dict)  # position -> hash of the symbols
+    owed: set = dataclasses.field(default_factory=set)  # positions whose outputs no result holds
+
+    @classmethod
+    def of(cls, name, cfg, network_key):
+        codec, described = None, {}
+        if cfg.MODEL.FEATCOMP.ENABLED:
+            codec = build_feature_codec(cfg, find_feature_split(cfg.MODEL.FEATCOMP.SPLIT))
+            described = dict(cfg.MODEL.FEATCOMP.CODEC)
+        rest = {k: v for k, v in described.items() if k not in ("NAME", "QUALITY", "EFFORT")}
+        key = digest([network_key, described, codec is None])
+        return cls(name, cfg, key, codec, sorted(rest.items()))
+
+    @property
+    def has_weights(self):
+        """bool: whether the codec is trained: then it is the network's own."""
+        return bool(getattr(self.codec, "state_dict", dict)())
+
+    def hash_symbols(self, tensors):
+        """Settings of one network and image that agree in this give the same outputs."""
+        found = hashlib.sha256(repr(self.step_sizes).encode())
+        for tensor in tensors:
+            found.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            found.update(tensor.cpu().contiguous().numpy().data)
+        return found.hexdigest()[:16]
+
+
+class _Network:
+    """Settings of one network and its weights: all that the edge sub-model runs once for."""
+
+    def __init__(self, cfg, key, dataset, folder):
+        self.cfg, self.key, self.dataset, self.folder = cfg, key, dataset, folder
+        self.settings = []
+
+    def _run(self, positions):
+        """Takes the images at these positions, this process its share of them."""
+        if self.cfg.SEED >= 0:
+            seed_all_rng(self.cfg.SEED)
+        model = build_model(self.cfg)
+        require_split(model, self.cfg.MODEL.FEATCOMP.ENABLED)
+        load_weights(model, self.cfg.MODEL.WEIGHTS)
+        prepare_for_inference(model, self.cfg)
+        loader = build_detection_test_loader(
+            dataset=[{**self.dataset[position], "position": position} for position in positions],
+            mapper=build_test_mapper(self.cfg),
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+        hidden = not comm.is_main_process()
+        with torch.no_grad(), tqdm(loader, desc="images", mininterval=1, disable=hidden) as progress:
+            for inputs in progress:
+                for record in inputs:
+                    self._take(model, record)
+
+    def _pass(self, model, record, settings):
+        """Codes an image, through the bytes that would be sent.
+
+        Yields:
+            (setting, hash of its symbols, its bitstream, a function that gives the network's outputs)
+        """
+        features, known = None, {}
+        for setting in settings:
+            if setting.codec is None:
+                yield setting, "", None, lambda: model([record])[0]
+                continue
+            if features is None:
+                features = model.edge_features([record])[0]
+            codec = None if setting.has_weights else setting.codec
+            data = model.encode(features, codec).to_bytes()
+            stream = model.describe_stream(FeatureBitstream.from_bytes(data), codec)
+            tensors = model.decode(stream, codec)
+            symbols = setting.hash_symbols(tensors)
+
+            def outputs(symbols=symbols, tensors=tensors, stream=stream, codec=codec):
+                if symbols not in known:
+                    known[symbols] = model.outputs_of(tensors, stream, codec)
+                return known[symbols]
+
+            yield setting, symbols, stream, outputs
+
+    def _path(self, key):
+        return os.path.join(self.folder, f"{key}.result.json")
+
+    def _read(self, path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            logging.getLogger("d2_featcomp").warning("%s is damaged: it is measured again", path)
+            return None
+
+
+class _Live(_Network):
+    """Keeps whole results alone: without a folder not even these."""
+
+    def measure(self):
+        """Yields (name of a setting, results), on the main process."""
+        known = {}
+        if self.folder and comm.is_main_process():
+            known = {s.key: self._read(self._path(s.key)) for s in self.settings}
+        known = {key: found for key, found in comm.all_gather(known)[0].items() if found is not None}
+        self.evaluators = {}
+        for setting in self.settings:
+            if setting.key not in known and setting.key not in self.evaluators:
+                cfg = setting.cfg
+                evaluators = task_evaluators(cfg, cfg.DATASETS.TEST[0])
+                evaluators += [rate_evaluator(cfg)] if setting.codec else []
+                for evaluator in evaluators:
+                    evaluator.reset()
+                self.evaluators[setting.key] = setting, evaluators
+        if self.evaluators:
+            self._run(range(len(self.dataset)))
+        for key, (_, evaluators) in self.evaluators.items():
+            found = OrderedDict()
+            for evaluator in evaluators:
+                found.update(evaluator.evaluate() or {})
+            known[key] = found
+            if self.folder and comm.is_main_process():
+                write_text(json.dumps(found, default=float), self._path(key))
+        if comm.is_main_process():
+            for setting in self.settings:
+                yield setting.name, known[setting.key]
+
+    def _take(self, model, record):
+        settings = [setting for setting, _ in self.evaluators.values()]
+        for setting, _, stream, outputs in self._pass(model, record, settings):
+            output = outputs() if stream is None else {**outputs(), "bitstream": stream}
+            for evaluator in self.evaluators[setting.key][1]:
+                evaluator.process([record], [output])
+
+
+class _Recorded(_Network):
+    """Keeps what evaluators collect from each image."""
+
+    def measure(self):
+        """Yields (name of a setting, results), on the main process."""
+        self.outputs = Records(self.folder, f"{self.key}-outputs")
+        for setting in self.settings:
+            setting.records = Records(self.folder, setting.key)
+        # Once, but where an image's symbols are those of a finished result and another image's are not.
+        while positions := self._find_pending():
+            self.evaluators = task_evaluators(self.cfg, self.cfg.DATASETS.TEST[0])
+            self.rate_evaluator = rate_evaluator(self.cfg)
+            try:
+                self._run(positions)
+            finally:
+                for records in (self.outputs, *(setting.records for setting in self.settings)):
+                    records.close()
+            comm.synchronize()
+        for setting in self.settings:
+            found = {**self._conclude(setting), **self._conclude_rate(setting)}
+            if comm.is_main_process():
+                yield setting.name, found
+        if comm.is_main_process():
+            self.outputs.remove()
+
+    def _find_pending(self):
+        """Looks for what was done, by all processes and earlier calls.
+
+        Returns:
+            list[int]: positions of the images that are not.
+        """
+        found = self._find() if comm.is_main_process() else None
+        pending, self.collected, self.settled, state = comm.all_gather(found)[0]
+        for setting, (symbols, owed) in zip(self.settings, state, strict=True):
+            setting.symbols, setting.owed = symbols, owed
+        return pending
+
+    def _find(self):
+        everything = range(len(self.dataset))
+        self.places = self.outputs.find()
+        results = [self._read(os.path.join(self.folder, name)) for name in self._finished()]
+        lists = {tuple(result["symbols"]) for result in results if result}
+        settled = {pair for symbols in lists for pair in enumerate(symbols)}
+        pending, state = set(), []
+        for setting in self.settings:
+            symbols = dict.fromkeys(everything, "")
+            if setting.codec:
+                symbols = dict(setting.records.find())
+                setting.places = {position: place for (position, _), place in symbols.items()}
+                symbols = {position: name for position, name in symbols if position in everything}
+            owed = set()
+            if len(symbols) == len(everything) and tuple(symbols[p] for p in everything) not in lists:
+                owed = {pair[0] for pair in symbols.items() if pair not in self.places}
+            pending |= owed | (set(everything) - symbols.keys())
+            state.append((symbols, owed))
+        return sorted(pending), set(self.places), settled, state
+
+    def _finished(self):
+        start = f"{self.key}-"
+        return [
+            n
+            for n in sorted(os.listdir(self.folder))
+            if n.startswith(start) and n.endswith(".result.json")
+        ]
+
+    def _take(self, model, record):
+        position = record["position"]
+        wanted = [s for s in self.settings if position not in s.symbols or position in s.owed]
+        for setting, symbols, stream, outputs in self._pass(model, record, wanted):
+            pair = position, symbols
+            if pair not in self.collected and (position in setting.owed or pair not in self.settled):
+                output = outputs()
+                taken = [collect(evaluator, record, output) for evaluator in self.evaluators]
+                self.outputs.append(*pair, taken)
+                self.collected.add(pair)
+            if position not in setting.symbols:  # after the outputs: whoever sees this finds those
+                taken = collect(self.rate_evaluator, record, {"bitstream": stream})
+                setting.records.append(*pair, taken)
+                setting.symbols[position] = symbols
+
+    def _conclude(self, setting):
+        """Evaluates a setting's records, unless one of the same symbols was. All processes must call it;
+        the main one gets the result."""
+        order = [setting.symbols.get(position, "") for position in range(len(self.dataset))]
+        path = self._path(f"{self.key}-{digest(order)}")
+        found = self._read(path) if comm.is_main_process() else None
+        if comm.all_gather(found is not None)[0]:
+            return found["results"] if found else {}
+        places = {}
+        if comm.is_main_process():
+            places = self._places(self.places, enumerate(order))
+        results = OrderedDict()
+        for index, evaluator in enumerate(task_evaluators(setting.cfg, setting.cfg.DATASETS.TEST[0])):
+            collected = (taken[index] for taken in Records.read(places))
+            results.update(evaluate_collected(evaluator, collected) or {})
+        results = json.loads(json.dumps(results, default=float))
+        if comm.is_main_process():
+            write_text(json.dumps({"symbols": order, "results": results}), path)
+        return results
+
+    def _conclude_rate(self, setting):
+        if setting.codec is None:
+            return {}
+        places = []
+        if comm.is_main_process():
+            places = self._places(setting.places, range(len(self.dataset)))
+        return evaluate_collected(rate_evaluator(setting.cfg), Records.read(places)) or {}
+
+    def _places(self, places, wanted):
+        wanted = list(wanted)
+        missing = sum(each not in places for each in wanted)
+        if missing:
+            raise ValueError(
+                f"{missing} of {len(wanted)} images are missing in {self.folder!r}: all processes "
+                "must see this folder, and nothing else may change it; run the command again"
+            )
+        return [places[each] for each in wanted]

@@ -1,0 +1,406 @@
+"""Plans: what to train, measure, compare and draw, in one YAML file.
+
+Its keys, all of which may be left out but for some curve, level or anchor:
+
+    title: heads tables and plots
+    config_file: of the networks, relative to the file (tools/sweep.py: --config-file)
+    weights: model.pth               # relative to the file (tools/sweep.py: MODEL.WEIGHTS at the end)
+    trainings:                       # in place of weights; each by the stages of tools/train_net.py
+      detector:
+        overrides: {MODEL.FEATCOMP.TRAIN.STEPS: [1]}
+      msfc:
+        start: detector              # another training whose weights it starts from
+        config_file: other.yaml      # in place of the one above
+        overrides: {...}             # config key: value
+        once: true                   # with the first of the seeds only, for trainings that start from it
+      given:
+        checkpoint: folder/file.pth  # below DETECTRON2_DATASETS; nothing is trained
+    curves:                          # lines of the plots; by default one, of the config's codec
+      - name: MSFC                   # default: the split's and the codec's names
+        training: msfc               # whose weights, where there are trainings; or
+        weights: c16.pth             # relative to the file
+        codec: [jpegxl, png]         # a curve each; default: the config's own
+        bits: [2, 3, 4, 6, 8]        # points of a lossless codec; this is the default
+        quality: [20, 50, 80]        # points of a lossy codec; the default is the codec's own
+        effort: null
+        overrides: {MODEL.FEATCOMP.SSFC.CHANNELS: 16}
+      - name: any points             # each with keys of the above, and with a name of its own if wanted
+        anchor: true                 # other curves are compared with it
+        points: [{codec: png, bits: 8}, {name: JPEG, codec: jpeg, bits: 8, quality: 95}]
+    levels:                          # points of no curve: horizontal lines in the plots
+      - {name: uncompressed, training: detector, overrides: {MODEL.FEATCOMP.ENABLED: false}}
+    anchors: [image, features, raw]  # also image:jpeg420, features:hevc and the like; or []. This is the
+                                     # default where there are no trainings
+    anchor_weights: detector.pth     # the network before it was trained to be split; or
+    anchor_training: detector        # where there are trainings
+    uncompressed: true               # measure that network unsplit, too; default with anchors
+    images: 100                      # measure the first so many images of each test set; 0 is all
+    plot: {x: BPFE, y: box AP}       # columns; the default with trainings. y may be a list: a plot each.
+                                     # Without: each quality against BPFE and against bits per pixel
+    columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
+    seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means
+    bd_rates:                        # how many percent more bits a curve needs than another
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
+      - {anchor: JPEG pyramid, test: MSFC, columns: [box AP], points: 5}  # of each curve, the first
+    # reference: the unsplit network, to draw beside; may be left out
+    pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
+    goals:                           # bounds: at_least, at_most
+      - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
+      - {setting: "MSFC, n = 2", column: box AP, minus: uncompressed, at_least: -2}
+      - {setting: "MSFC, n = 2", times_fewer_bits_than: JPEG pyramid, at_least: 10}
+      - {bd_rate: MSFC, anchor: JPEG pyramid, column: box AP, at_most: -50}
+
+Anchors: `image` is the image, as the network gets it, coded in colour, and the whole network after it;
+`features` are all features at the split point, coded as one image a tensor; `raw` is them as float32.
+"""
+
+import dataclasses
+import logging
+import os
+
+import yaml
+
+from ..data.datasets.scenes import data_root
+from ..engine.command_line import require_weights, setup_config
+from .checks import at, check_plan
+from .curves import expand_anchor, expand_curve, make_point, overrides_before_splitting
+from .keys import file_digest
+from .schema import (
+    CURVE_KEYS,
+    POINT_KEYS,
+    BDRate,
+    Goal,
+    Plan,
+    Point,
+    Training,
+    make_config,
+    require_keys,
+    seeded,
+)
+
+__all__ = ["make_plan", "plan_sweep", "read_experiment", "read_sweep"]
+
+_KEYS = (
+    *("title", "config_file", "weights", "trainings", "curves", "levels", "anchors", "anchor_weights"),
+    *("anchor_training", "uncompressed", "images", "plot", "columns", "seeds", "bd_rates", "pictures"),
+    "goals",
+)
+_TYPES = {
+    **dict.fromkeys(("curves", "levels", "anchors", "columns", "seeds", "bd_rates", "goals"), list),
+    **dict.fromkeys(("trainings", "plot", "pictures"), dict),
+    **dict.fromkeys(("title", "config_file", "weights", "anchor_weights", "anchor_training"), str),
+    "uncompressed": bool,
+    "images": int,
+}
+_WORDS = {list: "a list", dict: "keys with values", str: "text", bool: "true or false", int: "a number"}
+ALL_ANCHORS = ("image", "features", "raw")
+
+
+def read_sweep(path):
+    """Reads a plan as it stands in a file; see the top of this module.
+
+    Args:
+        path (str): YAML.
+
+    Returns:
+        dict: as :func:`make_plan` takes it; paths made relative to the working folder.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no YAML, an unknown key, or a value of a wrong type.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no plan {path!r}: give a YAML file")
+    with open(path, encoding="utf-8") as file:
+        try:
+            data = yaml.safe_load(file)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    with at(path):
+        data = {} if data is None else data
+        if isinstance(data, dict) and "settings" in data:
+            data = _convert_settings(data, path)
+        require_keys(data, _KEYS, "a plan")
+        for key, value in data.items():
+            wanted = _TYPES[key]
+            if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+                raise ValueError(f"{key} must be {_WORDS[wanted]}, not {value!r}")
+        _locate(data, os.path.dirname(path))
+    return data
+
+
+def _convert_settings(data, path):
+    """Of the files that d2_featcomp 0.1 read by tools/reproduce.py."""
+    logging.getLogger("d2_featcomp").warning(
+        "%s: the key settings is now curves (each with its points) and levels (points of no curve)", path
+    )
+    data = dict(data)
+    settings = data.pop("settings")
+    if not isinstance(settings, list) or not all(isinstance(entry, dict) for entry in settings):
+        raise ValueError(f"settings must be a list of keys with values, not {settings!r}")
+    levels = [entry for entry in settings if not entry.get("curve")]
+    curves = {}
+    for number, entry in enumerate(settings):
+        require_keys(entry, ("name", "training", "curve", "overrides"), f"settings[{number}]")
+        if not entry.get("name"):
+            raise ValueError(f"settings[{number}] needs a name")
+        if entry.get("curve"):
+            point = {key: value for key, value in entry.items() if key != "curve"}
+            curves.setdefault(entry["curve"], []).append(point)
+    data["levels"] = [{k: v for k, v in entry.items() if k != "curve"} for entry in levels]
+    data["curves"] = [{"name": name, "points": points} for name, points in curves.items()]
+    return data
+
+
+def _locate(data, folder):
+    """Makes paths relative to the file those of the working folder."""
+
+    def locate(entry, key):
+        if isinstance(entry, dict) and isinstance(entry.get(key), str) and "://" not in entry[key]:
+            entry[key] = os.path.normpath(os.path.join(folder, entry[key]))
+
+    locate(data, "config_file")
+    for entry in (data.get("trainings") or {}).values():
+        locate(entry, "config_file")
+    for key in ("weights", "anchor_weights"):
+        locate(data, key)
+    for entry in (*data.get("curves", ()), *data.get("levels", ())):
+        locate(entry, "weights")
+        for point in entry.get("points") or () if isinstance(entry, dict) else ():
+            locate(point, "weights")
+
+
+def read_experiment(path):
+    """Reads a plan that says all itself, and checks all of it.
+
+    Args:
+        path (str): YAML, see the top of this module; with `trainings`, or `config_file` and `weights`.
+
+    Returns:
+        Plan
+
+    Raises:
+        FileNotFoundError: it, or a config file that it names, does not exist.
+        ValueError: something in it is unknown, missing or out of range.
+    """
+    data = read_sweep(path)
+    with at(path):
+        if not data.get("trainings") and not (data.get("config_file") and data.get("weights")):
+            raise ValueError("it needs trainings, or config_file and weights")
+        return make_plan(data)
+
+
+def plan_sweep(description, config_file, opts, output=""):
+    """Makes a plan of a description and of what a command line adds, and checks all of it.
+
+    Args:
+        description (dict): from :func:`read_sweep`, or made as such a file has it.
+        config_file (str): of the network.
+        opts (sequence[str]): config overrides, KEY VALUE pairs; MODEL.WEIGHTS is needed.
+        output (str): not used any more.
+
+    Returns:
+        Plan
+
+    Raises:
+        ValueError: something is unknown, out of range, or missing. FileNotFoundError: a file is missing.
+    """
+    require_keys(description, _KEYS, "a plan")
+    if description.get("trainings"):
+        raise ValueError("it has trainings: run it by tools/reproduce.py")
+    cfg = setup_config(config_file, opts)
+    require_weights(cfg)
+    if not cfg.MODEL.FEATCOMP.ENABLED:
+        raise ValueError("MODEL.FEATCOMP.ENABLED is False: a sweep needs a network that is split")
+    given = dict(zip(opts[::2], opts[1::2], strict=True))
+    plan = make_plan(
+        {**description, "config_file": config_file, "weights": cfg.MODEL.WEIGHTS}, overrides=given
+    )
+    for point in plan.points.values():
+        file_digest(plan.config_of(point).MODEL.WEIGHTS)  # so that a missing file is found now
+    return plan
+
+
+def make_plan(data, overrides=None):
+    """Makes a plan of its description, and checks it.
+
+    Args:
+        data (dict): from :func:`read_sweep`.
+        overrides (dict or None): of the config where there are no trainings.
+
+    Returns:
+        Plan
+    """
+    seeds = tuple(data.get("seeds") or ())
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be distinct whole numbers from 0, not {list(seeds)}")
+    alone = not data.get("trainings")
+    trainings = _read_trainings(data, overrides or {})
+    curves, levels = _read_curves(data, trainings), _read_levels(data)
+    anchors, uncompressed = _expand_anchors(data, trainings)
+    curves += anchors
+    points = [*levels, *(point for curve in curves for point in curve.points), *uncompressed]
+    if not points:
+        raise ValueError("it measures nothing: add curves, levels or anchors")
+    _check_names(trainings, curves, points)
+    plot = data.get("plot", {"x": "BPFE", "y": "box AP"} if not alone else {})
+    require_keys(plot, ("x", "y"), "plot")
+    ys = plot.get("y", "box AP") if plot else ()
+    plan = Plan(
+        title=data.get("title") or _describe(trainings, points),
+        trainings=_with_seeds(trainings, seeds, _seeded_training(trainings)),
+        points=_with_seeds({p.name: p for p in points}, seeds, _seeded_point(trainings)),
+        curves=tuple(curves),
+        goals=_read_entries(Goal, data, "goals"),
+        bd_rates=_read_entries(BDRate, data, "bd_rates"),
+        pictures=data.get("pictures") or {},
+        columns=tuple(data.get("columns") or ()),
+        seeds=seeds,
+        images=data.get("images", 0),
+        x=plot.get("x", "BPFE"),
+        ys=(ys,) if isinstance(ys, str) else tuple(ys),
+    )
+    check_plan(plan)
+    return plan
+
+
+def _read_entries(kind, data, key):
+    found = []
+    for number, entry in enumerate(data.get(key) or ()):
+        with at(f"{key}[{number}]"):
+            require_keys(entry, [field.name for field in dataclasses.fields(kind)], "it")
+            columns = {"columns": tuple(entry["columns"])} if "columns" in entry else {}
+            found.append(kind(**{**entry, **columns}))
+    return tuple(found)
+
+
+def _read_trainings(data, overrides):
+    given = data.get("config_file", "")
+    if not data.get("trainings"):
+        weights = data.get("weights", "")
+        overrides = {**overrides, "MODEL.WEIGHTS": weights}
+        return {"": Training("", given, checkpoint=weights, overrides=overrides)}
+    if data.get("weights"):
+        raise ValueError("give trainings or weights, not both")
+    trainings = {}
+    for name, entry in data["trainings"].items():
+        entry = {} if entry is None else entry
+        known = ("config_file", "start", "checkpoint", "overrides", "once")
+        require_keys(entry, known, f"trainings.{name}")
+        entry = {"config_file": given, **entry}
+        if entry.get("checkpoint"):
+            entry["checkpoint"] = os.path.join(data_root(), entry["checkpoint"])
+        trainings[str(name)] = Training(str(name), **entry)
+    return trainings
+
+
+def _read_curves(data, trainings):
+    curves = []
+    default = [{}] if "" in trainings else []
+    for number, entry in enumerate(data.get("curves", default)):
+        name = entry.get("name", "") if isinstance(entry, dict) else ""
+        with at(f"curves[{number}] ({name})" if name else f"curves[{number}]"):
+            require_keys(entry, CURVE_KEYS, "it")
+            first = next(iter(entry.get("points") or ()), None)
+            training = {**entry, **(first if isinstance(first, dict) else {})}.get("training", "")
+            known = _known_training(training, trainings)
+            curves += expand_curve(entry, make_config(known.config_file, known.overrides))
+    return curves
+
+
+def _known_training(name, trainings):
+    if name not in trainings:
+        told = f"unknown training {name!r}" if name else "it needs the key training"
+        raise ValueError(f"{told}: known are {', '.join(sorted(filter(None, trainings)))}")
+    return trainings[name]
+
+
+def _read_levels(data):
+    levels = []
+    for number, entry in enumerate(data.get("levels") or ()):
+        require_keys(entry, POINT_KEYS, f"levels[{number}]")
+        if not entry.get("name"):
+            raise ValueError(f"levels[{number}] needs a name")
+        levels.append(make_point(entry, ""))
+    return levels
+
+
+def _expand_anchors(data, trainings):
+    """(curves, levels): of the network before it was trained to be split."""
+    alone = "" in trainings
+    anchors = data.get("anchors", list(ALL_ANCHORS) if alone else [])
+    uncompressed = data.get("uncompressed", alone or bool(anchors))
+    if not anchors and not uncompressed:
+        return [], []
+    name = data.get("anchor_training", "")
+    with at("anchor_training" if name else "anchors"):
+        training = _known_training(name, trainings)
+        cfg = make_config(training.config_file, training.overrides)
+        for anchor in anchors:  # so that a name is told before missing weights
+            expand_anchor(anchor, cfg, {}, name)
+        before = {}
+        if alone:
+            before = overrides_before_splitting(data.get("anchor_weights"), cfg)
+        curves = [curve for anchor in anchors for curve in expand_anchor(anchor, cfg, before, name)]
+    unsplit = Point("uncompressed", name, {**before, "MODEL.FEATCOMP.ENABLED": False})
+    return curves, [unsplit] if uncompressed else []
+
+
+def _check_names(trainings, curves, points):
+    for kind, names in (
+        ("training", list(trainings)),
+        ("curve", [curve.name for curve in curves]),
+        ("setting", [point.name for point in points]),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two {kind}s have the same name, {twice[0]!r}: give them different ones")
+
+
+def _describe(trainings, points):
+    """Titles a plan that has no title by what is measured on which images."""
+    training = next(iter(trainings.values()))
+    cfg = make_config(training.config_file, training.overrides)
+    featcomp = cfg.MODEL.FEATCOMP
+    return f"{featcomp.SPLIT} on {featcomp.TASK_NETWORK}, {', '.join(cfg.DATASETS.TEST)}"
+
+
+def _with_seeds(entries, seeds, repeat):
+    if not seeds:
+        return entries
+    repeated = [
+        repeat(entry, seed)
+        for seed in seeds
+        for entry in entries.values()
+        if seed == seeds[0] or not getattr(entry, "once", False)
+    ]
+    return {entry.name: entry for entry in repeated}
+
+
+def _seeded_training(trainings):
+    def repeat(training, seed):
+        return dataclasses.replace(
+            training,
+            name=_seeded_name(training.name, seed, trainings),
+            start=_seeded_name(training.start, seed, trainings),
+            overrides={**training.overrides, "SEED": seed},
+        )
+
+    return repeat
+
+
+def _seeded_name(name, seed, trainings):
+    once = name in trainings and trainings[name].once
+    return name if once else seeded(name, seed)
+
+
+def _seeded_point(trainings):
+    def repeat(point, seed):
+        return dataclasses.replace(
+            point,
+            name=seeded(point.name, seed),
+            training=_seeded_name(point.training, seed, trainings),
+            repeats=point.name,
+            seed=seed,
+        )
+
+    return repeat

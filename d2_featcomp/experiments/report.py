@@ -1,0 +1,362 @@
+"""One report of what was measured: tables, CSV, JSON, plots, BD-rates, goals."""
+
+import csv
+import json
+import logging
+import os
+import statistics
+
+import torch
+from detectron2.utils import comm
+
+from ..codecs import IMAGE_CODEC_REGISTRY
+from ..engine.command_line import plain_config
+from ..evaluation.bjontegaard_delta import compare_curves
+from ..evaluation.tradeoff import (
+    COLUMNS,
+    DEFAULT_COLUMNS,
+    OF_MEANS,
+    format_bd_rates,
+    format_table,
+    mean_rows,
+    plot_curves,
+    rate_for_accuracy,
+    rows_of,
+    write_bd_rates,
+)
+from ..evaluation.tradeoff import write_csv as write_rows
+from ..files import write_csv, write_text
+from .keys import describe_versions
+from .schema import BDRate, file_name
+
+__all__ = ["Report"]
+
+# Of these, another column says the same with the sign of the others: larger is better.
+_LOWER_IS_BETTER = ("RMSE",)
+_RATES = {"BPFE": "BPFE", "bpp": "bits/pixel"}  # file name -> column
+
+
+class Report:
+    """What was measured of a plan. :meth:`write` writes, into `output`:
+
+        results.csv: the columns of the tables, a line a point, with all digits.
+        curves.csv: each point's settings, rates in detail, and every metric.
+        per_image.csv: a line a point and image.
+        results.json, summary.json: results and configs; title, command, versions, BD-rates.
+        table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
+
+    Args:
+        plan (Plan): that was run.
+        output (str): folder.
+        method (str): of BD-rates that the plan does not list.
+        command (sequence[str]): for the summary.
+
+    Attributes:
+        configs (dict): name of a point -> CfgNode.
+        results (dict): name of a point -> {group: {metric: value}}, of those that were measured.
+    """
+
+    def __init__(self, plan, output, *, method="cubic", command=()):
+        self.plan, self.output = plan, output
+        self.method, self.command = method, command
+        self.configs, self.results = {}, {}
+
+    def _path(self, name):
+        return os.path.join(self.output, name)
+
+    def write(self):
+        """Writes all files."""
+        plan = self.plan
+        bd_rates = self.bd_rates()
+        write_rows(self.rows(), self._path("results.csv"))
+        self._write_curves()
+        self._write_images()
+        results = {
+            name: {"config": plain_config(self.configs[name]), "results": self.results[name]}
+            for name in self._measured()
+        }
+        self._write_json({"title": plan.title, "settings": results}, "results.json")
+        self._write_json(self._summary(bd_rates), "summary.json")
+        write_text(f"{self.table()}\n", self._path("table.md"))
+        write_bd_rates(bd_rates, self._path("bd_rates.csv"))
+        write_text(f"{format_bd_rates(bd_rates)}\n", self._path("bd_rates.md"))
+        for stem, x, y in self.plots():
+            self._draw(stem, x, y)
+
+    def log(self):
+        """Logs the tables, and the paths of what was written."""
+        logger = logging.getLogger("d2_featcomp")
+        logger.info("%s\n\n%s\n", self.plan.title, self.table())
+        bd_rates = self.bd_rates()
+        if bd_rates:
+            logger.info("More bits for the same quality (BD-rate)\n\n%s\n", format_bd_rates(bd_rates))
+        plots = [f"{stem}{end}" for stem, _, _ in self.plots() for end in (".png", ".svg")]
+        names = ["results.csv", "results.json", "curves.csv", "per_image.csv", "summary.json", *plots]
+        for name in [*names, *(["pictures"] if self.plan.pictures else [])]:
+            logger.info("%s", self._path(name))
+
+    def _write_json(self, data, name):
+        write_text(json.dumps(data, indent=1), self._path(name))
+
+    def _measured(self):
+        return [name for name in self.plan.points if name in self.results]
+
+    def rows(self):
+        """Tables what was measured.
+
+        Returns:
+            dict: name of a point -> {column: value}; metrics without a column are `group/metric`.
+        """
+        results = {name: self.results[name] for name in self._measured()}
+        rows = rows_of(results)
+        known = {group for group, _, _ in COLUMNS.values()}
+        for name, groups in results.items():
+            for group in groups.keys() - known:
+                rows[name] |= {
+                    f"{group}/{metric}": float(value)
+                    for metric, value in groups[group].items()
+                    if isinstance(value, (int, float))
+                }
+        return rows
+
+    def qualities(self):
+        """list[str]: the columns of quality that were measured; larger is better."""
+        found = dict.fromkeys(column for row in self.rows().values() for column in row)
+        ordered = [column for column in COLUMNS if column in found]
+        ordered += [column for column in found if column not in COLUMNS]
+        return [
+            column
+            for column in ordered
+            if COLUMNS.get(column, ("",))[0] != "feature_rate" and column not in _LOWER_IS_BETTER
+        ]
+
+    def means(self):
+        """(rows, spreads) by label: means over the seeds, and standard deviations."""
+        repeats = {}
+        for name, row in self.rows().items():
+            repeats.setdefault(self.plan.points[name].label, []).append(row)
+        return mean_rows(repeats)
+
+    def table(self):
+        """str: in Markdown."""
+        means, spreads = self.means()
+        more = [column for column in self.qualities() if column not in COLUMNS]
+        return format_table(means, self.plan.columns or (*DEFAULT_COLUMNS, *more), spreads)
+
+    def plots(self):
+        """list[(str, str, str)]: of each plot the file's stem, and the columns x and y."""
+        plan = self.plan
+        if len(plan.ys) == 1:
+            return [("curves", plan.x, plan.ys[0])]
+        if plan.ys:
+            return [(f"curves_{file_name(y)}", plan.x, y) for y in plan.ys]
+        return [
+            (f"{file_name(quality)}_{stem}", rate, quality)
+            for quality in self.qualities()
+            for stem, rate in _RATES.items()
+        ]
+
+    def _draw(self, stem, x, y):
+        rows = self.means()[0]
+        repeats = {}
+        for seed in self.plan.seeds if len(self.plan.seeds) > 1 else ():
+            for curve, points in self.curves(x, y, seed).items():
+                repeats.setdefault(curve, []).append(points)
+        labels = {point.label for point in self.plan.levels}
+        plot_curves(
+            self.curves(x, y),
+            {label: row[y] for label, row in rows.items() if label in labels and y in row},
+            self._path(stem),
+            x=x,
+            y=y,
+            title=self.plan.title,
+            repeats=repeats,
+            anchors={curve.name for curve in self.plan.curves if curve.anchor},
+        )
+
+    def curves(self, x, y, seed=None):
+        """Gathers the curves' points.
+
+        Args:
+            x, y (str): columns that they must have. BPFE leaves curves of images out, whose elements are
+                none of features.
+            seed (int or None): of several; None takes the means.
+
+        Returns:
+            dict: curve -> list of rows; empty ones are left out.
+        """
+        if seed is None:
+            rows = self.means()[0]
+        else:
+            rows = {
+                p.label: row for n, row in self.rows().items() if (p := self.plan.points[n]).seed == seed
+            }
+        found = {
+            curve.name: [
+                rows[point.name]
+                for point in curve.points
+                if point.name in rows and {x, y} <= rows[point.name].keys()
+            ]
+            for curve in self.plan.curves
+            if x != "BPFE" or curve.sends_features
+        }
+        return {name: points for name, points in found.items() if points}
+
+    def _wanted_bd_rates(self):
+        """(list[BDRate], column of the rate): the plan's own; without any, of all curves against all
+        anchors, by bytes of the whole bitstream, which images and features have in common."""
+        if self.plan.bd_rates:
+            return self.plan.bd_rates, self.plan.x
+        long_enough = [curve for curve in self.plan.curves if len(curve.points) > 1]
+        wanted = [
+            BDRate(anchor.name, test.name, tuple(self.qualities()), self.method)
+            for test in long_enough
+            for anchor in long_enough
+            if anchor.anchor and not test.anchor
+        ]
+        return wanted, "kB/image"
+
+    def bd_rates(self):
+        """list[dict]: as :func:`format_bd_rates` takes them."""
+        seeds = self.plan.seeds or (None,)
+        wanted, rate = self._wanted_bd_rates()
+        return [
+            {
+                "anchor": each.anchor,
+                "test": each.test,
+                "column": column,
+                "points": each.points or "all",
+                "method": each.method,
+                "seed": seed,
+                **self._bd_rate(each, rate, column, seed),
+            }
+            for each in wanted
+            for column in each.columns
+            for seed in (*seeds, *([OF_MEANS] if len(seeds) > 1 else []))
+        ]
+
+    def _bd_rate(self, wanted, rate, column, seed):
+        curves = self.curves(rate, column, None if seed == OF_MEANS else seed)
+        pairs = [
+            [(row[rate], row[column]) for row in curves.get(curve, [])[: wanted.points or None]]
+            for curve in (wanted.anchor, wanted.test)
+        ]
+        return compare_curves(*pairs, method=wanted.method)
+
+    def check_goals(self):
+        """list[(bool, str)]: of each goal, whether it was reached, and what was measured, in words."""
+        return [self._check_goal(goal) for goal in self.plan.goals]
+
+    def _check_goal(self, goal):
+        if goal.bd_rate:
+            return self._check_bd_rate(goal)
+        rows, plan = self.means()[0], self.plan
+        row = rows[goal.setting]
+        needed = goal.column or (plan.ys or self.qualities())[0]
+        lacking = [name for name in (goal.setting, goal.minus) if name and needed not in rows[name]]
+        if lacking:
+            return False, f"{lacking[0]}: {needed} was not measured"
+        if goal.times_fewer_bits_than:
+            points = self.curves(plan.x, needed).get(goal.times_fewer_bits_than, [])
+            rate = rate_for_accuracy(
+                [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
+            )
+            what = f"compression ratio against {goal.times_fewer_bits_than} at the same {needed}"
+            return _within(goal, f"{goal.setting}: {what}", rate / row[plan.x])
+        if goal.minus:
+            value = row[goal.column] - rows[goal.minus][goal.column]
+            return _within(goal, f"{goal.setting}: {goal.column} minus that of {goal.minus}", value)
+        return _within(goal, f"{goal.setting}: {goal.column}", row[goal.column])
+
+    def _check_bd_rate(self, goal):
+        wanted = next(
+            wanted
+            for wanted in self.plan.bd_rates
+            if (wanted.test, wanted.anchor) == (goal.bd_rate, goal.anchor)
+            and goal.column in wanted.columns
+        )
+        value = statistics.fmean(
+            self._bd_rate(wanted, self.plan.x, goal.column, seed)["percent"]
+            for seed in self.plan.seeds or (None,)
+        )
+        what = f"{goal.bd_rate}: BD-rate against {goal.anchor} by {goal.column}, in percent,"
+        return _within(goal, what, value)
+
+    def _write_curves(self):
+        names = self._measured()
+        rates = dict.fromkeys(m for n in names for m in self.results[n].get("feature_rate", {}))
+        metrics = dict.fromkeys(
+            (group, metric)
+            for name in names
+            for group, found in self.results[name].items()
+            if group != "feature_rate"
+            for metric in found
+        )
+        anchors = {curve.name: curve.anchor for curve in self.plan.curves}
+        rows = []
+        for name in names:
+            groups, point = self.results[name], self.plan.points[name]
+            rows.append(
+                [
+                    point.curve,
+                    int(anchors[point.curve]) if point.curve else "",
+                    name,
+                    *_describe_setting(self.configs[name]),
+                    *(groups.get("feature_rate", {}).get(rate, "") for rate in rates),
+                    *(groups.get(group, {}).get(metric, "") for group, metric in metrics),
+                ]
+            )
+        head = ["curve", "anchor", "setting", *_SETTING, *rates, *(f"{g}/{m}" for g, m in metrics)]
+        write_csv(head, rows, self._path("curves.csv"))
+
+    def _write_images(self):
+        """The rates of each image, as the evaluators of all points wrote them."""
+        head, rows = (), []
+        for name in self._measured():
+            if "feature_rate" not in self.results[name]:
+                continue
+            path = os.path.join(self.configs[name].OUTPUT_DIR, "inference", "feature_rates.csv")
+            with open(path, newline="", encoding="utf-8") as file:
+                head, *images = csv.reader(file)
+            rows += [[name, *image] for image in images]
+        write_csv(["setting", *head], rows, self._path("per_image.csv"))
+
+    def _summary(self, bd_rates):
+        return {
+            "title": self.plan.title,
+            "command": list(self.command),
+            "seed": self.configs[self._measured()[0]].SEED,
+            "versions": describe_versions(),
+            "processes": comm.get_world_size(),
+            "threads": torch.get_num_threads(),
+            "settings": {name: plain_config(self.configs[name]) for name in self._measured()},
+            "bd_rates": [
+                {**entry, "percent": entry["percent"] if entry["percent"] == entry["percent"] else None}
+                for entry in bd_rates
+            ],
+        }
+
+
+_SETTING = ("split", "codec", "bits", "quality", "quality_meaning", "effort", "weights")
+
+
+def _describe_setting(cfg):
+    """list: a value for each of `_SETTING`; the quality's meaning is the codec's: QP, distance, ..."""
+    featcomp = cfg.MODEL.FEATCOMP
+    if not featcomp.ENABLED:
+        return ["", "", "", "", "", "", cfg.MODEL.WEIGHTS]
+    codec = featcomp.CODEC
+    meaning = ""
+    if codec.QUALITY is not None and codec.NAME in IMAGE_CODEC_REGISTRY:
+        meaning = IMAGE_CODEC_REGISTRY.get(codec.NAME).quality_meaning
+    values = [featcomp.SPLIT, codec.NAME, codec.BITS, codec.QUALITY, meaning, codec.EFFORT]
+    return [*("" if value is None else value for value in values), cfg.MODEL.WEIGHTS]
+
+
+def _within(goal, what, value):
+    """An infinite ratio, of a curve that never gets there, is reached, but is no number to print."""
+    bounds = [f"at least {goal.at_least}"] * (goal.at_least > float("-inf"))
+    bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
+    infinite = value in (float("inf"), float("-inf"))
+    shown = "- (it never reaches that)" if infinite and goal.times_fewer_bits_than else f"{value:.5g}"
+    return goal.at_least <= value <= goal.at_most, f"{what} {shown} ({' and '.join(bounds)})"

@@ -1,0 +1,253 @@
+"""Runs a plan: trains, measures, compares, draws."""
+
+import glob
+import json
+import logging
+import os
+import shutil
+
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
+from ..deploy import draw_images
+from ..engine.inference import build_for_inference
+from ..engine.steps import train_steps
+from ..evaluation.rate_budget import OperatingPoint, within_budget
+from ..files import write_text
+from .keys import file_digest, find_differences, trained_keys
+from .measure import measure_settings
+from .report import Report
+from .schema import file_name, make_config, seeded
+from .subsets import limit_images
+
+__all__ = ["choose_setting", "run_experiment", "run_plan", "run_sweep"]
+
+
+def run_experiment(experiment, output, *, retrain=False):
+    """As :func:`run_plan`.
+
+    Returns:
+        list[str]: the goals that were missed, in words.
+    """
+    report = run_plan(experiment, output, retrain=retrain)
+    verdicts = report.check_goals()
+    for reached, words in verdicts:
+        logging.getLogger("d2_featcomp").info("%s: %s", "reached" if reached else "MISSED", words)
+    return [words for reached, words in verdicts if not reached]
+
+
+def run_sweep(sweep, output, *, method="cubic", command=()):
+    """As :func:`run_plan`.
+
+    Returns:
+        dict: name of a point -> {group: {metric: value}}; empty on all processes but the main one.
+    """
+    return run_plan(sweep, output, method=method, command=command).results
+
+
+def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
+    """Trains, measures and draws what a plan asks for; goes on where an earlier call stopped.
+
+    Several processes, as under Detectron2's `launch`, share the images of measurements; trainings are
+    done by one.
+
+    Args:
+        plan (Plan): to run.
+        output (str): folder; gets what :class:`Report` writes, `pictures/`, `trainings/`, `settings/`
+            with what evaluators write, and the cache of measurements, `records/`.
+        method (str): of BD-rates that the plan does not list, see :func:`bd_rate`.
+        command (sequence[str]): for the summary.
+        retrain (bool): train again what was trained with other settings; the old is kept beside.
+
+    Returns:
+        Report: of all that was measured.
+
+    Raises:
+        FileNotFoundError: a `checkpoint` does not exist.
+        ValueError: a training found in `output` was made with other settings, and `retrain` is False.
+        OSError: the disk is full or not writable.
+    """
+    run = _Run(plan, output, retrain)
+    run.check_trainings()
+    os.makedirs(output, exist_ok=True)
+    report = Report(plan, output, method=method, command=command)
+    for training in plan.trainings.values():
+        run.train(training)
+        points = {point.name: point for point in plan.points.values() if point.training == training.name}
+        report.configs |= {name: run.config_of(point) for name, point in points.items()}
+        if points:
+            configs = {name: report.configs[name] for name in points}
+            report.results |= measure_settings(configs, os.path.join(output, "records"))
+        if comm.is_main_process() and report.results:
+            report.write()
+    if comm.is_main_process():
+        if plan.pictures:
+            run.draw(**plan.pictures)
+        report.log()
+    return report
+
+
+class _Run:
+    def __init__(self, plan, output, retrain):
+        self.plan, self.output, self.retrain = plan, output, retrain
+
+    def _folder(self, kind, name):
+        return os.path.join(self.output, kind, file_name(name))
+
+    def _weights(self, name):
+        return self.plan.trainings[name].checkpoint or os.path.join(
+            self._folder("trainings", name), "model_final.pth"
+        )
+
+    def config_of(self, point):
+        folder = self._folder("settings", point.name)
+        weights = self._weights(point.training)
+        cfg = self.plan.config_of(point, OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)
+        if self.plan.images:
+            cfg = limit_images(cfg, self.plan.images, os.path.join(self.output, "records"))
+        return cfg
+
+    def check_trainings(self):
+        """Before anything is done: says which finished trainings this plan does not agree with."""
+        for training in self.plan.trainings.values():
+            if training.checkpoint:
+                file_digest(training.checkpoint)  # FileNotFoundError
+            elif not self.retrain:
+                self._require_same(training, _read_mark(self._folder("trainings", training.name)))
+
+    def _require_same(self, training, mark):
+        differences = self._compare(training, mark)
+        if differences:
+            folder = self._folder("trainings", training.name)
+            raise ValueError(
+                f"training {training.name!r}: {folder!r} holds one of other settings: "
+                f"{'; '.join(differences)}. Give another --output folder, the settings as they were, or "
+                "--retrain, which trains again and keeps the old one beside the new"
+            )
+
+    def _compare(self, training, mark):
+        if mark is None:
+            return []
+        if "config" not in mark:
+            if mark.get("complete"):
+                logging.getLogger("d2_featcomp").warning(
+                    "training %r was done by an earlier version, which did not note its settings: it is "
+                    "taken as it is; --retrain trains it again",
+                    training.name,
+                )
+                return []
+            return ["an earlier version began it and did not note its settings"]
+        now = trained_keys(make_config(training.config_file, training.overrides))
+        found = find_differences(mark["config"], now)
+        start = self._weights(training.start) if training.start else ""
+        if os.path.exists(start) and mark["start"] != file_digest(start):
+            found.append(f"it started from other weights of {training.start!r}")
+        return found
+
+    def train(self, training):
+        """Trains, unless that was done; on with one that was interrupted."""
+        if training.checkpoint:
+            return
+        folder = self._folder("trainings", training.name)
+        mark = _read_mark(folder)
+        if not self.retrain:
+            self._require_same(training, mark)
+        elif self._compare(training, mark) or (mark and "config" not in mark):
+            _keep_beside(folder)
+            mark = None
+        weights = self._weights(training.name)
+        if mark and mark["complete"] and os.path.exists(weights):
+            return
+        if comm.get_world_size() > 1:
+            raise ValueError("trainings of a plan are done by one process: run tools/reproduce.py")
+        start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
+        config = trained_keys(make_config(training.config_file, training.overrides))
+        made = {"config": config, "start": file_digest(start.get("MODEL.WEIGHTS", ""))}
+        _write_mark({"complete": False, **made}, folder)
+        logging.getLogger("d2_featcomp").info("Training %r", training.name)
+        overrides = {**training.overrides, "OUTPUT_DIR": folder, **start}
+        train_steps(make_config(training.config_file, overrides), resume=bool(mark))
+        _write_mark({"complete": True, **made}, folder)
+        for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
+            shutil.rmtree(step)  # with optimizer states: large, and of no more use
+
+    def draw(self, setting, reference="", count=4):
+        folder = os.path.join(self.output, "pictures")
+        if self.plan.seeds:
+            setting = seeded(setting, self.plan.seeds[0])
+            if reference not in self.plan.trainings:
+                reference = seeded(reference, self.plan.seeds[0])
+        cfg = self.config_of(self.plan.points[setting])
+        model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
+        unsplit = (
+            build_for_inference(cfg, self._weights(reference), enabled=False) if reference else None
+        )
+        records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:count]
+        draw_images(cfg, model, records, folder, reference=unsplit)
+
+
+def _mark(folder):
+    return os.path.join(folder, "key.json")
+
+
+def _read_mark(folder):
+    try:
+        with open(_mark(folder), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{_mark(folder)} is damaged ({error}): move {folder!r} away") from error
+
+
+def _write_mark(mark, folder):
+    os.makedirs(folder, exist_ok=True)
+    write_text(json.dumps(mark, indent=1), _mark(folder))
+
+
+def _keep_beside(folder):
+    number = 1
+    while os.path.exists(f"{folder}.old{number}"):
+        number += 1
+    os.rename(folder, f"{folder}.old{number}")
+    logging.getLogger("d2_featcomp").warning("What was in %s is now in %s.old%d", folder, folder, number)
+
+
+def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality=""):
+    """Picks the setting, not of an anchor, on the convex hull of rate and quality that meets a budget.
+
+    Args:
+        sweep (Plan): that was measured.
+        results (dict): from :func:`run_sweep`.
+        target_kb (float or None): kilobytes (1000 bytes) an image, at most.
+        max_drop (float or None): how much quality may fall below the uncompressed network, at most.
+        quality (str): a column such as "box AP"; "" is the first that was measured.
+
+    Returns:
+        (OperatingPoint, list[str]): the setting, its rate in kB; and its config overrides.
+
+    Raises:
+        ValueError: no setting meets it, the quality is unknown, or there is no uncompressed network.
+    """
+    report = Report(sweep, "")
+    report.results = results
+    rows, known = report.rows(), report.qualities()
+    quality = quality or next(iter(known), "")
+    if quality not in known:
+        raise ValueError(f"unknown quality {quality!r}: measured were {', '.join(known) or 'none'}")
+    points = {point.name: point for curve in sweep.curves if not curve.anchor for point in curve.points}
+    measured = [
+        OperatingPoint(name, rows[name]["kB/image"], rows[name].get(quality, float("nan")))
+        for name in points
+    ]
+    if max_drop is not None:
+        if not sweep.levels:
+            raise ValueError("a largest drop needs the uncompressed network: do not leave it out")
+        least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
+        if least != least:
+            raise ValueError(f"{quality} of the uncompressed network was not measured")
+        chosen = within_budget(measured, least_quality=least)
+    else:
+        chosen = within_budget(measured, most_rate=target_kb)
+    overrides = points[chosen.name].overrides
+    return chosen, [str(part) for pair in overrides.items() for part in pair]

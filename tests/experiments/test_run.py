@@ -1,0 +1,176 @@
+"""An experiment of a few iterations, run for real."""
+
+import csv
+import json
+import os
+
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+from d2_featcomp.experiments import read_experiment, run_experiment
+from d2_featcomp.experiments.keys import find_differences
+from d2_featcomp.experiments.run import _Run
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    "MODEL.FEATCOMP.MSFF.LEVEL": "p5",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+    "INPUT.MIN_SIZE_TRAIN": [96],
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TRAIN": ["experiment_train"],
+    "DATASETS.TEST": ["experiment_val"],
+}
+
+
+def description(**changes):
+    return {
+        "title": "a small one",
+        "config_file": os.path.abspath("configs/quick/msfc_R18.yaml"),
+        "trainings": {
+            "detector": {
+                "overrides": {
+                    **TINY,
+                    "MODEL.FEATCOMP.TRAIN.STEPS": [1],
+                    "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER": 2,
+                }
+            },
+            "msfc": {
+                "start": "detector",
+                "overrides": {
+                    **TINY,
+                    "MODEL.FEATCOMP.TRAIN.STEPS": [3],
+                    "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 2,
+                },
+            },
+        },
+        "levels": [
+            {
+                "name": "floats",
+                "training": "detector",
+                "codec": "raw",
+                "bits": 32,
+                "overrides": {"MODEL.FEATCOMP.SPLIT": "Pyramid"},
+            }
+        ],
+        "curves": [{"name": "MSFC", "training": "msfc", "points": [{"name": "n = 2"}]}],
+        "pictures": {"setting": "n = 2", "reference": "detector", "count": 1},
+        "goals": [
+            {"setting": "n = 2", "column": "BPFE packed", "at_most": 0.01},
+            {"setting": "n = 2", "column": "BPFE", "minus": "floats", "at_least": 0},
+        ],
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("experiment")
+    register_scenes("experiment", str(root / "scenes"), procedural_recipe({"train": 4, "val": 3}))
+    DatasetCatalog.get("experiment_train")
+    return root
+
+
+def run(folder, retrain=False, **changes):
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(description(**changes)))
+    return run_experiment(read_experiment(str(path)), str(folder / "out"), retrain=retrain)
+
+
+def done(folder):
+    """What long work leaves behind: weights of trainings, results of measurements."""
+    paths = [*folder.glob("out/trainings/*/model_final.pth"), *folder.glob("out/records/*.result.json")]
+    return {str(path.relative_to(folder / "out")): path.stat().st_mtime_ns for path in paths}
+
+
+def test_an_experiment_from_start_to_end_and_again(folder):
+    missed = run(folder)
+    assert len(missed) == 1 and missed[0].startswith("n = 2: BPFE minus that of floats -")
+    out = folder / "out"
+    with open(out / "results.csv", newline="") as file:
+        rows = {row["setting"]: row for row in csv.DictReader(file)}
+    # p2..p5 of 96 x 128 pixels as floats, p6 not sent: 1020 of 1024 positions. n = 2: 4 channels of 12.
+    assert float(rows["floats"]["BPFE packed"]) == pytest.approx(32 * 1020 / 1024)
+    assert float(rows["n = 2"]["BPFE packed"]) == pytest.approx(4 * 12 * 2 / (16 * 1024))
+    assert 0 <= float(rows["n = 2"]["box AP"]) <= 100
+    with open(out / "results.json") as file:
+        assert set(json.load(file)["settings"]) == {"floats", "n = 2"}
+    assert (out / "curves.png").stat().st_size > 5000 and (out / "curves.svg").stat().st_size > 5000
+    assert sorted(os.listdir(out / "pictures")) == [
+        f"000000{end}" for end in (".d2fc", "_detections.png", "_features.png")
+    ]
+    FeatureBitstream.from_bytes((out / "pictures" / "000000.d2fc").read_bytes())
+
+    # Nothing is done twice.
+    before = done(folder)
+    assert len(before) == 4
+    run(folder)
+    assert done(folder) == before
+
+    # What is new is measured, and nothing else.
+    points = [{"name": "n = 2"}, {"name": "n = 4", "bits": 4}]
+    curves = [{"name": "MSFC", "training": "msfc", "points": points}]
+    run(folder, curves=curves)
+    more = done(folder)
+    assert before.items() < more.items() and len(more) == 5
+
+    # Keys on which no weights depend are no reason to train again.
+    trainings = description()["trainings"]
+    trainings["msfc"]["overrides"] |= {"SOLVER.CHECKPOINT_PERIOD": 77, "VIS_PERIOD": 5}
+    run(folder, curves=curves, trainings=trainings)
+    assert done(folder) == more
+
+    # Others are named, before anything is done.
+    trainings["detector"]["overrides"]["SEED"] = 5
+    with pytest.raises(ValueError) as raised:
+        run(folder, curves=curves, trainings=trainings)
+    assert "training 'detector'" in str(raised.value) and "--retrain" in str(raised.value)
+    assert "SEED was 1, is 5" in str(raised.value) and done(folder) == more
+
+    # Asked to, it trains again, and what started from that; the old is kept.
+    run(folder, curves=curves, trainings=trainings, retrain=True)
+    after = done(folder)
+    for name in ("detector", "msfc"):
+        weights = f"trainings/{name}/model_final.pth"
+        kept = out / "trainings" / f"{name}.old1" / "model_final.pth"
+        assert after[weights] != more[weights] and kept.stat().st_mtime_ns == more[weights]
+    assert after.keys() > more.keys()
+
+
+def test_differences_between_trainings():
+    before = {"SEED": 1, "SOLVER.MOMENTUM": 0.9, "MODEL.OF_AN_EARLIER_RELEASE": 3}
+    now = {"SEED": 1, "SOLVER.MOMENTUM": 0.9}
+    assert find_differences(before, now) == []
+    # A release that adds keys, with their defaults.
+    assert find_differences(before, {**now, "SOLVER.GAMMA": 0.1, "INPUT.FORMAT": "BGR"}) == []
+    assert find_differences(before, {**now, "SOLVER.GAMMA": 0.5, "SEED": 2}) == [
+        "SEED was 1, is 2",
+        "SOLVER.GAMMA was 0.1, is 0.5",
+    ]
+    assert find_differences({**before, "SOLVER.GAMMA": 0.5}, now) == ["SOLVER.GAMMA was 0.5, is 0.1"]
+
+
+def test_a_training_of_an_earlier_version_is_taken_as_it_is(tmp_path, caplog):
+    plan = tmp_path / "experiment.yaml"
+    plan.write_text(yaml.safe_dump(description()))
+    folder = tmp_path / "out" / "trainings" / "detector"
+    folder.mkdir(parents=True)
+    mark = folder / "key.json"
+    mark.write_text('{"key": "0123456789abcdef", "complete": false}')
+    with pytest.raises(ValueError, match="did not note its settings"):
+        run_experiment(read_experiment(str(plan)), str(tmp_path / "out"))
+    mark.write_text('{"key": "0123456789abcdef", "complete": true}')
+    run = _Run(read_experiment(str(plan)), str(tmp_path / "out"), retrain=False)
+    run.check_trainings()
+    assert "taken as it is" in caplog.text
+    mark.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        run.check_trainings()
