@@ -3,7 +3,7 @@
 import itertools
 import os
 
-from ..codecs import IMAGE_CODEC_REGISTRY, find_image_codec
+from ..codecs import FEATURE_CODEC_REGISTRY, find_image_codec
 from ..modeling import Layer, Pyramid, find_feature_split
 from .schema import CURVE_KEYS, POINT_KEYS, Curve, Point, require_keys
 
@@ -81,7 +81,7 @@ def _families(name, common, cfg):
     efforts = _listed(common.get("effort"))
     for codec, effort in itertools.product(codecs, efforts):
         qualities = common.get("quality")
-        if qualities is None and codec in IMAGE_CODEC_REGISTRY:
+        if qualities is None and codec not in FEATURE_CODEC_REGISTRY:
             found = find_image_codec(codec)
             qualities = None if found.default_quality is None else list(found.typical_qualities)
         qualities = _listed(qualities)

@@ -197,7 +197,7 @@ def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
 @pytest.mark.parametrize(
     ("arguments", "changes", "words"),
     [
-        (("--codecs", "gif"), {}, "unknown codec 'gif'"),
+        (("--codecs", "gif"), {}, "unknown image codec 'gif'"),
         (("--bits", "two"), {}, "--bits takes numbers"),
         (("--bits", "40", "--anchors", "none"), {}, "cannot carry 40 bits"),
         (
