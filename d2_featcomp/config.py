@@ -54,7 +54,7 @@ def add_featcomp_config(cfg):
     # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
     # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and half a minute
     # for each image size and number of images at once); "bfloat16", fused, the edge half in that type:
-    # less exact.
+    # less exact, and only where the processor computes in it.
     featcomp.INFERENCE = "plain"
 
     # The cloud half as a server.

@@ -9,6 +9,7 @@ from ..codecs import FeatureBitstream, build_feature_codec
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
 from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
 from .fingerprint import WatchedWeights, hash_weights
+from .processor import require_bfloat16
 from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
 from .split_point import AfterBackbone, build_split_point
@@ -212,7 +213,8 @@ class SplitNetwork(SplitInference, nn.Module):
             inference (str): as `MODEL.FEATCOMP.INFERENCE`: "plain", "fused", "compiled" or "bfloat16".
 
         Raises:
-            RuntimeError: the network is in training mode. ValueError: an unknown way.
+            RuntimeError: the network is in training mode. ValueError: an unknown way, or "bfloat16" on a
+                processor that cannot compute in it.
         """
         if self.training:
             raise RuntimeError("acceleration needs evaluation mode: call model.eval() first")
@@ -220,6 +222,8 @@ class SplitNetwork(SplitInference, nn.Module):
             raise ValueError(
                 f"MODEL.FEATCOMP.INFERENCE is {inference!r}: choose one of {', '.join(INFERENCE)}"
             )
+        if inference == "bfloat16" and self._sub_model != "cloud":
+            require_bfloat16(self.device)
         self._acceleration = None if inference == "plain" else Acceleration(inference)
 
     def fuse_for_inference(self, edge_dtype=torch.float32, compile_edge=False):

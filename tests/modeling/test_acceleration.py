@@ -1,8 +1,11 @@
 """Faster forms of the same networks."""
 
 import copy
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from d2_featcomp.modeling.acceleration import enlarged_maps, find_quick_encoder
 from d2_featcomp.modeling.acceleration.enlarged_maps import conv_of_enlarged, convolve_levels_once
 from d2_featcomp.modeling.acceleration.folding import fold_norms
 from d2_featcomp.modeling.acceleration.sampled_pyramid import sampled_pyramid
+from d2_featcomp.modeling.processor import computes_bfloat16
 from d2_featcomp.modeling.split_backbone import Received
 from d2_featcomp.modeling.splits import MSFR
 from d2_featcomp.modeling.splits.resampling import level_size, size_align
@@ -273,6 +277,12 @@ def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
 def test_bfloat16_is_close(lively_network, name):
     network = lively_network(name)
     (plain,) = network.edge_features([record()])
+    if not computes_bfloat16("cpu"):
+        with pytest.raises(ValueError, match=r"set MODEL\.FEATCOMP\.INFERENCE to fused"):
+            network.accelerate("bfloat16")
+        # It works as before.
+        assert torch.equal(network.edge_features([record()])[0].tensors[0], plain.tensors[0])
+        return
     network.accelerate("bfloat16")
     (low,) = network.edge_features([record()])
     for x, y in zip(low.tensors, plain.tensors, strict=True):
@@ -281,6 +291,32 @@ def test_bfloat16_is_close(lively_network, name):
     assert next(network.accelerated("cloud").parameters()).dtype == torch.float32
     stream = network.edge_inference([record()])[0]
     network.cloud_inference([FeatureBitstream.from_bytes(stream.to_bytes())])
+
+
+def test_what_a_limited_processor_says(configured, random_network, tmp_path):
+    """Each half of a network under a limit of the instruction set, which holds for a whole process."""
+    torch.save({"model": random_network("msfc").state_dict()}, tmp_path / "whole.pth")
+    cfg = configured("msfc", "", "MODEL.FEATCOMP.INFERENCE", "bfloat16")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    script = (
+        "import sys\n"
+        "from d2_featcomp.engine import load_half, setup_config\n"
+        "cfg = setup_config(sys.argv[1] + '/config.yaml')\n"
+        "load_half(cfg, sys.argv[1] + '/whole.pth', 'cloud')  # computes nothing in bfloat16\n"
+        "try:\n"
+        "    load_half(cfg, sys.argv[1] + '/whole.pth', 'edge')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "set MODEL.FEATCOMP.INFERENCE to fused" in done.stdout
 
 
 def test_the_config_chooses(configured, random_network, tmp_path):
