@@ -13,7 +13,7 @@ from .command_line import (
 )
 from .inference import as_input, build_for_inference, prepare_for_inference
 from .labelling import label_images
-from .steps import config_of_step, steps_to_run, train_steps
+from .steps import config_of_step, require_step_settings, steps_to_run, train_steps
 from .timing import timed
 from .trainer import Trainer
 

@@ -5,12 +5,14 @@ import os
 from collections import OrderedDict
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..modeling import FEATURE_SPLIT_REGISTRY
+from ..modeling.split_network import LOSSES
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, save_weights
 from .data_checks import check_data
@@ -18,9 +20,11 @@ from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
-__all__ = ["config_of_step", "steps_to_run", "train_steps"]
+__all__ = ["config_of_step", "require_step_settings", "steps_to_run", "train_steps"]
 
 TASK_NETWORK, SPLIT, END_TO_END = 1, 2, 3
+# Of SOLVER: what each step has its own value of, and that value's name in STEPk.
+OF_EACH_STEP = {"MAX_ITER": "MAX_ITER", "BASE_LR": "BASE_LR", "STEPS": "LR_STEPS"}
 
 
 def config_of_step(cfg, step, weights):
@@ -42,11 +46,34 @@ def config_of_step(cfg, step, weights):
     cfg.MODEL.FEATCOMP.ENABLED = step != TASK_NETWORK
     cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK = step == SPLIT
     cfg.MODEL.FEATCOMP.LOSS = settings.get("LOSS", "task")
-    cfg.SOLVER.MAX_ITER = settings.MAX_ITER
-    cfg.SOLVER.BASE_LR = settings.BASE_LR
-    cfg.SOLVER.STEPS = settings.LR_STEPS
+    for key, own in OF_EACH_STEP.items():
+        cfg.SOLVER[key] = settings[own]
     cfg.freeze()
     return cfg
+
+
+def require_step_settings(cfg, overrides=()):
+    """Refuses settings that training would not heed: MAX_ITER, BASE_LR and STEPS of SOLVER, in whose
+    place each training step has its own.
+
+    Args:
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+        overrides (sequence[str]): KEY VALUE pairs of a command line, which count even where they repeat
+            Detectron2's default.
+
+    Raises:
+        ValueError: one of them is among `overrides`, or is not Detectron2's default.
+    """
+    defaults, named = get_cfg().SOLVER, set(overrides[::2])
+    for key, own in OF_EACH_STEP.items():
+        default = defaults[key]
+        if f"SOLVER.{key}" not in named and cfg.SOLVER[key] == default:
+            continue
+        raise ValueError(
+            f"training in steps does not use SOLVER.{key}: set MODEL.FEATCOMP.TRAIN.STEP1.{own}, "
+            f"STEP2.{own} and STEP3.{own}, each step's own (MODEL.FEATCOMP.TRAIN.STEPS tells which "
+            f"run), and leave SOLVER.{key} out; where a base file sets it, set it back to {default}"
+        )
 
 
 def steps_to_run(cfg):
@@ -78,9 +105,35 @@ def _holds_task_network(cfg):
     """Whether MODEL.WEIGHTS is a finished task network, not an ImageNet backbone or nothing."""
     if not cfg.MODEL.WEIGHTS:
         return False
-    checkpointer = FeatCompCheckpointer(build_model(config_of_step(cfg, TASK_NETWORK, "")))
-    checkpointer.load(cfg.MODEL.WEIGHTS)
-    return not checkpointer.missing_task_network
+
+    def look():
+        checkpointer = FeatCompCheckpointer(_build_on_cpu(config_of_step(cfg, TASK_NETWORK, "")))
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        return not checkpointer.missing_task_network
+
+    return _by_main_process(look)
+
+
+def _build_on_cpu(cfg):
+    """The network of a config, to look at it."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def _by_main_process(look):
+    """What a function returns, or raises, in the main process: for all processes."""
+    found = error = None
+    if comm.is_main_process():
+        try:
+            found = look()
+        except Exception as caught:
+            error = caught
+    found, error = comm.all_gather((found, error))[0]
+    if error is not None:
+        raise error
+    return found
 
 
 def train_steps(cfg, resume=False):
@@ -91,7 +144,11 @@ def train_steps(cfg, resume=False):
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-        resume (bool): go on in the step, and at the iteration, where an earlier call stopped.
+        resume (bool): go on in the step, and at the iteration, where an earlier call stopped, with the
+            data and the random numbers that would have followed. On CPUs, with the same data set,
+            SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and number of processes and threads, the weights
+            are then bit for bit those of a training that was not interrupted; on GPUs, whose sums may
+            come in any order, and with TEST.PRECISE_BN, they are not.
 
     Returns:
         dict: results of the last step's evaluation; empty if `TEST.EVAL_PERIOD` is below 0.
@@ -101,14 +158,14 @@ def train_steps(cfg, resume=False):
         start from lack the task network that steps 2 and 3 need. FloatingPointError: it diverged.
     """
     logger = logging.getLogger("d2_featcomp")
+    require_step_settings(cfg)
     steps, weights = steps_to_run(cfg), cfg.MODEL.WEIGHTS
     if not resume and comm.is_main_process():
         _forget(cfg, steps)
     comm.synchronize()
     require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     check_data([config_of_step(cfg, step, "") for step in steps])
-    for step in steps:  # so that a mistake in a later step's settings is found now
-        _require_trainable(build_model(config_of_step(cfg, step, "")), step)
+    _by_main_process(lambda: _check_steps(cfg, steps))
     results = OrderedDict()
     for step in steps:
         step_cfg = config_of_step(cfg, step, weights)
@@ -166,6 +223,21 @@ def _forget(cfg, steps):
         mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, "last_checkpoint")
         if os.path.exists(mark):
             os.remove(mark)
+
+
+def _check_steps(cfg, steps):
+    """Finds mistakes in the settings of any step before the first, by the network of the last one, which
+    has all parts of the others, built once."""
+    for step in set(steps) - {TASK_NETWORK}:
+        loss = config_of_step(cfg, step, "").MODEL.FEATCOMP.LOSS
+        if loss not in LOSSES:
+            raise ValueError(
+                f"unknown training loss {loss!r} (MODEL.FEATCOMP.TRAIN.STEP{step}.LOSS): choose one of "
+                f"{', '.join(LOSSES)}"
+            )
+    model = _build_on_cpu(config_of_step(cfg, steps[-1], ""))
+    for step in steps:
+        _require_trainable(model, step)
 
 
 def _require_trainable(model, step):

@@ -18,6 +18,7 @@ from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
 from .loss_weights import build_loss_weight_hooks
 from .mixed_precision import CPUMixedPrecisionTrainer
+from .resuming import ResumableLoader, ResumableMapper, ResumptionHook, same_generators_after
 
 __all__ = ["Trainer"]
 
@@ -25,7 +26,8 @@ __all__ = ["Trainer"]
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` that also trains on CPUs with several processes, checks checkpoints,
     measures rates, offers Adam, AdamW (`MODEL.FEATCOMP.TRAIN.OPTIMIZER`) and polynomial decay
-    (`SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR`), and updates trained loss weights.
+    (`SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR`), and updates trained loss weights. A training that is
+    resumed goes on with the data and the random numbers that it would have had.
 
     With `TEST.EVAL_PERIOD` below 0 it does not evaluate, not even at the end.
     """
@@ -55,7 +57,13 @@ class Trainer(DefaultTrainer):
         self.register_hooks([*loss_weight_hooks, *self.build_hooks()])
 
     def build_hooks(self):
-        built = super().build_hooks()
+        built = [hook for hook in super().build_hooks() if hook is not None]
+        loader = self._trainer.data_loader
+        if isinstance(loader, ResumableLoader):
+            # Before checkpoints are written: that is the main process's hook alone.
+            writers = (hooks.PeriodicCheckpointer, hooks.EvalHook)
+            place = next(place for place, hook in enumerate(built) if isinstance(hook, writers))
+            built.insert(place, ResumptionHook(loader, self.model, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         if self.cfg.TEST.EVAL_PERIOD < 0:
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
         return built
@@ -96,9 +104,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(
-            cfg, mapper=build_train_mapper(cfg), dataset=train_dicts(cfg)
-        )
+        mapper = ResumableMapper(build_train_mapper(cfg))
+        loader = build_detection_train_loader(cfg, mapper=mapper, dataset=train_dicts(cfg))
+        return ResumableLoader(loader, mapper)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -111,7 +119,8 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        return super().test(cfg, model, evaluators)
+        with same_generators_after():  # so that a training that goes on after it need not repeat it
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

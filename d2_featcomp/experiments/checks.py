@@ -4,6 +4,7 @@ import contextlib
 
 from detectron2.modeling import build_model
 
+from ..engine.steps import require_step_settings
 from ..evaluation.tradeoff import COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys, seeded
@@ -37,7 +38,9 @@ def check_plan(plan):
         with at(f"training {training.name!r}") if training.name else contextlib.nullcontext():
             _require("training", training.start, {"", *seen})
             seen.add(training.name)
-            make_config(training.config_file, training.overrides)
+            cfg = make_config(training.config_file, training.overrides)
+            if training.name and not training.checkpoint:
+                require_step_settings(cfg)
             if training.checkpoint and training.start:
                 raise ValueError("give start or checkpoint, not both")
     for names in (plan.trainings, plan.points):

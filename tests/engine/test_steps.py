@@ -10,9 +10,19 @@ import time
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import CheckpointError, evaluate, setup_config, steps_to_run, train_steps
+from d2_featcomp.engine import (
+    CheckpointError,
+    config_of_step,
+    evaluate,
+    require_step_settings,
+    setup_config,
+    steps,
+    steps_to_run,
+    train_steps,
+)
 
 TINY = {
     "MODEL.DEVICE": "cpu",
@@ -121,17 +131,18 @@ def test_finished_detector_skips_step_1(train, tmp_path):
     assert sorted(n for n in os.listdir(cfg.OUTPUT_DIR) if n.startswith("step")) == ["step2", "step3"]
 
 
-@pytest.mark.parametrize("steps", [(2, 1), (1, 1), (4,), (0,)])
-def test_bad_steps(tmp_path, steps):
+@pytest.mark.parametrize("wrong", [(2, 1), (1, 1), (4,), (0,)])
+def test_bad_steps(tmp_path, wrong):
     with pytest.raises(ValueError, match="give rising step numbers"):
-        steps_to_run(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=steps))
+        steps_to_run(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=wrong))
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
         ("MODEL__FEATCOMP__CODEC__BITS", 17, "cannot carry 17 bits"),
-        ("MODEL__FEATCOMP__TRAIN__STEP2__LOSS", "nothing", "unknown training loss"),
+        ("MODEL__FEATCOMP__TRAIN__STEP2__LOSS", "nothing", r"unknown training loss .*STEP2\.LOSS"),
+        ("MODEL__FEATCOMP__TRAIN__STEP3__LOSS", "nothing", r"unknown training loss .*STEP3\.LOSS"),
         ("MODEL__FEATCOMP__SSFC__KERNEL_SIZE", 2, "it must be odd"),
         ("MODEL__FEATCOMP__SSFC__CHANNELS", 0, "must be at least 1"),
         ("DATASETS__TEST", ("nowhere",), r"unknown data sets \['nowhere'\]"),
@@ -144,15 +155,48 @@ def test_mistakes_are_found_before_step_1(train, tmp_path, key, value, words):
     assert not (tmp_path / "out" / "step1").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "own"),
+    [("MAX_ITER", 7, "MAX_ITER"), ("BASE_LR", 0.5, "BASE_LR"), ("STEPS", (3,), "LR_STEPS")],
+)
+def test_settings_that_no_step_uses_are_refused(train, tmp_path, key, value, own):
+    with pytest.raises(ValueError, match=rf"SOLVER\.{key}: set MODEL\.FEATCOMP\.TRAIN\.STEP1\.{own}, "):
+        train(**{f"SOLVER__{key}": value})
+    assert not (tmp_path / "out" / "step1").exists()
+
+
+def test_a_command_line_may_not_even_repeat_their_defaults(tmp_path):
+    cfg = config(tmp_path)
+    require_step_settings(cfg, ["MODEL.WEIGHTS", "SOLVER.BASE_LR", "SEED", "3"])  # no key
+    with pytest.raises(ValueError, match=r"leave SOLVER\.BASE_LR out.* set it back to 0\.001"):
+        require_step_settings(cfg, ["SEED", "3", "SOLVER.BASE_LR", "0.001"])
+    step = config_of_step(cfg, 2, "")
+    assert step.SOLVER.MAX_ITER == 2 and step.SOLVER.BASE_LR == 0.02
+
+
+def test_only_one_network_is_built_before_the_first_step(train, monkeypatch):
+    built = []
+
+    def build(cfg):
+        built.append(cfg.MODEL.DEVICE)
+        return build_model(cfg)
+
+    monkeypatch.setattr(steps, "build_model", build)
+    train()
+    assert built == ["cpu"]
+
+
 def test_steps_2_and_3_need_a_detector(train):
     with pytest.raises(CheckpointError, match="parameters are absent"):
         train(MODEL__FEATCOMP__TRAIN__STEPS=(2,))
 
 
 def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_path):
-    """A training killed in step 2 goes on there, and repeats nothing that was finished."""
+    """A training killed in step 2 goes on there, repeats nothing that was finished, and ends with the
+    weights of one that was not killed."""
     more = {
         "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 40,
+        "INPUT__MIN_SIZE_TRAIN": (64, 80, 96),  # drawn for each image, like the flip
         "SOLVER__CHECKPOINT_PERIOD": 2,
         "DATASETS__TRAIN": ("killed_train",),
         "DATASETS__TEST": ("killed_val",),
@@ -179,7 +223,10 @@ def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_pa
     with open(output / "step2" / "metrics.json", encoding="utf-8") as file:
         iterations = [json.loads(line)["iteration"] for line in file]
     assert iterations[-1] == 39
-    assert (output / "model_final.pth").exists()
+    names = {"DATASETS__TRAIN": ("few_scenes_train",), "DATASETS__TEST": ("few_scenes_val",)}
+    whole = train(OUTPUT_DIR=str(tmp_path / "whole"), **{**more, **names})
+    final = (os.path.join(folder, "model_final.pth") for folder in (output, whole.OUTPUT_DIR))
+    assert not changed(*map(weights, final))
 
 
 @pytest.mark.parametrize(("iterations", "words"), [(1, "weights became"), (3, "(Loss|has diverged)")])
