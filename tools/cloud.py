@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from d2_featcomp.deploy import find_categories, load_half, read_config
-from d2_featcomp.engine import report_errors
+from d2_featcomp.engine import parse_arguments, report_errors
 from d2_featcomp.serving import (
     ServiceSettings,
     draw_result,
@@ -97,10 +97,8 @@ def parse_args():
         default=defaults.answer_timeout,
         help="of an answer, seconds (60)",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def list_bitstreams(given):

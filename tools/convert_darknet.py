@@ -9,7 +9,7 @@ import argparse
 
 from detectron2.modeling import build_model
 
-from d2_featcomp.engine import report_errors, save_weights, setup_config
+from d2_featcomp.engine import parse_arguments, report_errors, save_weights, setup_config
 from d2_featcomp.files import prepare_file
 from d2_featcomp.modeling import YOLOV3, load_darknet_weights
 
@@ -22,7 +22,7 @@ def parse_args():
     parser.add_argument("--config-file", required=True, help="of the network that it is for")
     parser.add_argument("--output", required=True, help="the .pth file to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def main(args):

@@ -21,6 +21,7 @@ from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.engine import (
     as_input,
     build_for_inference,
+    parse_arguments,
     report_errors,
     require_weights,
     setup_config,
@@ -52,10 +53,8 @@ def parse_args():
     parser.add_argument("--latency", type=float, default=0, help="ms, one way (default: 0)")
     parser.add_argument("--edge-factor", type=float, default=1, help="the edge is so much slower (1)")
     parser.add_argument("--limit", type=int, default=50, help="images to measure (default: 50)")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def measure(network, record):

@@ -13,7 +13,13 @@ import argparse
 import os
 
 from d2_featcomp.data.datasets.image_folders import list_images as images_in
-from d2_featcomp.engine import build_for_inference, draw_images, report_errors, setup_config
+from d2_featcomp.engine import (
+    build_for_inference,
+    draw_images,
+    parse_arguments,
+    report_errors,
+    setup_config,
+)
 
 
 def parse_args():
@@ -30,10 +36,8 @@ def parse_args():
         "--confidence-threshold", type=float, default=0.5, help="smallest score shown (0 to 1)"
     )
     parser.add_argument("--limit", type=int, help="stop after this many images")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def list_images(paths):

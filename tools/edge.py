@@ -26,7 +26,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.deploy import load_half, read_config, read_description
-from d2_featcomp.engine import as_input, report_errors, timed
+from d2_featcomp.engine import as_input, parse_arguments, report_errors, timed
 from d2_featcomp.files import write_bytes
 from d2_featcomp.serving import (
     CloudClient,
@@ -84,10 +84,8 @@ def parse_args():
     parser.add_argument("--latency", type=float, default=0, help="simulate: ms each way (0)")
     parser.add_argument("--loss", type=float, default=0, help="simulate: share of packets lost (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the packets that are lost (0)")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 @contextlib.contextmanager

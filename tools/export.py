@@ -20,7 +20,7 @@ import argparse
 import os
 
 from d2_featcomp.deploy import export_halves, export_onnx, load_half, read_description
-from d2_featcomp.engine import report_errors, setup_config
+from d2_featcomp.engine import parse_arguments, report_errors, setup_config
 
 CHECKED_WITH = ("MODEL.DEVICE", "cpu", "MODEL.FEATCOMP.INFERENCE", "plain")
 
@@ -38,10 +38,8 @@ def parse_args():
         help="names of the network's classes (default: of the data sets in the config)",
     )
     parser.add_argument("--onnx", action="store_true", help="write edge.onnx, too")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def main(args):

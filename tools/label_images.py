@@ -15,6 +15,7 @@ import argparse
 from d2_featcomp.engine import (
     build_for_inference,
     label_images,
+    parse_arguments,
     report_errors,
     require_weights,
     setup_config,
@@ -34,7 +35,7 @@ def parse_args():
         "--classes", nargs="+", help="their names (default: COCO's if there are 80, else numbers)"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def main(args):

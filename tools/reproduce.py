@@ -14,7 +14,7 @@ import time
 
 from detectron2.utils.logger import setup_logger
 
-from d2_featcomp.engine import report_errors
+from d2_featcomp.engine import parse_arguments, report_errors
 from d2_featcomp.experiments import read_experiment, run_experiment
 
 
@@ -29,7 +29,7 @@ def parse_args():
         action="store_true",
         help="train again what was trained with other settings; the old is kept beside the new",
     )
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def main(args):

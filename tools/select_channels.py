@@ -12,7 +12,13 @@ import argparse
 
 from detectron2.modeling import build_model
 
-from d2_featcomp.engine import FeatCompCheckpointer, report_errors, select_channels, setup_config
+from d2_featcomp.engine import (
+    FeatCompCheckpointer,
+    parse_arguments,
+    report_errors,
+    select_channels,
+    setup_config,
+)
 from d2_featcomp.files import prepare_file, write_text
 from d2_featcomp.modeling import format_channel_order
 
@@ -25,7 +31,7 @@ def parse_args():
     parser.add_argument("--images", type=int, default=1000, help="how many to look at (default 1000)")
     parser.add_argument("--output", required=True, help="the JSON file to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def main(args):

@@ -24,6 +24,7 @@ from d2_featcomp.engine import (
     as_input,
     fastest_ranges,
     measure_splits,
+    parse_arguments,
     report_errors,
     require_weights,
     setup_config,
@@ -46,10 +47,8 @@ def parse_args():
     parser.add_argument("--edge-factor", type=float, default=1, help="the edge is so much slower (1)")
     parser.add_argument("--limit", type=int, default=20, help="images to measure (20)")
     parser.add_argument("--output", help="JSON file to write")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def as_range(given):

@@ -17,7 +17,7 @@ import sys
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from d2_featcomp.engine import run_processes
+from d2_featcomp.engine import parse_arguments, run_processes
 from d2_featcomp.experiments import choose_setting, plan_sweep, read_sweep, run_sweep
 
 
@@ -61,10 +61,8 @@ def parse_args():
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", default="auto", help="for several machines: tcp://HOST:PORT")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ..., at the end"
-    )
-    return parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parse_arguments(parser)
 
 
 def described(args):

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from d2_featcomp.engine import (
     evaluate,
+    parse_arguments,
     require_step_settings,
     run_processes,
     setup_config,
@@ -35,4 +36,4 @@ def main(args):
 
 if __name__ == "__main__":
     parser = default_argument_parser(epilog=__doc__)
-    run_processes(main, parser.parse_args())
+    run_processes(main, parse_arguments(parser))

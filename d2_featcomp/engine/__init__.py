@@ -2,6 +2,7 @@
 
 import importlib
 
+from .arguments import import_modules, parse_arguments
 from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
 from .command_line import (

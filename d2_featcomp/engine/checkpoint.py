@@ -3,15 +3,17 @@
 import contextlib
 import os
 import pickle
-from urllib.parse import urlparse
+from urllib.parse import parse_qs, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import write_text
+from .weight_files import read_weight_file
 
 __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
 
+_DAMAGED = (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, AttributeError)
 _SPLIT_PREFIX = "feature_split."
 _LOSS_WEIGHTS_PREFIX = "loss_weights."  # that no output depends on
 
@@ -31,6 +33,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
     def __init__(self, model, save_dir="", **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
         self.missing = list(self.model.state_dict())
+        self._query = ""  # of the path that is being loaded
 
     def save(self, name, **kwargs):
         """As in the base class, but a file of that name is always a complete checkpoint.
@@ -61,25 +64,40 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         write_text(last_filename_basename, os.path.join(self.save_dir, "last_checkpoint"))
 
     def load(self, path, *args, **kwargs):
-        """As in the base class.
+        """As in the base class, without running code that is in the file.
 
         Raises:
             FileNotFoundError: no such file. CheckpointError: it is no checkpoint.
         """
-        local = urlparse(path)
+        local = urlparse(path or "")
+        self._query = local.query
         if path and not local.scheme and not os.path.isfile(local.path):
             raise FileNotFoundError(f"no checkpoint {path!r}: set MODEL.WEIGHTS to an existing file")
         try:
             return super().load(path, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+        except _DAMAGED as error:
             self._parsed_url_during_load = None
             raise CheckpointError(f"{path!r} is no checkpoint that can be read: {error}") from error
 
     def _load_file(self, filename):
-        if filename.endswith((".pkl", ".pyth")):
-            return super()._load_file(filename)
-        loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        return loaded if "model" in loaded else {"model": loaded}
+        """As in the base class, of the same formats, without running code that is in the file."""
+        loaded = read_weight_file(filename)
+        if not isinstance(loaded, dict):
+            raise TypeError(f"it holds no dictionary but a {type(loaded).__name__}")
+        if filename.endswith(".pkl") and not {"model", "__author__"} <= loaded.keys():
+            # Caffe2's and Detectron1's model zoos.
+            weights = loaded.get("blobs", loaded)
+            weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if filename.endswith(".pyth"):  # pycls
+            weights = loaded["model_state"]
+            weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+            return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        if "model" not in loaded:
+            loaded = {"model": loaded}
+        if parse_qs(self._query).get("matching_heuristics") == ["True"]:
+            loaded["matching_heuristics"] = True
+        return loaded
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)

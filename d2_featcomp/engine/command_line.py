@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 
+import torch
 import yaml
 from detectron2.config import get_cfg
 from detectron2.engine import launch
@@ -11,6 +12,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
+from .arguments import import_modules
 
 __all__ = [
     "end_process_group",
@@ -32,14 +34,12 @@ def setup_config(config_file, overrides=()):
         overrides (sequence[str]): KEY VALUE pairs.
 
     Returns:
-        CfgNode: frozen. Without a GPU, MODEL.DEVICE "cuda" becomes "cpu".
+        CfgNode: frozen. MODEL.DEVICE is :func:`available_device`.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no YAML, an unknown key or a value of the wrong
-            type.
+        FileNotFoundError: no such file. ValueError: no YAML, YAML with objects of Python (which could
+            run code, and are not made), an unknown key, a value of the wrong type, or no such device.
     """
-    import torch
-
     cfg = get_cfg()
     add_featcomp_config(cfg)
     with contextlib.suppress(ImportError):
@@ -50,15 +50,38 @@ def setup_config(config_file, overrides=()):
         raise FileNotFoundError(f"no config file {config_file!r}")
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            # By itself Detectron2 would run what a tag such as !!python/object asks for.
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def available_device(name):
+    """
+    Args:
+        name (str): of a device, e.g. "cpu", "cuda" or "cuda:1".
+
+    Returns:
+        str: the same, or "cpu" where a GPU is asked for and there is none at all.
+
+    Raises:
+        ValueError: no name of a device, or of one that is not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE is {name!r}: give cpu, cuda, or cuda:0") from error
+    if device.type != "cuda":
+        return name
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and (device.index or 0) >= count:
+        raise ValueError(f"MODEL.DEVICE is {name!r}, but there are {count} GPUs, the first is cuda:0")
+    return name if count else "cpu"
 
 
 def plain_config(cfg):
@@ -98,6 +121,7 @@ def run_processes(main, args):
 
 def _one_of_them(main, args):
     with report_errors():
+        import_modules(getattr(args, "imports", ()))  # in processes that were started here, again
         main(args)
         end_process_group()
 

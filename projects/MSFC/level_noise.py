@@ -17,7 +17,13 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.logger import setup_logger
 
 from d2_featcomp.data.mappers import build_test_mapper
-from d2_featcomp.engine import build_for_inference, report_errors, require_weights, setup_config
+from d2_featcomp.engine import (
+    build_for_inference,
+    parse_arguments,
+    report_errors,
+    require_weights,
+    setup_config,
+)
 from d2_featcomp.evaluation import build_evaluator
 from d2_featcomp.evaluation.tradeoff import format_table, rows_of
 from d2_featcomp.files import write_csv, write_text
@@ -37,7 +43,7 @@ def parse_args():
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def add_noise(features, level, variance, relative, generator):

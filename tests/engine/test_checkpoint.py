@@ -1,10 +1,13 @@
+import argparse
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from d2_featcomp.engine import CheckpointError, FeatCompCheckpointer, load_weights
+from d2_featcomp.engine.weight_files import read_weight_file
 
 
 class Network(nn.Module):
@@ -90,6 +93,87 @@ def test_no_code_runs_when_a_checkpoint_is_read(tmp_path):
     with pytest.raises(CheckpointError):
         load_weights(Network(), path)
     assert not (tmp_path / "written").exists()
+
+
+class Evil:
+    """Pickled, it opens a file for writing when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl", "evil.pyth", "evil.weights"])
+@pytest.mark.parametrize("place", ["model", "model_state", "__author__"])
+def test_no_code_runs_whatever_the_name(tmp_path, name, place):
+    data = {"model": {}, "model_state": {}, "__author__": "zoo", place: Evil(str(tmp_path / "written"))}
+    with open(tmp_path / name, "wb") as file:
+        pickle.dump(data, file) if name.endswith(".pkl") else torch.save(data, file)
+    with pytest.raises(CheckpointError, match=r"it holds _?io\.open, where only .* so that no code"):
+        load_weights(Network(), str(tmp_path / name))
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
+@pytest.mark.parametrize(
+    "code", [b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n."]
+)
+def test_no_name_is_looked_up(tmp_path, name, code):
+    (tmp_path / name).write_bytes(code)
+    with pytest.raises(CheckpointError, match="can be read"):
+        load_weights(Network(), str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "protocol"), [("best.pth", 2), ("best.pkl", 2), ("best.pkl", 4)])
+def test_numbers_of_numpy_are_read(tmp_path, name, protocol):
+    source, target = Network(), Network()
+    more = {
+        "__author__": "me",
+        "best_ap": np.float64(38.5),
+        "epoch": np.int32(3),
+        "sizes": np.arange(3, dtype=">i2"),
+        "done": np.bool_(True),
+        "names": np.array(["a", "bc"]),
+    }
+    path = str(tmp_path / name)
+    if name.endswith(".pkl"):
+        state = {key: value.numpy() for key, value in source.state_dict().items()}
+        with open(path, "wb") as file:
+            pickle.dump({"model": state, **more}, file, protocol)
+    else:
+        torch.save({"model": source.state_dict(), **more}, path, pickle_protocol=protocol)
+    load_weights(target, path)
+    assert torch.equal(target.head.weight, source.head.weight)
+    found = read_weight_file(path)
+    assert found["best_ap"] == 38.5 and found["sizes"].tolist() == [0, 1, 2] and found["done"]
+    # As NumPy of another main version would have named it.
+    with open(tmp_path / "other.pkl", "wb") as file:
+        text = pickle.dumps(np.float64(2.5), 0)
+        file.write(text.replace(b"numpy._core", b"numpy.core"))
+    assert read_weight_file(str(tmp_path / "other.pkl")) == 2.5
+
+
+def test_other_objects_are_named(tmp_path):
+    path = str(tmp_path / "namespace.pth")
+    torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(CheckpointError, match=r"argparse\.Namespace.*save its weights alone") as raised:
+        load_weights(Network(), path)
+    assert len(str(raised.value)) < 500 and "Re-running" not in str(raised.value)
+
+
+def test_names_are_matched_where_the_path_asks_for_it(tmp_path):
+    """Detectron2's "?matching_heuristics=True"."""
+    source, target = Network(), Network()
+    state = {f"teacher.{key}": value for key, value in source.state_dict().items()}
+    torch.save(state, tmp_path / "other.pth")
+    FeatCompCheckpointer(target).load(f"{tmp_path}/other.pth")
+    assert not torch.equal(target.head.weight, source.head.weight)
+    torch.save({key: state[f"teacher.{key}"] for key in ("head.weight",)}, tmp_path / "b.pth")
+    wrapped = nn.ModuleDict({"backbone": target})
+    FeatCompCheckpointer(wrapped).load(f"{tmp_path}/b.pth?matching_heuristics=True")
+    assert torch.equal(target.head.weight, source.head.weight)
 
 
 def test_model_zoo_weights_are_pickled_arrays(tmp_path):

@@ -127,7 +127,10 @@ TOOLS = sorted(name[:-3] for name in os.listdir("tools") if name.endswith(".py")
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help(exit_status, capsys, tool):
     assert exit_status(f"tools/{tool}.py", "--help") == 0
-    assert capsys.readouterr().out.startswith("usage:")
+    told = capsys.readouterr().out
+    assert told.startswith("usage:")
+    # All that build networks or read data sets load what a user has registered.
+    assert ("--import MODULE" in told) == (tool not in ("bdrate", "benchmark", "make_scenes"))
 
 
 @pytest.mark.parametrize("name", ["..", "", "a/b", "coco_2017", "scenes"])
@@ -231,6 +234,21 @@ def test_export_writes_both_halves(folder, tmp_path):
     done = call(folder, "tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "b", *SMALL)
     assert done.returncode == 2 and "no weights" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "b").exists()
+
+
+def test_a_tool_loads_the_users_own_split(folder, tmp_path):
+    (tmp_path / "my_split.py").write_text(
+        "from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC\n\n"
+        "@FEATURE_SPLIT_REGISTRY.register()\n"
+        "class MySplit(MSFC):\n"
+        "    pass\n"
+    )
+    chosen = ["MODEL.FEATCOMP.SPLIT", "MySplit", "MODEL.WEIGHTS", folder / "cut.pth", *SMALL]
+    arguments = ["--config-file", CONFIG, "--output", tmp_path / "new"]
+    known = ["--import", tmp_path / "my_split.py"]
+    done = call(folder, "tools/export.py", *chosen, *known, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "new" / "edge.pth", weights_only=True)["split"] == "MySplit"
 
 
 @pytest.mark.parametrize(
