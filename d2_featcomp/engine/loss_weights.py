@@ -13,6 +13,9 @@ from ..modeling import UncertaintyWeighting
 __all__ = ["LossWeightUpdate", "build_loss_weight_hooks", "reset_loss_weights"]
 
 
+RATES = {"epoch": 0.05, "step": 0.001}  # where the config leaves it open
+
+
 class LossWeightUpdate(HookBase):
     """Every `period` iterations: one step of Adam on the logarithms of the weights, with the gradient of
     eq. 6 averaged over these iterations and over all processes.
@@ -91,10 +94,8 @@ def build_loss_weight_hooks(cfg, model):
         weighting.requires_grad_(False)
     if period is None or not found or cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK:
         return []
-    return [
-        LossWeightUpdate(weighting, period=period(cfg), learning_rate=settings.BASE_LR)
-        for weighting in found
-    ]
+    rate = RATES[settings.UPDATE] if settings.BASE_LR is None else settings.BASE_LR
+    return [LossWeightUpdate(weighting, period=period(cfg), learning_rate=rate) for weighting in found]
 
 
 def reset_loss_weights(model):

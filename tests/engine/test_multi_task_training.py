@@ -7,19 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from torch import nn
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.data.mappers import train_dicts
 from d2_featcomp.engine import (
     CheckpointError,
+    FeatCompCheckpointer,
     Trainer,
     evaluate,
     setup_config,
     steps_to_run,
     train_steps,
 )
-from d2_featcomp.engine.loss_weights import LossWeightUpdate
+from d2_featcomp.engine.loss_weights import RATES, LossWeightUpdate
 from d2_featcomp.modeling import UncertaintyWeighting
 
 TINY = {
@@ -149,6 +151,21 @@ def test_a_resumed_update_goes_on_where_it_stopped():
         assert after.weights() == expected.weights()
 
 
+@pytest.mark.parametrize(("update", "epochs"), [("epoch", 250), ("step", 37200)])
+def test_weights_arrive_at_their_optimum(update, epochs):
+    """At 1 / (2 L) within the paper's training, which is far from where they begin."""
+    cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE", update])
+    assert cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.BASE_LR is None
+    weighting = UncertaintyWeighting({"a": "regression", "b": "segmentation"})
+    hook = LossWeightUpdate(weighting, period=1, learning_rate=RATES[update])
+    losses = {"a": torch.tensor(0.05), "b": torch.tensor(5.0)}
+    for iteration in range(min(epochs, 10000)):
+        weighting(losses)
+        hook.trainer = SimpleNamespace(iter=iteration)
+        hook.after_step()
+    assert weighting.weights() == pytest.approx({"a": 10.0, "b": 0.1}, rel=0.03)
+
+
 def test_losses_that_did_not_occur_leave_their_weights_as_they_are():
     hook, weighting = make_hook(period=1)
     weighting({"a": torch.tensor(3.0)})
@@ -205,6 +222,33 @@ def test_the_paper_in_iterations():
     assert cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE == "epoch"
     assert cfg.MODEL.FEATCOMP.COMPRESSIBILITY.UNITS == "features"
     assert cfg.MODEL.MULTI_TASK.ACTIVATION == ""
+
+
+@pytest.mark.parametrize(("number", "last"), [(1, "res5"), (2, "res4")])
+def test_the_authors_encoder_starts_from_torchvisions(tmp_path, number, last):
+    """The features are torchvision's own network's."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet34(weights=None).eval()
+    for name, value in theirs.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5)
+    torch.save(theirs.state_dict(), tmp_path / "resnet34.pth")
+    cfg = setup_config(f"configs/mtl_R34_encoder{number}_imagenet.yaml", ["MODEL.DEVICE", "cpu"])
+    assert cfg.MODEL.WEIGHTS.startswith("https://download.pytorch.org/models/resnet34-")
+    ours = build_model(cfg).eval()
+    checkpointer = FeatCompCheckpointer(ours)
+    checkpointer.load(str(tmp_path / "resnet34.pth"))
+    checkpointer.require_backbone(str(tmp_path / "resnet34.pth"))  # nothing of it is absent
+    images = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.no_grad():
+        x = (images / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        for stage in range(1, int(last[-1])):
+            x = getattr(theirs, f"layer{stage}")(x)
+        found = ours.backbone((images - ours.pixel_mean) / ours.pixel_std)[last]
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
 def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss(config, tmp_path):
