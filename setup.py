@@ -17,10 +17,12 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["d2_featcomp", "d2_featcomp.*"]),
     python_requires=">=3.10",
+    # Lowest versions: before torch 2.6 reading weights could run code; HEVC above 8 bits needs PyAV 15,
+    # empty tables tabulate 0.10.
     # Detectron2 itself is on no package index under its own name: README.md tells how to get it.
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "numpy>=1.26",
         "imagecodecs>=2024.9.22",
         "fvcore>=0.1.5",
@@ -29,12 +31,12 @@ setup(
         "pillow>=10",
         "matplotlib>=3.8",
         "pyyaml>=6",
-        "tabulate>=0.9",
+        "tabulate>=0.10",
         "tqdm>=4.66",
         "bjontegaard>=1.3",
     ],
     extras_require={
-        "hevc": ["av>=14.1"],
+        "hevc": ["av>=15"],
         "edge": ["httpx>=0.27"],
         "serve": [
             "fastapi>=0.110",

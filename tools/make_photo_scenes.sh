@@ -2,7 +2,8 @@
 # Usage: tools/make_photo_scenes.sh PYTHON
 # Builds the data set `photo_scenes` below DETECTRON2_DATASETS (default: datasets) from the cut-outs of
 # Debian's tuxpaint-stamps-default and the photographs of mate-backgrounds. The packages are downloaded
-# with apt-get and unpacked beside the data set; nothing is installed and no root is needed.
+# with apt-get, which checks them against Debian's signatures, and unpacked beside the data set; nothing is
+# installed and no root is needed.
 set -eu
 
 python=$1
