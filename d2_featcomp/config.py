@@ -18,6 +18,10 @@ def add_featcomp_config(cfg):
     # Of SOLVER.LR_SCHEDULER_NAME WarmupPolyLR: the rate falls as (1 - iteration / MAX_ITER) to this
     # power.
     cfg.SOLVER.POLY_LR_POWER = 0.9
+    # A LazyConfig file that describes the network, and its overrides; set where it is the config file.
+    cfg.MODEL.LAZY = CN()
+    cfg.MODEL.LAZY.CONFIG_FILE = ""
+    cfg.MODEL.LAZY.OVERRIDES = ()
     cfg.MODEL.FEATCOMP = CN()
     featcomp = cfg.MODEL.FEATCOMP
 

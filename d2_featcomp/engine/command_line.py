@@ -13,6 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
 from .arguments import import_modules
+from .lazy_config import merge_lazy_config, separate_overrides
 
 __all__ = [
     "end_process_group",
@@ -30,8 +31,9 @@ def setup_config(config_file, overrides=()):
     Data sets named `images:FOLDER` are registered.
 
     Args:
-        config_file (str): YAML; "" gives Detectron2's defaults.
-        overrides (sequence[str]): KEY VALUE pairs.
+        config_file (str): YAML, or a LazyConfig file NAME.py (see :mod:`.lazy_config`), which is run; ""
+            gives Detectron2's defaults.
+        overrides (sequence[str]): KEY VALUE pairs; of a LazyConfig "model.backbone.depth=34", too.
 
     Returns:
         CfgNode: frozen. MODEL.DEVICE is :func:`available_device`.
@@ -49,10 +51,15 @@ def setup_config(config_file, overrides=()):
     if config_file and not os.path.isfile(config_file):
         raise FileNotFoundError(f"no config file {config_file!r}")
     try:
-        if config_file:
+        overrides, lazy = separate_overrides(overrides)
+        if config_file.endswith(".py"):
+            merge_lazy_config(cfg, config_file, lazy)
+        elif lazy:
+            raise ValueError(f"{lazy[0]!r} is an override of a LazyConfig file: give KEY VALUE pairs")
+        elif config_file:
             # By itself Detectron2 would run what a tag such as !!python/object asks for.
             cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list(overrides)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)

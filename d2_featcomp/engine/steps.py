@@ -64,6 +64,12 @@ def require_step_settings(cfg, overrides=()):
     Raises:
         ValueError: one of them is among `overrides`, or is not Detectron2's default.
     """
+    for override in cfg.MODEL.LAZY.OVERRIDES:
+        if override.startswith(("train.max_iter", "lr_multiplier", "optimizer.lr")):
+            raise ValueError(
+                f"{override!r} is not used by training in steps: set "
+                "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER, BASE_LR and LR_STEPS, and those of STEP2 and STEP3"
+            )
     defaults, named = get_cfg().SOLVER, set(overrides[::2])
     for key, own in OF_EACH_STEP.items():
         default = defaults[key]

@@ -16,6 +16,7 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from ..data.mappers import build_test_mapper, build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
 from .checkpoint import FeatCompCheckpointer
+from .lazy_config import build_lazy_optimizer, lazy_train_mapper
 from .loss_weights import build_loss_weight_hooks
 from .mixed_precision import CPUMixedPrecisionTrainer
 from .resuming import ResumableLoader, ResumableMapper, ResumptionHook, same_generators_after
@@ -70,6 +71,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
+        optimizer = build_lazy_optimizer(cfg, model)
+        if optimizer is not None:
+            return optimizer
         kind = cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER
         if kind == "SGD":
             return super().build_optimizer(cfg, model)
@@ -104,7 +108,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        mapper = ResumableMapper(build_train_mapper(cfg))
+        mapper = ResumableMapper(lazy_train_mapper(cfg) or build_train_mapper(cfg))
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=train_dicts(cfg))
         return ResumableLoader(loader, mapper)
 

@@ -1,6 +1,7 @@
 """Registered feature splits and meta-architectures."""
 
 from ..codecs import build_feature_codec
+from .lazy import LazyNetwork
 from .multi_task import (
     TASK_HEAD_REGISTRY,
     CompressibleMultiTask,

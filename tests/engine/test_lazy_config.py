@@ -1,0 +1,161 @@
+"""Detectron2's LazyConfig files, here of its newer backbones: trained, measured and deployed."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+from d2_featcomp.engine import export_halves, load_half, setup_config, train_steps
+
+COMMON = """
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+dataloader.train.dataset.names = "lazy_scenes_train"
+dataloader.test.dataset.names = "lazy_scenes_val"
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = 0
+dataloader.train.mapper.instance_mask_format = "bitmask"
+dataloader.train.mapper.augmentations[0].update(short_edge_length=[64], max_size=96)
+dataloader.test.mapper.augmentations[0].update(short_edge_length=64, max_size=96)
+optimizer = model_zoo.get_config("common/optim.py").AdamW
+train = model_zoo.get_config("common/train.py").train
+train.init_checkpoint = ""
+train.device = "cpu"
+train.eval_period = -1
+featcomp = dict(
+    SSFC=dict(CHANNELS=4),
+    MSFF=dict(SE_REDUCTION=4),
+    CODEC=dict(NAME="png", BITS=6),
+    TRAIN=dict(
+        STEPS=(1, 3),
+        STEP1=dict(MAX_ITER=2, BASE_LR=1e-4, LR_STEPS=()),
+        STEP3=dict(MAX_ITER=2, BASE_LR=1e-4, LR_STEPS=()),
+    ),
+)
+settings = dict(SOLVER=dict(WARMUP_ITERS=1), SEED=3)
+
+
+def shrink(model, channels=16):
+    model.roi_heads.num_classes = 6
+    model.roi_heads.batch_size_per_image = 8
+    model.roi_heads.box_head.conv_dims, model.roi_heads.box_head.fc_dims = [], [16]
+    from detectron2.layers import ShapeSpec
+
+    model.roi_heads.box_head.input_shape = ShapeSpec(channels=channels, height=7, width=7)
+    model.roi_heads.box_predictor.input_shape = ShapeSpec(channels=16)
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    model.roi_heads.box_predictor.test_topk_per_image = 3
+    model.roi_heads.mask_head.input_shape = ShapeSpec(channels=channels, width=14, height=14)
+    model.roi_heads.mask_head.conv_dims = [8, 8]
+    model.proposal_generator.head.in_channels = channels
+    model.proposal_generator.post_nms_topk = (20, 10)
+    model.backbone.out_channels = channels
+    return model
+"""
+VITDET = """
+model = shrink(model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model)
+model.backbone.square_pad = 96
+model.backbone.net.update(
+    img_size=96, embed_dim=16, depth=2, num_heads=2, window_size=2, window_block_indexes=[0]
+)
+"""
+SWIN = """
+from detectron2.modeling.backbone import SwinTransformer
+
+model = shrink(model_zoo.get_config("common/models/mask_rcnn_fpn.py").model)
+model.backbone.bottom_up = L(SwinTransformer)(
+    embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2, drop_path_rate=0.0
+)
+model.backbone.in_features = ["p0", "p1", "p2", "p3"]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lazy_scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lazy")
+    register_scenes("lazy_scenes", str(root / "scenes"), procedural_recipe({"train": 4, "val": 2}))
+    DatasetCatalog.get("lazy_scenes_train")
+
+
+VITDET_NEEDS = pytest.mark.skipif(find_spec("timm") is None, reason="Detectron2's ViTDet needs timm")
+
+
+@pytest.fixture(params=[pytest.param("vitdet", marks=VITDET_NEEDS), "swin"])
+def path(request, tmp_path):
+    path = tmp_path / f"{request.param}.py"
+    path.write_text(COMMON + {"vitdet": VITDET, "swin": SWIN}[request.param])
+    return str(path)
+
+
+def test_a_network_is_trained_and_deployed(path, tmp_path):
+    output = ["OUTPUT_DIR", str(tmp_path / "out")]
+    cfg = setup_config(path, output)
+    assert tuple(cfg.DATASETS.TRAIN) == ("lazy_scenes_train",) and cfg.SOLVER.IMS_PER_BATCH == 2
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.SEED) == (64, 96, 3)
+    train_steps(cfg)
+    first = torch.load(tmp_path / "out" / "step1" / "model_final.pth", weights_only=True)["model"]
+    trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert any(name.startswith("feature_split.") for name in trained)
+    moved = [name for name in first if not torch.equal(first[name], trained[name])]
+    assert any("attn" in name for name in moved)  # the transformer itself
+
+    done = setup_config(path, [*output, "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")])
+    halves = export_halves(done, str(tmp_path))
+    edge, cloud = (load_half(done, halves[half], half) for half in ("edge", "cloud"))
+    record = {"image": torch.randint(0, 256, (3, 64, 96)), "height": 64, "width": 96}
+    (stream,) = edge.edge_inference([record])
+    data = stream.to_bytes()
+    (output,) = cloud.cloud_inference([FeatureBitstream.from_bytes(data)])
+    whole = build_model(done).eval()
+    whole.load_state_dict(trained)
+    (expected,) = whole([record])
+    assert len(expected["instances"]) > 0
+    assert torch.equal(output["instances"].scores, expected["instances"].scores)
+    assert len(data) < 5000 and os.path.getsize(halves["edge"]) > 0
+
+
+def test_both_kinds_of_overrides(path):
+    overrides = ["model.roi_heads.num_classes=4", "MODEL.FEATCOMP.CODEC.BITS", "3"]
+    cfg = setup_config(path, overrides)
+    assert cfg.MODEL.FEATCOMP.CODEC.BITS == 3 and cfg.MODEL.FEATCOMP.SSFC.CHANNELS == 4
+    assert build_model(cfg).roi_heads.num_classes == 4
+    assert ("RGB" if "vitdet" in path else "BGR") == cfg.INPUT.FORMAT
+    with pytest.raises(ValueError, match=r"train\.max_iter=7' is not used.*TRAIN\.STEP1\.MAX_ITER"):
+        train_steps(setup_config(path, ["train.max_iter=7"]))
+    with pytest.raises(ValueError, match="is an override of a LazyConfig file"):
+        setup_config("configs/quick/msfc_R18.yaml", ["model.roi_heads.num_classes=4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import nowhere_at_all", "nowhere_at_all"),
+        ("train = dict(seed=1)", "has no `model`"),
+        (COMMON + SWIN + "featcomp = dict(SPLITS='MSFC')", "SPLITS"),
+    ],
+)
+def test_mistakes_in_a_file_are_told_with_its_name(tmp_path, text, words):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(ValueError) as raised:
+        setup_config(str(path))
+    assert str(path) in str(raised.value) and words in str(raised.value)
+
+
+def test_no_yaml_file_runs_a_program(tmp_path):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'written')!r}, 'w')\nmodel = dict()\n")
+    (tmp_path / "config.yaml").write_text(
+        "MODEL:\n  META_ARCHITECTURE: LazyNetwork\n  DEVICE: cpu\n"
+        f"  LAZY:\n    CONFIG_FILE: {tmp_path}/evil.py\nVERSION: 2\n"
+    )
+    with pytest.raises(ValueError, match="it is run only where it is given itself"):
+        build_model(setup_config(str(tmp_path / "config.yaml")))
+    assert not (tmp_path / "written").exists()
