@@ -76,7 +76,6 @@ def data(tmp_path_factory):
     """Two images with a semantic map and a box each."""
     folder = tmp_path_factory.mktemp("collected")
 
-
     records = []
     for index in range(2):
         labels = np.tile(np.arange(8, dtype=np.uint8) // 4, (8, 1))
