@@ -13,6 +13,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from d2_featcomp.evaluation import (
     DisparityEvaluator,

@@ -97,10 +97,6 @@ WRONG = {
         changed("curves", 0, "points", 1, "colour", value="red"),
         "curves[0] (MSFC): points[1]: unknown key 'colour'",
     ),
-    "setting that training does not heed": (
-        changed("trainings", "detector", "overrides", value={"SOLVER.MAX_ITER": 9}),
-        "training in steps does not use SOLVER.MAX_ITER",
-    ),
     "unknown key of a goal": (changed("goals", 0, "more_than", value=1), "more_than"),
     "unknown key of the plot": (changed("plot", value={"z": "BPFE"}), "'z'"),
     "unknown key of the pictures": (changed("pictures", "amount", value=3), "amount"),
