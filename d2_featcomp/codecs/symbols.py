@@ -112,7 +112,10 @@ class SymbolDecoder:
 
 def step_size(bits, low, high):
     """Distance of neighbouring values of the quantizer: float32, of the shape of `low`; 0 at 32 bits."""
-    return torch.zeros_like(low) if bits == FLOAT_BITS else (high - low) / (2**bits - 1)
+    if bits == FLOAT_BITS:
+        return torch.zeros_like(low)
+    # By a tensor: in place of dividing by a number, GPUs multiply by its rounded reciprocal.
+    return (high - low) / torch.full_like(low, 2**bits - 1)
 
 
 def dequantize(symbols, bits, low, high):
