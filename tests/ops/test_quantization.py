@@ -81,12 +81,13 @@ def test_a_table_gives_the_same_bits(bits, channels, size):
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("size", [5, 2**17])
-def test_a_gpu_dequantizes_to_the_same_bits(bits, size):
+def test_a_gpu_dequantizes_to_the_same_bits(device, bits, size):
     generator = torch.Generator().manual_seed(bits)
     low, high = -torch.rand(3, 1, 1, generator=generator), torch.rand(3, 1, 1, generator=generator)
     symbols = torch.randint(2**bits, (3, 1, size), generator=generator, dtype=torch.int32)
-    found = dequantize_by_table(symbols.cuda(), bits, low.cuda(), high.cuda())
-    assert found.is_cuda and torch.equal(found.cpu(), dequantize_uniform(symbols, bits, low, high))
+    found = dequantize_by_table(symbols.to(device), bits, low.to(device), high.to(device))
+    assert found.device.type == device.type
+    assert torch.equal(found.cpu(), dequantize_uniform(symbols, bits, low, high))
 
 
 @pytest.mark.parametrize("bits", DEPTHS)
