@@ -35,6 +35,7 @@ TESTS = (
     "tests/codecs/test_gpu_codec.py",
     "tests/modeling/test_gpu_halves.py",
     "tests/modeling/test_gpu_networks.py",
+    "tests/modeling/test_msfc.py",
     "tests/engine/test_gpu_training.py",
 )
 MACHINE = """

@@ -6,7 +6,7 @@ import numpy as np
 
 from .images import BitstreamError
 
-__all__ = ["CodedTensor", "DecodeLimits", "ImageSizes", "StreamDescription"]
+__all__ = ["OWN_LIMITS", "CodedTensor", "DecodeLimits", "ImageSizes", "StreamDescription"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,18 @@ class DecodeLimits:
                 f"one of {rows} x {columns}: at most {self.max_enlargement} times as many pixels are "
                 "accepted (DecodeLimits.max_enlargement)"
             )
+
+
+# For bitstreams that this very program has written, of images of any size.
+OWN_LIMITS = DecodeLimits(
+    max_elements=2**35,
+    max_image_side=2**20,
+    max_image_pixels=2**40,
+    max_original_pixels=2**40,
+    max_enlargement=2**20,
+    max_tensors=255,
+    max_strings=255,
+)
 
 
 @dataclass(frozen=True, eq=False)

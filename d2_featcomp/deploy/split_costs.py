@@ -21,6 +21,7 @@ from ..codecs import (
     decompress_stream,
     stream_step_sizes,
 )
+from ..codecs.structures import OWN_LIMITS
 from ..engine.inference import build_for_inference
 from ..engine.timing import timed, wait_for_gpu
 from ..modeling.split_backbone import Received
@@ -276,7 +277,7 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
         found[place.name] = edge, encode, decode, total - edge, len(data)
     (features,), edge = timed(lambda: cut.edge_features([record]))
     data, encode = timed(lambda: cut.encode(features).to_bytes())
-    stream = FeatureBitstream.from_bytes(data)
+    stream = FeatureBitstream.from_bytes(data, OWN_LIMITS)
     tensors, decode = timed(lambda: cut.decode(stream))
     _, cloud = timed(lambda: cut.outputs_of(tensors, stream))
     found[cut.split_name] = edge, encode, decode, cloud, len(data)

@@ -31,6 +31,7 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from ..codecs import FeatureBitstream
+from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
@@ -208,7 +209,7 @@ class _Network:
                 features = model.edge_features([record])[0]
             codec = None if setting.has_weights else setting.codec
             data = model.encode(features, codec).to_bytes()
-            stream = model.describe_stream(FeatureBitstream.from_bytes(data), codec)
+            stream = model.describe_stream(FeatureBitstream.from_bytes(data, OWN_LIMITS), codec)
             tensors = model.decode(stream, codec)
             symbols = setting.hash_symbols(tensors)
 

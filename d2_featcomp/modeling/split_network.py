@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import FeatureBitstream, build_feature_codec
+from ..codecs.structures import OWN_LIMITS
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
 from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
 from .fingerprint import WatchedWeights, hash_weights
@@ -180,7 +181,7 @@ class SplitNetwork(SplitInference, nn.Module):
         if self.training:
             return self._training_losses(batched_inputs)
         sent = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
-        return self.cloud_inference([FeatureBitstream.from_bytes(data) for data in sent])
+        return self.cloud_inference([FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in sent])
 
     def _training_losses(self, batched_inputs):
         whole = self._loss != "distill"  # else nothing beyond the features is needed

@@ -161,3 +161,13 @@ def test_checkpoints_are_those_of_the_plain_network(small_model, small_config):
     into_cut = cut.load_state_dict(plain.state_dict(), strict=False)
     assert not into_cut.unexpected_keys
     assert all(key.startswith("feature_split.") for key in into_cut.missing_keys)
+
+
+def test_evaluation_takes_originals_of_any_size(small_model, make_record):
+    """Limits are for what comes from elsewhere."""
+    model = small_model(MODEL__MASK_ON=False)
+    record = {**make_record(64, 96), "height": 6000, "width": 9000}
+    (output,) = model([record])
+    assert output["instances"].image_size == (6000, 9000)
+    with pytest.raises(BitstreamError, match="at most"):
+        FeatureBitstream.from_bytes(output["bitstream"].to_bytes())
