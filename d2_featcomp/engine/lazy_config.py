@@ -8,6 +8,8 @@ Not used are `train.max_iter` and `lr_multiplier`: each training step has its ow
 (MODEL.FEATCOMP.TRAIN), by SOLVER's scheduler.
 """
 
+import itertools
+
 from detectron2.config import CfgNode, instantiate
 from omegaconf import OmegaConf
 
@@ -43,7 +45,7 @@ def separate_overrides(overrides):
         if "=" in word:
             lazy.append(word)
         else:
-            pairs += [word, *([value] if (value := next(rest, None)) is not None else [])]
+            pairs += [word, *itertools.islice(rest, 1)]  # a value may be None
     return pairs, lazy
 
 

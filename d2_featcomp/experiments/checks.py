@@ -7,7 +7,8 @@ from detectron2.modeling import build_model
 from ..engine.steps import require_step_settings
 from ..evaluation.tradeoff import COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
-from .schema import file_name, make_config, require_keys, seeded
+from .schema import file_name, make_config, require_keys
+from .seeds import seeded
 
 __all__ = ["at", "check_plan"]
 

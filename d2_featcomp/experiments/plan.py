@@ -75,8 +75,8 @@ from .schema import (
     Training,
     make_config,
     require_keys,
-    seeded,
 )
+from .seeds import repeat_points, repeat_trainings
 
 __all__ = ["make_plan", "plan_sweep", "read_experiment", "read_sweep"]
 
@@ -247,8 +247,8 @@ def make_plan(data, overrides=None):
     ys = plot.get("y", "box AP") if plot else ()
     plan = Plan(
         title=data.get("title") or _describe(trainings, points),
-        trainings=_with_seeds(trainings, seeds, _seeded_training(trainings)),
-        points=_with_seeds({p.name: p for p in points}, seeds, _seeded_point(trainings)),
+        trainings=repeat_trainings(trainings, seeds),
+        points=repeat_points(points, trainings, seeds),
         curves=tuple(curves),
         goals=_read_entries(Goal, data, "goals"),
         bd_rates=_read_entries(BDRate, data, "bd_rates"),
@@ -362,45 +362,3 @@ def _describe(trainings, points):
     cfg = make_config(training.config_file, training.overrides)
     featcomp = cfg.MODEL.FEATCOMP
     return f"{featcomp.SPLIT} on {featcomp.TASK_NETWORK}, {', '.join(cfg.DATASETS.TEST)}"
-
-
-def _with_seeds(entries, seeds, repeat):
-    if not seeds:
-        return entries
-    repeated = [
-        repeat(entry, seed)
-        for seed in seeds
-        for entry in entries.values()
-        if seed == seeds[0] or not getattr(entry, "once", False)
-    ]
-    return {entry.name: entry for entry in repeated}
-
-
-def _seeded_training(trainings):
-    def repeat(training, seed):
-        return dataclasses.replace(
-            training,
-            name=_seeded_name(training.name, seed, trainings),
-            start=_seeded_name(training.start, seed, trainings),
-            overrides={**training.overrides, "SEED": seed},
-        )
-
-    return repeat
-
-
-def _seeded_name(name, seed, trainings):
-    once = name in trainings and trainings[name].once
-    return name if once else seeded(name, seed)
-
-
-def _seeded_point(trainings):
-    def repeat(point, seed):
-        return dataclasses.replace(
-            point,
-            name=seeded(point.name, seed),
-            training=_seeded_name(point.training, seed, trainings),
-            repeats=point.name,
-            seed=seed,
-        )
-
-    return repeat

@@ -17,7 +17,8 @@ from ..files import write_text
 from .keys import file_digest, find_differences, trained_keys
 from .measure import measure_settings
 from .report import Report
-from .schema import file_name, make_config, seeded
+from .schema import file_name, make_config
+from .seeds import seeded
 from .subsets import limit_images
 
 __all__ = ["choose_setting", "run_experiment", "run_plan", "run_sweep"]

@@ -5,7 +5,7 @@ import re
 
 from ..engine.command_line import setup_config
 
-__all__ = ["BDRate", "Curve", "Goal", "Plan", "Point", "Training", "file_name", "require_keys", "seeded"]
+__all__ = ["BDRate", "Curve", "Goal", "Plan", "Point", "Training", "file_name", "require_keys"]
 
 POINT_KEYS = ("name", "training", "weights", "codec", "bits", "quality", "effort", "overrides")
 CURVE_KEYS = (*POINT_KEYS, "anchor", "points")
@@ -153,11 +153,6 @@ def require_keys(entry, known, where):
             f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}: "
             f"known are {', '.join(known)}"
         )
-
-
-def seeded(name, seed):
-    """Names what was done with one of several seeds."""
-    return f"{name}, seed {seed}" if name else ""
 
 
 def file_name(name):

@@ -159,3 +159,12 @@ def test_no_yaml_file_runs_a_program(tmp_path):
     with pytest.raises(ValueError, match="it is run only where it is given itself"):
         build_model(setup_config(str(tmp_path / "config.yaml")))
     assert not (tmp_path / "written").exists()
+
+
+def test_none_is_a_value():
+    overrides = ["MODEL.FEATCOMP.CODEC.NAME", "jpeg", "MODEL.FEATCOMP.CODEC.QUALITY", 50]
+    overrides += ["MODEL.FEATCOMP.CODEC.QUALITY", None, "MODEL.FEATCOMP.CODEC.BITS", 8]
+    codec = setup_config("", overrides).MODEL.FEATCOMP.CODEC
+    assert (codec.NAME, codec.QUALITY, codec.BITS) == ("jpeg", None, 8)
+    with pytest.raises(ValueError, match="odd length"):
+        setup_config("", ["MODEL.FEATCOMP.CODEC.NAME"])

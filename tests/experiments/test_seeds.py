@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_is_noted(folder):
     with open(folder / "out" / "bd_rates.csv", newline="") as file:
         first, second, _ = csv.DictReader(file)
     assert math.isnan(float(first["percent"])) and first["seed"] == "3"
-    assert "has 3 points: BD-rate by cubic needs at least 4" in second["note"]
+    assert "has 3 points of different quality: BD-rate by cubic needs at least 4" in second["note"]
 
 
 @pytest.mark.parametrize(
