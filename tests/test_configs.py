@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2_featcomp.codecs import build_image_codec
 from d2_featcomp.engine import setup_config
-from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY
+from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
@@ -38,7 +38,8 @@ def test_msfc_of_the_paper():
     featcomp = setup_config(str(ROOT / "configs/msfc_R50.yaml")).MODEL.FEATCOMP
     assert (featcomp.SPLIT, featcomp.SSFC.CHANNELS, featcomp.CODEC.BITS) == ("MSFC", 64, 4)
     assert featcomp.MSFR.DIRECTION == "bottom_up"
-    assert featcomp.TRAIN_QUANTIZATION == "none"
+    assert featcomp.TRAIN_QUANTIZATION == ""
+    assert "train_quantization" not in MSFC.codec_defaults  # so it is none
     assert featcomp.TRAIN.STEP2.LOSS == featcomp.TRAIN.STEP3.LOSS == "task"
 
 
@@ -94,7 +95,11 @@ CODEC = "MODEL.FEATCOMP.CODEC."
 MISTAKES = {
     "missing config file": ("configs/missing.yaml", [], "no config file 'configs/missing.yaml'"),
     "unknown key": (QUICK, ["MODEL.FEATCOMP.BITS", 4], "MODEL.FEATCOMP.BITS"),
-    "unknown codec": (QUICK, [f"{CODEC}NAME", "webp"], "unknown image codec 'webp': choose one of"),
+    "unknown codec": (
+        QUICK,
+        [f"{CODEC}NAME", "webp"],
+        "unknown codec 'webp' (MODEL.FEATCOMP.CODEC.NAME): choose an image codec (",
+    ),
     "17 bits": (QUICK, [f"{CODEC}BITS", 17], "cannot carry 17 bits"),
     "quality": (
         QUICK,
@@ -123,5 +128,8 @@ def test_train_net_tells_a_mistake_in_one_line(tmp_path, case):
 def test_reproduce_tells_a_missing_experiment_in_one_line(tmp_path):
     done = run("tools/reproduce.py", tmp_path / "none.yaml", "--output", tmp_path / "output")
     assert done.returncode == 2
-    assert done.stderr == f"reproduce.py: error: no experiment file {str(tmp_path / 'none.yaml')!r}\n"
+    assert (
+        done.stderr
+        == f"reproduce.py: error: no plan {str(tmp_path / 'none.yaml')!r}: give a YAML file\n"
+    )
     assert not (tmp_path / "output").exists()

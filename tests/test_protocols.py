@@ -55,6 +55,7 @@ ANNOTATIONS = {
 COCO = ("coco_2017_train", "coco_2017_val", 118287, 5000)
 CITYSCAPES = ("cityscapes_multi_task_train", "cityscapes_multi_task_val", 2975, 500)
 SCENES = ("scenes_train", "scenes_val", 2000, 200)
+R34 = "https://download.pytorch.org/models/resnet34-b627a593.pth"  # torchvision's, for ImageNet
 R50 = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 R101 = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
 
@@ -84,7 +85,9 @@ PROTOCOLS = {
     "msfc_retinanet_R50": (*COCO, R50),
     "mtl_R34_encoder1": (*CITYSCAPES, ""),
     "mtl_R34_encoder1_benchmark": (*CITYSCAPES, ""),
+    "mtl_R34_encoder1_imagenet": (*CITYSCAPES, R34),
     "mtl_R34_encoder2": (*CITYSCAPES, ""),
+    "mtl_R34_encoder2_imagenet": (*CITYSCAPES, R34),
     "mtl_R34_encoder2_benchmark": (*CITYSCAPES, ""),
     "photo_scenes_msfc_R18": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photos_baf_yolov3_tiny": ("images:baf_photos/train", "images:baf_photos/val", 800, 133, ""),
@@ -141,7 +144,9 @@ def test_experiment(name):
     assert (path.parent / description["config_file"]).resolve() == expected.resolve()
     trainings = description["trainings"].values()
     assert [training["checkpoint"] for training in trainings if "checkpoint" in training] == checkpoints
-    for part in (*trainings, *description["settings"]):
+    points = [point for curve in description["curves"] for point in (curve, *curve.get("points", []))]
+    levels = description.get("levels", [])
+    for part in (*trainings, *points, *levels):
         changed = part.get("overrides", {})
         assert not [key for key in changed if key.startswith("DATASETS.") or key == "MODEL.WEIGHTS"]
 

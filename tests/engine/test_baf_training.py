@@ -24,6 +24,7 @@ from d2_featcomp.engine import (
     train_steps,
 )
 from d2_featcomp.modeling import format_channel_order
+from d2_featcomp.modeling.split_backbone import unsplit_backbone
 from d2_featcomp.ops import ChannelCorrelation, rank_channels
 
 CONFIG = "configs/quick/baf_yolov3_tiny.yaml"
@@ -86,14 +87,14 @@ def test_channels_are_those_of_eq_2_and_3_on_the_images(settings, folder):
     order, scores, count = select_channels(cfg, network, images=100)
     assert count == 6 and sorted(order.tolist()) == list(range(256))
     seen = []
-    layer = network.backbone.layers[8]
+    layer = unsplit_backbone(network).layers[8]
     hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    split = network.feature_split
+    split = network.split_point
     correlation = ChannelCorrelation(1)
     mapper = DatasetMapper(cfg, is_train=False)
     with torch.no_grad():
         for record in DatasetCatalog.get(f"images:{folder}"):
-            network.backbone(network.normalized_images([mapper(record)]).tensor)
+            unsplit_backbone(network)(network.normalized_images([mapper(record)]).tensor)
             correlation.update(split.layer(seen[-1][0]), seen[-1][0])
     hook.remove()
     expected_order, expected = rank_channels(correlation.coefficients())

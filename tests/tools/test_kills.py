@@ -23,7 +23,8 @@ def results_in(folder):
     """Name of each result file -> what tells whether it was written again."""
     found = {}
     for entry in os.scandir(folder):
-        if entry.name.endswith(".json"):
+        # Not the two that are of all of them together.
+        if entry.name.endswith(".json") and entry.name not in ("images.json", "results.json"):
             about = entry.stat()
             found[entry.name[: -len(".json")]] = about.st_ino, about.st_mtime_ns
     return found
