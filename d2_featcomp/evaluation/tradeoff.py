@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 
 import numpy as np
 from tabulate import tabulate
@@ -211,6 +212,7 @@ def rate_for_accuracy(rates, accuracies, accuracy):
 
 # Whose differences matter more than their distance from 0.
 _FREE_AXES = ("mIoU", "IRMSE", "RMSE", "PSNR")
+_TITLE_WIDTH = 64  # characters of a line
 _LEGEND_INSIDE = 6  # entries of a legend that leave room for the curves
 _UNITS = {
     "box AP": "box AP (%)",
@@ -267,7 +269,8 @@ def plot_curves(
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel=_UNITS.get(x, x), ylabel=_UNITS.get(y, y), title=title)
+    axes.set(xlabel=_UNITS.get(x, x), ylabel=_UNITS.get(y, y))
+    axes.set_title(textwrap.fill(title, _TITLE_WIDTH))
     if y not in _FREE_AXES:
         axes.set_ylim(bottom=0)
     axes.grid(True, which="both", alpha=0.25)

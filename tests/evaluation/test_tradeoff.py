@@ -202,3 +202,20 @@ def test_repeats_are_drawn_faintly(tmp_path):
     faint = (np.ptp(together, axis=-1) > 20).sum()
     assert faint > (np.ptp(alone, axis=-1) > 20).sum() + 200
     assert "<!-- PSNR (dB) -->" in (tmp_path / "with.svg").read_text()
+
+
+def test_long_titles_stay_within_the_picture(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    seen, save = [], Figure.savefig
+
+    def savefig(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        figure.canvas.draw()
+        box = figure.axes[0].title.get_window_extent()
+        seen.append((box.x0 >= 0, box.x1 <= figure.bbox.x1))
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    row = {"BPFE": 0.01, "box AP": 50.0}
+    plot_curves({"one": [row]}, {}, str(tmp_path / "curves"), title="a title of many words " * 6)
+    assert seen and all(ends == (True, True) for ends in seen)
