@@ -11,7 +11,7 @@ reproduce = $(run) tools/reproduce.py --output
 	mtl mtl-scenes benchmark
 
 help:
-	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 minutes on 2 cores)'
+	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 to 20 minutes on 2 cores)'
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
 	@echo 'make lint          check the style'
@@ -19,7 +19,7 @@ help:
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
-	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 minutes)'
+	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
 	@echo '                   resumable; downloads two Debian packages)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
