@@ -8,22 +8,15 @@ Shape shorthand in this module:
 
 import abc
 
-from fvcore.common.registry import Registry
 from torch import nn
 
 from .images import IMAGE_CODEC_REGISTRY
+from .images.base import CodecRegistry
 
 __all__ = ["FEATURE_CODEC_REGISTRY", "FeatureCodec", "build_feature_codec"]
 
 
-class _CodecRegistry(Registry):
-    """Registers classes by their attribute `name`."""
-
-    def _do_register(self, name, obj):
-        super()._do_register(obj.name, obj)
-
-
-FEATURE_CODEC_REGISTRY = _CodecRegistry("FEATURE_CODEC")
+FEATURE_CODEC_REGISTRY = CodecRegistry("FEATURE_CODEC")
 FEATURE_CODEC_REGISTRY.__doc__ = """
 Registry of feature codecs, subclasses of :class:`FeatureCodec`, by their `name` (that of the class
 unless it says otherwise).

@@ -5,9 +5,9 @@ import hashlib
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FINGERPRINT_BYTES", "WatchedWeights", "hash_weights", "read_weights"]
+from ..codecs.bitstream import FINGERPRINT_BYTES
 
-FINGERPRINT_BYTES = 4
+__all__ = ["WatchedWeights", "hash_weights", "read_weights"]
 
 
 class _ReadTensors(TorchFunctionMode):

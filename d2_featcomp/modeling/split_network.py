@@ -260,13 +260,13 @@ class SplitNetwork(SplitInference, nn.Module):
         if self._given_fingerprints is not None and codec is self.feature_codec:
             return self._given_fingerprints[0]
         text = "\n".join([codec.describe(), self.split_name, self.split_point.name, self._preprocessing])
-        return self._hash(text, [*self._edge_weights(), WatchedWeights(codec), self._pixels])
+        return self._hash(text, [self._edge_weights(), WatchedWeights(codec), self._pixels])
 
     def fingerprint_v1(self):
         """bytes: 4, as bitstreams of format 1 carry it: of the edge sub-model's weights alone."""
         if self._given_fingerprints is not None:
             return self._given_fingerprints[1]
-        return self._hash("", self._edge_weights())
+        return self._hash("", [self._edge_weights()])
 
     def _hash(self, text, weights):
         key = [watched.key() for watched in weights]
@@ -287,7 +287,7 @@ class SplitNetwork(SplitInference, nn.Module):
                 for name in self.sub_model_names("edge")
                 if not name.startswith("feature_codec.") and not name.endswith("num_batches_tracked")
             }
-            self._watched = [WatchedWeights(self, names, saved_name)]
+            self._watched = WatchedWeights(self, names, saved_name)
         return self._watched
 
     def sub_model_names(self, sub_model):

@@ -8,22 +8,18 @@ import subprocess
 import sys
 import time
 
+import deployed
 import pytest
 import torch
+from deployed import CONFIG
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import setup_config
 
-CONFIG = "configs/quick/msfc_R18.yaml"
 SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    **deployed.SMALL,
     "TEST.DETECTIONS_PER_IMAGE": "10",
     "INPUT.MIN_SIZE_TEST": "96",
     "DATALOADER.NUM_WORKERS": "0",

@@ -16,14 +16,14 @@ class BitstreamError(ValueError):
     """The bytes are no feature bitstream that this program can decode: damaged, foreign or too large."""
 
 
-class _CodecRegistry(Registry):
+class CodecRegistry(Registry):
     """Registers classes by their attribute `name`."""
 
     def _do_register(self, name, obj):
         super()._do_register(obj.name, obj)
 
 
-IMAGE_CODEC_REGISTRY = _CodecRegistry("IMAGE_CODEC")
+IMAGE_CODEC_REGISTRY = CodecRegistry("IMAGE_CODEC")
 IMAGE_CODEC_REGISTRY.__doc__ = """
 Registry of image codecs, subclasses of :class:`ImageCodec`, by their `name`.
 """

@@ -6,6 +6,7 @@ import threading
 import torch
 
 from ..fingerprint import WatchedWeights
+from ..split_backbone import SplitBackbone
 from .compiled_edge import CompiledEdge
 from .enlarged_maps import convolve_repeated_values_once
 from .folding import fold_norms, use_one_dnn
@@ -89,11 +90,8 @@ def _build_cloud(network):
 
 
 def _folded_copy(module):
-    split_backbone = getattr(module, "backbone", module)
-    if not hasattr(split_backbone, "split_point"):
-        split_backbone = module
     copied = copy.deepcopy(module).requires_grad_(False)
-    point = (copied if split_backbone is module else copied.backbone).split_point
-    layer = getattr(point, "layer", None)  # its norm is read, so must not be folded
+    (split_backbone,) = (each for each in copied.modules() if isinstance(each, SplitBackbone))
+    layer = getattr(split_backbone.split_point, "layer", None)  # its norm is read, so it is not folded
     fold_norms(copied, keep=() if layer is None else (layer.conv,))
     return copied
