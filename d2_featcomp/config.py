@@ -55,6 +55,12 @@ def add_featcomp_config(cfg):
     # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
+    # Of codec "learned". Channels that are coded at once, 0: 1 of up to 15 channels, an eighth of more.
+    featcomp.CODEC.LEARNED = CN()
+    featcomp.CODEC.LEARNED.GROUP = 0
+    # Hidden channels of its network, for each group; 0: 20 for one channel, up to 64.
+    featcomp.CODEC.LEARNED.HIDDEN = 0
+
     # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
     # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and half a minute
     # for each image size and number of images at once); "bfloat16", fused, the edge half in that type:
@@ -148,6 +154,9 @@ def add_featcomp_config(cfg):
     featcomp.TRAIN.MAPPER = ""
     # Train on so many images only, the first of all data sets together; 0 is all.
     featcomp.TRAIN.IMAGES = 0
+    # Lambda, with codec "learned": the loss of one byte of an image, in units of the task loss; the rate
+    # is estimated and lowered in stages 2 and 3. 0 fits the entropy model and leaves the network alone.
+    featcomp.TRAIN.RATE_WEIGHT = 0.0
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
     for step, (iterations, decay, rate) in enumerate(
         [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],
@@ -163,6 +172,15 @@ def add_featcomp_config(cfg):
             # See LOSS above.
             node.LOSS = "task"
         featcomp.TRAIN[f"STEP{step}"] = node
+    # Of stages 2 and 3: the learning rate of the entropy model.
+    featcomp.TRAIN.ENTROPY_LR = 0.005
+    # 4: the entropy model alone, fitted by Adam to the symbols of so many training images.
+    featcomp.TRAIN.STEP4 = CN()
+    featcomp.TRAIN.STEP4.IMAGES = 1000
+    featcomp.TRAIN.STEP4.IMS_PER_BATCH = 8
+    featcomp.TRAIN.STEP4.MAX_ITER = 2000
+    featcomp.TRAIN.STEP4.BASE_LR = 0.015
+    featcomp.TRAIN.STEP4.WARMUP_ITERS = 20
 
 
 def _add_yolov3_config(cfg):

@@ -9,5 +9,6 @@ from .images import (
     build_image_codec,
     find_image_codec,
 )
+from .learned import LearnedFeatureCodec
 from .quantized import QuantizedFeatureCodec
 from .streams import compress_stream, decompress_stream, describe_stream, stream_step_sizes

@@ -137,6 +137,11 @@ class FeatureCodec(nn.Module, abc.ABC):
             (1, 1, 1) or (C, 1, 1); 0 where float32 was sent.
         """
 
+    @property
+    def has_weights(self):
+        """bool: whether coding depends on parameters or buffers."""
+        return bool(self.state_dict())
+
     def update(self):
         """Rebuilds what coding needs from the parameters, e.g. tables; to be called after training."""
 

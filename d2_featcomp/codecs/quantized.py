@@ -21,9 +21,9 @@ from .base import FeatureCodec
 from .images import build_image_codec
 from .images.raw import pack_symbols, packed_size
 from .structures import CodedTensor
-from .symbols import SymbolDecoder, arrange, dequantize, step_size
+from .symbols import SymbolDecoder, arrange, dequantize, step_size, symbols_from_image
 
-__all__ = ["QuantizedFeatureCodec"]
+__all__ = ["QuantizedFeatureCodec", "read_settings"]
 
 QUANTIZERS = ("fixed", "tensor", "channel")
 TRAIN_QUANTIZATIONS = ("none", "noise", "ste")
@@ -33,7 +33,6 @@ DEFAULTS = {
     "quantizer": "tensor",
     "value_range": (-1.0, 1.0),
     "train_quantization": "none",
-    "colour": False,
 }
 
 
@@ -91,34 +90,17 @@ class QuantizedFeatureCodec(FeatureCodec):
     @classmethod
     def from_config(cls, cfg, feature_split):
         """See :meth:`FeatureCodec.from_config`."""
-        featcomp = cfg.MODEL.FEATCOMP
-        codec, weight = featcomp.CODEC, featcomp.COMPRESSIBILITY.WEIGHT
-        defaults = {**DEFAULTS, **feature_split.codec_defaults}
+        codec = cfg.MODEL.FEATCOMP.CODEC
+        settings = read_settings(cfg, feature_split)
         image_codec = build_image_codec(
             codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT
         )
-        if image_codec.layout == "colour" and not defaults["colour"]:
+        if image_codec.layout == "colour" and not feature_split.codec_defaults.get("colour"):
             raise ValueError(
                 f"codec {codec.NAME!r} codes colour images, not features: use it with "
                 "MODEL.FEATCOMP.SPLIT Image, or choose another MODEL.FEATCOMP.CODEC.NAME"
             )
-        if not weight >= 0:
-            raise ValueError(
-                f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for "
-                "no such loss"
-            )
-        try:
-            train_bits = tuple(map(check_bits, featcomp.BAF.TRAIN_BITS))
-        except ValueError as error:
-            raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
-        return cls(
-            image_codec=image_codec,
-            quantizer=codec.QUANTIZER or defaults["quantizer"],
-            value_range=defaults["value_range"],
-            train_quantization=featcomp.TRAIN_QUANTIZATION or defaults["train_quantization"],
-            train_bits=train_bits,
-            compressibility_units=featcomp.COMPRESSIBILITY.UNITS if weight else None,
-        )
+        return cls(image_codec=image_codec, **settings)
 
     @property
     def name(self):
@@ -232,9 +214,9 @@ class QuantizedFeatureCodec(FeatureCodec):
             from .streams import compress_stream
 
             return compress_stream(ys, self, **stream)
-        return [self._compress_latent(y.detach().float()) for y in ys]
+        return [self._compress_latent(y.detach().float(), index) for index, y in enumerate(ys)]
 
-    def _compress_latent(self, y):
+    def _compress_latent(self, y, index):
         if self.bits == FLOAT_BITS:
             if not torch.isfinite(y).all():
                 raise ValueError("cannot code: the features contain NaN or infinite values")
@@ -244,12 +226,15 @@ class QuantizedFeatureCodec(FeatureCodec):
         ranges = None
         if self.quantizer != "fixed":
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
-        image = arrange(symbols, self.image_codec.layout)
-        payload = self.image_codec.encode(_to_numpy(image, self.bits))
+        payload = self.encode_symbols(symbols, index)
         fixed_length = len(payload) > packed_size(symbols.numel(), self.bits)
         if fixed_length:
             payload = pack_symbols(_to_numpy(symbols, self.bits), self.bits)
         return CodedTensor({"y": payload}, ranges, fixed_length)
+
+    def encode_symbols(self, symbols, index):
+        """Codes the symbols, (C, H, W), of the latent of that index: bytes."""
+        return self.image_codec.encode(_to_numpy(arrange(symbols, self.image_codec.layout), self.bits))
 
     def _quantize_latent(self, y):
         """(C, H, W) float32 -> (symbols, low, high); the latter (1 or C, 1, 1) float32."""
@@ -261,12 +246,16 @@ class QuantizedFeatureCodec(FeatureCodec):
     @property
     def _decoder(self):
         return SymbolDecoder(
-            image_codec=type(self.image_codec),
+            name=self.name,
             bits=self.bits,
-            lossless=self.lossless,
             quantizer=self.quantizer,
             value_range=self.value_range,
+            decode_symbols=self._decode_symbols,
         )
+
+    @property
+    def _decode_symbols(self):
+        return symbols_from_image(type(self.image_codec), self.bits, self.lossless)
 
     def decompress(self, tensors, shapes, device="cpu"):
         """See :meth:`FeatureCodec.decompress`."""
@@ -275,6 +264,38 @@ class QuantizedFeatureCodec(FeatureCodec):
     def step_sizes(self, tensors, shapes, device="cpu"):
         """See :meth:`FeatureCodec.step_sizes`."""
         return self._decoder.step_sizes(tensors, shapes, device)
+
+
+def read_settings(cfg, feature_split):
+    """Reads what a :class:`QuantizedFeatureCodec` is built with, but for the image codec.
+
+    Args:
+        cfg, feature_split: as :meth:`FeatureCodec.from_config` takes them.
+
+    Returns:
+        dict: name of an argument -> its value.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    featcomp = cfg.MODEL.FEATCOMP
+    weight, defaults = featcomp.COMPRESSIBILITY.WEIGHT, {**DEFAULTS, **feature_split.codec_defaults}
+    if not weight >= 0:
+        raise ValueError(
+            f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for no such "
+            "loss"
+        )
+    try:
+        train_bits = tuple(map(check_bits, featcomp.BAF.TRAIN_BITS))
+    except ValueError as error:
+        raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
+    return {
+        "quantizer": featcomp.CODEC.QUANTIZER or defaults["quantizer"],
+        "value_range": defaults["value_range"],
+        "train_quantization": featcomp.TRAIN_QUANTIZATION or defaults["train_quantization"],
+        "train_bits": train_bits,
+        "compressibility_units": featcomp.COMPRESSIBILITY.UNITS if weight else None,
+    }
 
 
 def _checked(key, value, allowed):

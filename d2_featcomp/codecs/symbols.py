@@ -4,6 +4,7 @@ Shape shorthand in this module:
     C, H, W: channels, height and width of a latent; n: bit depth
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..ops import (
 from .images import BitstreamError, find_image_codec
 from .images.raw import unpack_symbols
 
-__all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size"]
+__all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size", "symbols_from_image"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,19 @@ class SymbolDecoder:
     """The decoder of a :class:`QuantizedFeatureCodec`.
 
     Attributes:
-        image_codec (type): subclass of ImageCodec.
+        name (str): of the codec.
         bits (int): n, or 32.
-        lossless (bool): whether the image codec ran losslessly.
         quantizer (str): "none", "fixed", "tensor" or "channel".
         value_range ((float, float) or None): of the fixed range; None where it is sent, as in format 1.
+        decode_symbols (callable): of a payload, a shape (C, H, W) and the index of the tensor; returns
+            as many symbols, an integer Tensor, or raises BitstreamError.
     """
 
-    image_codec: type
+    name: str
     bits: int
-    lossless: bool
     quantizer: str
     value_range: tuple | None
+    decode_symbols: Callable
 
     @classmethod
     def declared_by(cls, description):
@@ -55,14 +57,18 @@ class SymbolDecoder:
         if description.bits not in image_codec.bit_depths:
             raise BitstreamError(f"codec {description.codec!r} carries no {description.bits} bits")
         return cls(
-            image_codec, description.bits, description.lossless, description.quantizer, value_range=None
+            name=description.codec,
+            bits=description.bits,
+            quantizer=description.quantizer,
+            value_range=None,
+            decode_symbols=symbols_from_image(image_codec, description.bits, description.lossless),
         )
 
     def decompress(self, tensors, shapes, device="cpu"):
         """See :meth:`FeatureCodec.decompress`."""
         return [
-            self._decode(tensor, shape, *ends, device)
-            for tensor, shape, ends in self._checked(tensors, shapes)
+            self._decode(index, tensor, shape, *ends, device)
+            for index, (tensor, shape, ends) in enumerate(self._checked(tensors, shapes))
         ]
 
     def step_sizes(self, tensors, shapes, device="cpu"):
@@ -79,7 +85,7 @@ class SymbolDecoder:
             if list(tensor.strings) != ["y"] or (tensor.fixed_length and self.bits == FLOAT_BITS):
                 raise BitstreamError(
                     f"feature bitstream holds strings {[*tensor.strings]} that codec "
-                    f"{self.image_codec.name!r} at {self.bits} bits does not write"
+                    f"{self.name!r} at {self.bits} bits does not write"
                 )
         return [(t, shape, self._ends(t, shape)) for t, shape in zip(tensors, shapes, strict=True)]
 
@@ -95,19 +101,34 @@ class SymbolDecoder:
         ranges = [self.value_range or (0.0, 0.0)] if tensor.ranges is None else tensor.ranges
         return torch.from_numpy(np.array(ranges, np.float32))[..., None, None].unbind(1)
 
-    def _decode(self, tensor, shape, low, high, device):
-        payload, bits, layout = tensor.payload, self.bits, self.image_codec.layout
+    def _decode(self, index, tensor, shape, low, high, device):
+        payload, bits = tensor.payload, self.bits
         if bits == FLOAT_BITS:
             return _decode_floats(payload, shape).to(device)
         if tensor.fixed_length:
             symbols = _to_torch(unpack_symbols(payload, shape[0] * shape[1] * shape[2], bits))
         else:
-            image_shape = _image_shape(layout, shape)
-            image = self.image_codec.decode(
-                payload, shape=image_shape, bits=bits, lossless=self.lossless
-            )
-            symbols = _from_image(_to_torch(image), layout, shape[0])
+            symbols = self.decode_symbols(payload, shape, index)
         return dequantize(symbols.reshape(shape).to(device), bits, low, high)
+
+
+def symbols_from_image(image_codec, bits, lossless):
+    """Makes the `decode_symbols` of an image codec.
+
+    Args:
+        image_codec (type): subclass of ImageCodec.
+        bits (int): n, or 32.
+        lossless (bool): whether it ran losslessly.
+    """
+
+    def decode(payload, shape, index):
+        layout = image_codec.layout
+        image = image_codec.decode(
+            payload, shape=_image_shape(layout, shape), bits=bits, lossless=lossless
+        )
+        return _from_image(_to_torch(image), layout, shape[0])
+
+    return decode
 
 
 def step_size(bits, low, high):

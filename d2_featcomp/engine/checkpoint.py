@@ -16,6 +16,7 @@ __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weig
 
 _DAMAGED = (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, AttributeError)
 _SPLIT_PREFIX = "feature_split."
+_CODEC_PREFIX = "feature_codec."
 _LOSS_WEIGHTS_PREFIX = "loss_weights."  # that no output depends on
 
 
@@ -112,8 +113,8 @@ class FeatCompCheckpointer(DetectionCheckpointer):
 
     @property
     def missing_task_network(self):
-        """list[str]: those of `missing` that belong to the task network, not to the split."""
-        return [key for key in self.missing if not key.startswith(_SPLIT_PREFIX)]
+        """list[str]: those of `missing` that belong to the task network, not to split or codec."""
+        return [key for key in self.missing if not key.startswith((_SPLIT_PREFIX, _CODEC_PREFIX))]
 
     def require_backbone(self, path):
         """Raises CheckpointError unless the checkpoint loaded last held the whole backbone; "" is none.
@@ -129,18 +130,27 @@ class FeatCompCheckpointer(DetectionCheckpointer):
                 'backbone, or from random weights with MODEL.WEIGHTS ""'
             )
 
-    def require_complete(self, path, *, split=True):
+    def require_complete(self, path, *, split=True, codec=True):
         """Raises CheckpointError unless the checkpoint loaded last held the whole model.
 
         Args:
             path (str): of the checkpoint, for the message.
             split (bool): whether the feature split must have been in it too.
+            codec (bool): whether the codec must have been in it too; never without `split`.
         """
         absent = self.missing if split else self.missing_task_network
+        if not codec:
+            absent = [key for key in absent if not key.startswith(_CODEC_PREFIX)]
         if not absent:
             return
         some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        if all(key.startswith(_SPLIT_PREFIX) for key in absent):
+        if all(key.startswith(_CODEC_PREFIX) for key in absent):
+            advice = (
+                "its codec was not trained, or with other settings (CODEC.BITS, CODEC.LEARNED): train "
+                'it with MODEL.FEATCOMP.TRAIN.STEPS "(4,)", which takes minutes, or choose another '
+                "MODEL.FEATCOMP.CODEC.NAME"
+            )
+        elif all(key.startswith(_SPLIT_PREFIX) for key in absent):
             advice = (
                 "it holds the task network alone, or a split with other settings; train the split, "
                 "use the settings it was trained with, or set MODEL.FEATCOMP.ENABLED False to run "

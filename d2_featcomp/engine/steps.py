@@ -11,18 +11,20 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ..codecs import FEATURE_CODEC_REGISTRY, LearnedFeatureCodec
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from ..modeling.split_network import LOSSES
 from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, save_weights
 from .data_checks import check_data
+from .entropy_stage import fit_entropy_model
 from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
 __all__ = ["config_of_step", "require_step_settings", "steps_to_run", "train_steps"]
 
-TASK_NETWORK, SPLIT, END_TO_END = 1, 2, 3
+TASK_NETWORK, SPLIT, END_TO_END, ENTROPY = 1, 2, 3, 4
 # Of SOLVER: what each step has its own value of, and that value's name in STEPk.
 OF_EACH_STEP = {"MAX_ITER": "MAX_ITER", "BASE_LR": "BASE_LR", "STEPS": "LR_STEPS"}
 
@@ -32,7 +34,7 @@ def config_of_step(cfg, step, weights):
 
     Args:
         cfg (CfgNode): of the whole training; not changed.
-        step (int): 1 trains the task network, 2 the split, 3 both.
+        step (int): 1 trains the task network, 2 the split, 3 both; 4 fits the entropy model.
         weights (str): what the step starts from.
 
     Returns:
@@ -45,9 +47,11 @@ def config_of_step(cfg, step, weights):
     cfg.MODEL.WEIGHTS = weights
     cfg.MODEL.FEATCOMP.ENABLED = step != TASK_NETWORK
     cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK = step == SPLIT
-    cfg.MODEL.FEATCOMP.LOSS = settings.get("LOSS", "task")
-    for key, own in OF_EACH_STEP.items():
-        cfg.SOLVER[key] = settings[own]
+    # The entropy model needs no labels.
+    cfg.MODEL.FEATCOMP.LOSS = "distill" if step == ENTROPY else settings.get("LOSS", "task")
+    if step != ENTROPY:
+        for key, own in OF_EACH_STEP.items():
+            cfg.SOLVER[key] = settings[own]
     cfg.freeze()
     return cfg
 
@@ -86,19 +90,27 @@ def steps_to_run(cfg):
     """Returns the steps that `MODEL.FEATCOMP.TRAIN.STEPS` asks for, in order.
 
     Raises:
-        ValueError: anything but distinct, rising numbers from 1 to 3.
+        ValueError: anything but distinct, rising numbers from 1 to 4.
         FileNotFoundError, CheckpointError: MODEL.WEIGHTS cannot be read.
     """
-    steps = tuple(cfg.MODEL.FEATCOMP.TRAIN.STEPS)
-    if not steps and _trains_from_scratch(cfg):
-        return (END_TO_END,)
+    steps = tuple(ENTROPY if step == "entropy" else step for step in cfg.MODEL.FEATCOMP.TRAIN.STEPS)
     if not steps:
-        return (SPLIT, END_TO_END) if _holds_task_network(cfg) else (TASK_NETWORK, SPLIT, END_TO_END)
-    if list(steps) != sorted(set(steps)) or not set(steps) <= {TASK_NETWORK, SPLIT, END_TO_END}:
+        last = (ENTROPY,) if _is_learned(cfg) else ()
+        if _trains_from_scratch(cfg):
+            return (END_TO_END, *last)
+        first = () if _holds_task_network(cfg) else (TASK_NETWORK,)
+        return (*first, SPLIT, END_TO_END, *last)
+    if list(steps) != sorted(set(steps)) or not set(steps) <= {TASK_NETWORK, SPLIT, END_TO_END, ENTROPY}:
         raise ValueError(
-            f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising step numbers, e.g. (1, 2, 3) or (3,)"
+            f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising step numbers, e.g. (1, 2, 3) or (3,); "
+            "4, or 'entropy', fits the entropy model of codec 'learned'"
         )
     return steps
+
+
+def _is_learned(cfg):
+    name = cfg.MODEL.FEATCOMP.CODEC.NAME
+    return name in FEATURE_CODEC_REGISTRY and FEATURE_CODEC_REGISTRY.get(name) is LearnedFeatureCodec
 
 
 def _trains_from_scratch(cfg):
@@ -177,6 +189,10 @@ def train_steps(cfg, resume=False):
         step_cfg = config_of_step(cfg, step, weights)
         os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
         _seed(cfg)
+        if step == ENTROPY:
+            results = fit_entropy_model(step_cfg, step_cfg.OUTPUT_DIR, weights, resume)
+            weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
+            continue
         trainer = Trainer(step_cfg)
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter > 0:
@@ -226,15 +242,17 @@ def _train(trainer, step):
 def _forget(cfg, steps):
     """Removes the marks by which a later --resume would take an older run's steps for this run's."""
     for step in steps:
-        mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, "last_checkpoint")
-        if os.path.exists(mark):
-            os.remove(mark)
+        marks = ("model_final.pth", "fit.pth") if step == ENTROPY else ("last_checkpoint",)
+        for name in marks:
+            mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, name)
+            if os.path.exists(mark):
+                os.remove(mark)
 
 
 def _check_steps(cfg, steps):
     """Finds mistakes in the settings of any step before the first, by the network of the last one, which
     has all parts of the others, built once."""
-    for step in set(steps) - {TASK_NETWORK}:
+    for step in set(steps) - {TASK_NETWORK, ENTROPY}:
         loss = config_of_step(cfg, step, "").MODEL.FEATCOMP.LOSS
         if loss not in LOSSES:
             raise ValueError(
@@ -249,6 +267,14 @@ def _check_steps(cfg, steps):
 def _require_trainable(model, step):
     require_split(model, step != TASK_NETWORK)
     if step == TASK_NETWORK:
+        return
+    if step == ENTROPY:
+        if not isinstance(model.feature_codec, LearnedFeatureCodec):
+            raise ValueError(
+                "training stage 4 fits the entropy model of codec 'learned', but "
+                f"MODEL.FEATCOMP.CODEC.NAME is {model.feature_codec.name!r}: set it to learned, or "
+                "leave 4 out of MODEL.FEATCOMP.TRAIN.STEPS"
+            )
         return
     if step == END_TO_END and model.feature_split.defaults.get("from_scratch", False):
         return

@@ -23,6 +23,8 @@ from .resuming import ResumableLoader, ResumableMapper, ResumptionHook, same_gen
 
 __all__ = ["Trainer"]
 
+_CODEC = ".feature_codec."  # in names of its parameters
+
 
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` that also trains on CPUs with several processes, checks checkpoints,
@@ -75,9 +77,10 @@ class Trainer(DefaultTrainer):
         if optimizer is not None:
             return optimizer
         kind = cfg.MODEL.FEATCOMP.TRAIN.OPTIMIZER
-        if kind == "SGD":
+        trains_codec = any(_CODEC in name for name, _ in model.named_parameters())
+        if kind == "SGD" and not trains_codec:
             return super().build_optimizer(cfg, model)
-        kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+        kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
         if kind not in kinds:
             raise ValueError(f"MODEL.FEATCOMP.TRAIN.OPTIMIZER is {kind!r}: choose SGD, Adam or AdamW")
         groups = get_default_optimizer_params(
@@ -86,11 +89,14 @@ class Trainer(DefaultTrainer):
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            lr_factor_func=_codec_factor(cfg) if trains_codec else None,
         )
         # With GPU mixed precision the fused kernel would unscale gradients after they were clipped.
-        fused = not (cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cuda")
+        own = {"fused": not (cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cuda")}
+        if kind == "SGD":
+            own |= {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
         return maybe_add_gradient_clipping(cfg, kinds[kind])(
-            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=fused
+            groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **own
         )
 
     @classmethod
@@ -129,3 +135,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         return build_evaluator(cfg, dataset_name)
+
+
+def _codec_factor(cfg):
+    """Of a parameter's name: its learning rate over SOLVER.BASE_LR."""
+    factor = cfg.MODEL.FEATCOMP.TRAIN.ENTROPY_LR / cfg.SOLVER.BASE_LR
+    return lambda name: factor if _CODEC in f".{name}" else 1.0

@@ -157,7 +157,7 @@ class _Setting:
     @property
     def has_weights(self):
         """bool: whether the codec is trained: then it is the network's own."""
-        return bool(getattr(self.codec, "state_dict", dict)())
+        return self.codec is not None and self.codec.has_weights
 
     def hash_symbols(self, tensors):
         """Settings of one network and image that agree in this give the same outputs."""

@@ -5,7 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..codecs import FeatureBitstream, build_feature_codec
+from ..codecs import FEATURE_CODEC_REGISTRY, FeatureBitstream, build_feature_codec
 from ..codecs.structures import OWN_LIMITS
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
 from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
@@ -92,7 +92,7 @@ class SplitNetwork(SplitInference, nn.Module):
             raise ValueError(
                 f"MODEL.FEATCOMP.SPLIT {split_name or type(feature_split).__name__} sends what training "
                 f"does not change: set the weights of {', '.join(self.rate_weights)} to 0 "
-                "(MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT)"
+                "(MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT, MODEL.FEATCOMP.TRAIN.RATE_WEIGHT)"
             )
         network.backbone = SplitBackbone(
             backbone=network.backbone,
@@ -354,7 +354,6 @@ def _settings_from_config(cfg):
         activated=defaults.get("activated", True),
     )
     feature_split = build_feature_split(cfg, split_point.feature_source())
-    weight = featcomp.COMPRESSIBILITY.WEIGHT
     return {
         "network": network,
         "split_point": split_point,
@@ -363,9 +362,24 @@ def _settings_from_config(cfg):
         "split_name": featcomp.SPLIT,
         "loss": featcomp.LOSS,
         "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
-        "rate_weights": {"compressibility": weight} if weight else {},
+        "rate_weights": _rate_weights(featcomp),
         "preprocessing": (f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"),
     }
+
+
+def _rate_weights(featcomp):
+    weights = {}
+    if featcomp.COMPRESSIBILITY.WEIGHT:
+        weights["compressibility"] = featcomp.COMPRESSIBILITY.WEIGHT
+    if featcomp.TRAIN.RATE_WEIGHT:
+        if featcomp.CODEC.NAME not in FEATURE_CODEC_REGISTRY:
+            raise ValueError(
+                f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT is {featcomp.TRAIN.RATE_WEIGHT}, but codec "
+                f"{featcomp.CODEC.NAME!r} has no model of its rate: set MODEL.FEATCOMP.CODEC.NAME to "
+                "learned, or RATE_WEIGHT to 0"
+            )
+        weights["entropy"] = 1.0  # the codec weighs it itself
+    return weights
 
 
 def _check_config(cfg):

@@ -1,0 +1,372 @@
+"""The entropy model as a network that is trained, and its weights as integers.
+
+Shape shorthand in this module:
+    N: maps; C, H, W: channels, height and width of a map; G: groups, of c channels each; F: hidden
+    channels of a group; K: side of a kernel; O: outputs of a symbol; M: components of a mixture
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .frequencies import COMPONENTS, LEAST_FREQUENCY, SOFTMAX_BITS, outputs_per_symbol
+from .integer_model import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT, PHASES, IntegerModel
+from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
+
+__all__ = ["ContextModel"]
+
+KERNEL = 5
+_LARGEST_SHIFT = 20
+
+
+class ContextModel(nn.Module):
+    """Probabilities of the symbols of a map from those that were coded before, see
+    :class:`IntegerModel`, whose float counterpart this is.
+
+    Checkpoints hold the weights twice: as they are trained, and as integers (names begin with
+    "integer_"), which coding uses. :meth:`update` makes these from those.
+
+    Args:
+        channels (int): C.
+        bits (int): n, of a symbol.
+        group (int): c; 0 chooses: 1 up to 15 channels, else so that there are 8 groups.
+        hidden (int): F; 0 chooses by c.
+    """
+
+    def __init__(self, channels, bits, group=0, hidden=0):
+        super().__init__()
+        self.channels, self.bits = channels, bits
+        self.group = min(group or max(1, channels // 8), channels)
+        self.groups = -(-channels // self.group)
+        self.hidden = hidden or 16 + 4 * min(self.group, 12)
+        self.outputs = outputs_per_symbol(bits)
+        every, padded = self.groups * self.hidden, self.groups * self.group
+        sizes = {
+            "before": (every, padded, KERNEL, KERNEL),
+            "middle": (every, self.hidden, KERNEL, KERNEL),
+            "own": (len(PHASES) * every, self.group, KERNEL, KERNEL),
+            "hidden": (len(PHASES), every, self.hidden),
+            "head": (len(PHASES), padded * self.outputs, self.hidden),
+        }
+        biases = {
+            "before": (every,),
+            "own": (len(PHASES), every),
+            "hidden": (len(PHASES), every),
+            "head": (len(PHASES), padded * self.outputs),
+        }
+        shifts = {**biases, "own": (every,)}
+        for name, shape in sizes.items():
+            self.register_parameter(f"{name}_weight", nn.Parameter(torch.zeros(shape)))
+            self.register_buffer(f"integer_{name}_weight", torch.zeros(shape, dtype=torch.int32))
+        for name, shape in biases.items():
+            self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(shape)))
+            self.register_buffer(f"integer_{name}_bias", torch.zeros(shape, dtype=torch.int32))
+        for name, shape in shifts.items():
+            self.register_buffer(f"integer_{name}_shift", torch.zeros(shape, dtype=torch.int32))
+        self.register_buffer("_before_mask", self._mask_of_groups(), persistent=False)
+        self.register_buffer("_own_mask", _mask_of_phases(), persistent=False)
+        self._integer_model = None
+        self._made_from = None
+        self.reset_parameters()
+        self.register_load_state_dict_post_hook(_forget_integer_model)
+
+    def _mask_of_groups(self):
+        """(G * F, G * c, 1, 1): a group sees those before it."""
+        group = torch.arange(self.groups)
+        rows, columns = group.repeat_interleave(self.hidden), group.repeat_interleave(self.group)
+        return (columns[None] < rows[:, None]).float()[..., None, None]
+
+    def reset_parameters(self):
+        """Random hidden weights; outputs that say that all symbols are alike (a mixture: nearly)."""
+        for name in ("before", "middle", "own", "hidden"):
+            weight = getattr(self, f"{name}_weight")
+            inputs = self.hidden if name == "hidden" else weight[0].numel()
+            nn.init.normal_(weight, std=1 / math.sqrt(inputs))
+        for name in ("before", "own", "hidden"):
+            nn.init.normal_(getattr(self, f"{name}_bias"), std=0.3)
+        nn.init.zeros_(self.head_weight)
+        nn.init.zeros_(self.head_bias)
+        if self.bits > SOFTMAX_BITS:
+            with torch.no_grad():
+                bias = self.head_bias.view(len(PHASES), -1, 3, COMPONENTS)
+                bias[:, :, 1] = torch.linspace(-1, 1, COMPONENTS)
+                bias[:, :, 2] = math.log(2**self.bits / 8)
+        self.update()
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def forward(self, positions, mask=None):
+        """Estimates the bits of maps.
+
+        Between two symbols the bits are those of both, in proportion to the nearness: the mean over
+        uniform noise of one step before rounding. So gradients reach the latents; through what is known
+        of other symbols they pass straight, as if nothing had been rounded.
+
+        Args:
+            positions (Tensor): (N, C, H, W) float, latents in units of step sizes, 0..2^n - 1.
+            mask (Tensor or None): (N, 1, H, W) bool, where a map ends before this tensor does; nothing
+                is known outside.
+
+        Returns:
+            Tensor: scalar, bits of all maps together.
+        """
+        with torch.autocast(positions.device.type, enabled=False):
+            return self._estimate(positions.float(), mask)
+
+    def _estimate(self, positions, mask):
+        highest = 2**self.bits - 1
+        rounded = positions.detach().round().clamp(0, highest)
+        inside = positions.clamp(0, highest)
+        known = (2 * (inside + (rounded - inside).detach()) - highest) / 2 ** (self.bits - 1)
+        if mask is not None:
+            known = known * mask
+        spare = self.groups * self.group - self.channels
+        margin = KERNEL // 2
+        known = F.pad(known, (0, 0, 0, 0, 0, spare))
+        context = F.conv2d(
+            known, self.before_weight * self._before_mask, self.before_bias, padding=margin
+        )
+        context = F.conv2d(_activate(context), self.middle_weight, padding=margin, groups=self.groups)
+        known = F.pad(known, (margin,) * 4)
+        bits = positions.new_zeros(())
+        for phase, (y, x) in enumerate(PHASES):
+            part = inside[:, :, y::2, x::2]
+            if not part.numel():
+                continue
+            outputs = self._outputs(known[:, :, y:, x:], context[:, :, y::2, x::2], phase)
+            lengths = self._interpolated_bits(outputs[:, : self.channels], part)
+            if mask is not None:
+                lengths = lengths * mask[:, :, y::2, x::2]
+            bits = bits + lengths.sum()
+        return bits
+
+    def _outputs(self, known, context, phase):
+        """(N, G * c, O, h, w) for one phase."""
+        groups, size = self.groups, context.shape[2:]
+        total = context + self.own_bias[phase, :, None, None]
+        if phase:
+            weight = self._own_weights()[phase] * self._own_mask[phase]
+            own = F.conv2d(known, weight, stride=2, groups=groups)
+            total = total + own[:, :, : size[0], : size[1]]
+        hidden = F.conv2d(
+            _activate(total),
+            self.hidden_weight[phase, ..., None, None],
+            self.hidden_bias[phase],
+            groups=groups,
+        )
+        outputs = F.conv2d(
+            _activate(hidden),
+            self.head_weight[phase, ..., None, None],
+            self.head_bias[phase],
+            groups=groups,
+        )
+        return outputs.unflatten(1, (-1, self.outputs))
+
+    def _own_weights(self):
+        """One weight (G * F, c, K, K) for each phase; the parameter has no more than four dimensions."""
+        return self.own_weight.chunk(len(PHASES))
+
+    def _interpolated_bits(self, outputs, positions):
+        """(N, C, O, h, w), (N, C, h, w) -> (N, C, h, w) bits."""
+        lower = positions.detach().floor().clamp(0, 2**self.bits - 2)
+        share = positions - lower
+        bits = self._bits_of_pair if self.bits > SOFTMAX_BITS else _softmax_bits
+        below, above = bits(outputs, lower)
+        return below + share * (above - below)
+
+    def _bits_of_pair(self, outputs, lower):
+        """Bits of the symbols `lower` and `lower + 1` by a mixture."""
+        highest = 2**self.bits - 1
+        logits, means, scales = outputs.unflatten(2, (3, COMPONENTS)).unbind(2)
+        weights = logits.softmax(dim=2)
+        means = means * 2 ** (self.bits - 2) + highest / 2
+        inverse = (-scales).clamp(-(SCALES - 1 - SCALE_OFFSET) / 8, SCALE_OFFSET / 8).exp()
+        ends = torch.stack([lower, lower + 1, lower + 2], dim=0)[:, :, :, None] - 0.5
+        below = torch.sigmoid((ends - means) * inverse)
+        ends = ends.expand_as(below)
+        below = torch.where(ends < 0, 0.0, torch.where(ends > highest, 1.0, below))
+        least = LEAST_FREQUENCY / 2**40
+        found = ((below[1:] - below[:-1]) * weights).sum(dim=3) + least
+        return -torch.log2(found / (1 + least * 2**self.bits))
+
+    # ---- integers ----------------------------------------------------------------------------------
+
+    def _weights_key(self):
+        return tuple((weight.data_ptr(), weight._version) for weight in self.parameters())
+
+    @torch.no_grad()
+    def update(self):
+        """Makes the integer weights from those that are trained.
+
+        Raises:
+            ValueError: a weight is not finite.
+        """
+        key = self._weights_key()
+        if key == self._made_from:
+            return
+        if not all(torch.isfinite(p).all() for p in self.parameters()):
+            raise ValueError("the entropy model's weights became infinite or NaN")
+        symbols = (self.bits - 1, 2**self.bits - 1)
+        activations = (ACTIVATION_UNIT, ACTIVATION_MAX)
+        before = [(_rows(self.before_weight * self._before_mask), *symbols)]
+        shift = _largest_shift(before, self.before_bias)
+        self._set("before", *_as_integers(before, self.before_bias, shift))
+        # The middle layer is computed once for all phases, so one shift holds for all.
+        middle = (_rows(self.middle_weight), *activations)
+        phases = [
+            ([middle, (_rows(weight * mask), *symbols)], bias)
+            for weight, mask, bias in zip(
+                self._own_weights(), self._own_mask, self.own_bias, strict=True
+            )
+        ]
+        shift = torch.stack([_largest_shift(*phase) for phase in phases]).amin(0)
+        made = [_as_integers(*phase, shift) for phase in phases]
+        self._set("middle", [made[0][0][0]])
+        self._set(
+            "own",
+            [torch.stack([weights[1] for weights, _, _ in made])],
+            torch.stack([bias for _, bias, _ in made]),
+            made[0][2],
+        )
+        for name, offset, unit in (("hidden", 0.0, ACTIVATION_UNIT), ("head", *self._outputs_meaning())):
+            made = []
+            for weight, bias in zip(
+                getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias") + offset, strict=True
+            ):
+                terms = [(_rows(weight), *activations)]
+                made.append(_as_integers(terms, bias, _largest_shift(terms, bias, unit), unit))
+            weights, biases, shifts = zip(*made, strict=True)
+            self._set(
+                name, [torch.stack([w for (w,) in weights])], torch.stack(biases), torch.stack(shifts)
+            )
+        self._integer_model = None
+        self._made_from = key
+
+    def _outputs_meaning(self):
+        """(offset, unit) of the head's outputs, each (G * c * O,): what is added to an output, and the
+        exponent of 2 that it is then counted in."""
+        if self.bits <= SOFTMAX_BITS:
+            return 0.0, LOGIT_UNIT
+        highest, steps = 2**self.bits - 1, 2 ** (self.bits - 2)
+        offset = torch.tensor([0.0, highest / 2 / steps, SCALE_OFFSET / 2**SCALE_UNIT])
+        unit = torch.tensor([LOGIT_UNIT, self.bits - 2 + POSITION_UNIT, SCALE_UNIT])
+        repeated = [
+            value.to(self.head_bias.device)
+            .repeat_interleave(COMPONENTS)
+            .repeat(self.groups * self.group)
+            for value in (offset, unit)
+        ]
+        return repeated[0], repeated[1]
+
+    def _set(self, name, weights, bias=None, shift=None):
+        (weight,) = weights
+        for part, value in (("weight", weight), ("bias", bias), ("shift", shift)):
+            if value is not None:
+                buffer = getattr(self, f"integer_{name}_{part}")
+                buffer.copy_(value.reshape(buffer.shape))
+
+    def integer_model(self, dtype="float32"):
+        """Returns the :class:`IntegerModel` of the integer weights.
+
+        Args:
+            dtype (str): "float32" or "float64"; the results are the same.
+        """
+        if dtype != "float32":
+            return self._read_integer_model(dtype)
+        if self._integer_model is None:
+            self._integer_model = self._read_integer_model(dtype)
+        return self._integer_model
+
+    def _read_integer_model(self, dtype):
+        arrays = {}
+        for name, buffer in self.named_buffers():
+            if not name.startswith(_PREFIX):
+                continue
+            name, array = name[len(_PREFIX) :], buffer.cpu().numpy()
+            if name.endswith("_shift"):
+                name, array = name.replace("_shift", "_scale"), np.ldexp(1.0, -array)
+            arrays[name] = array.astype(dtype)
+        return IntegerModel(bits=self.bits, channels=self.channels, **arrays)
+
+
+_PREFIX = "integer_"
+
+
+def _forget_integer_model(module, incompatible_keys):
+    """Hook after weights were loaded: the integers are those of the checkpoint."""
+    module._integer_model = None
+    module._made_from = module._weights_key()
+
+
+def _mask_of_phases():
+    """(4, 1, K, K): 1 where an earlier phase lies."""
+    reach = torch.arange(KERNEL) - KERNEL // 2
+    order = torch.empty(2, 2, dtype=torch.long)
+    for index, phase in enumerate(PHASES):
+        order[phase] = index
+    masks = []
+    for index, (y, x) in enumerate(PHASES):
+        masks.append(order[(reach[:, None] + y) % 2, (reach[None] + x) % 2] < index)
+    return torch.stack(masks).float()[:, None]
+
+
+def _activate(total):
+    return total.clamp(0, ACTIVATION_MAX / 2**ACTIVATION_UNIT)
+
+
+def _rows(weight):
+    return weight.double().flatten(1)
+
+
+def _softmax_bits(outputs, lower):
+    bits = -outputs.log_softmax(dim=2) / math.log(2)
+    lower = lower.long()[:, :, None]
+    return bits.gather(2, lower)[:, :, 0], bits.gather(2, lower + 1)[:, :, 0]
+
+
+def _largest_shift(terms, bias, unit=ACTIVATION_UNIT):
+    """The largest k such that sums in units of 2^-k stay below 2^24.
+
+    Args:
+        terms (list[(Tensor, int, int)]): weights (O, I) float64, the exponent of the unit of what they
+            are multiplied with, and its largest magnitude.
+        bias (Tensor): (O,).
+        unit (int or Tensor): exponent of the unit of the output.
+
+    Returns:
+        Tensor: (O,) int64.
+    """
+    size, slack = bias.double().abs(), 1.0
+    for weight, exponent, largest in terms:
+        size = size + weight.abs().sum(1) * largest * 2.0**-exponent
+        slack += 0.5 * largest * (weight != 0).sum(1)
+    half = torch.exp2(-1.0 - torch.as_tensor(unit, dtype=torch.float64, device=bias.device))
+    shift = torch.log2((EXACT - 1 - slack) / (size + half)).floor().long()
+    return shift.clamp(max=_LARGEST_SHIFT)
+
+
+def _as_integers(terms, bias, shift, unit=ACTIVATION_UNIT):
+    """Rounds a layer, and proves that its sums are exact.
+
+    Args:
+        shift (Tensor): (O,), of :func:`_largest_shift`, or less.
+
+    Returns:
+        (list[Tensor], Tensor, Tensor): the weights, the bias with the half that rounds, and the shift
+        that takes a sum to the unit of the output.
+
+    Raises:
+        ValueError: a sum may reach 2^24.
+    """
+    half = torch.where(shift > unit, torch.exp2((shift - unit - 1).double()), 0.0)
+    integer_bias = torch.round(torch.ldexp(bias.double(), shift)) + half
+    reached, weights = integer_bias.abs(), []
+    for weight, exponent, largest in terms:
+        weights.append(torch.round(torch.ldexp(weight, (shift - exponent)[:, None])))
+        reached = reached + weights[-1].abs().sum(1) * largest
+    if not (reached < EXACT).all():
+        raise ValueError("the entropy model's weights are too large to be computed exactly")
+    return weights, integer_bias, shift - unit

@@ -1,0 +1,115 @@
+"""What an entropy model says of symbols -> integer frequencies.
+
+Shape shorthand in this module:
+    C: channels; S: positions; K = 2^n: symbols of n bits; M: components of a mixture
+"""
+
+import numpy as np
+
+from .tables import (
+    ARGUMENT_SHIFT,
+    POSITION_UNIT,
+    SCALES,
+    exponential_table,
+    logistic_table,
+    reciprocal_table,
+)
+
+__all__ = [
+    "COMPONENTS",
+    "SOFTMAX_BITS",
+    "MixtureFrequencies",
+    "SoftmaxFrequencies",
+    "outputs_per_symbol",
+]
+
+SOFTMAX_BITS = 4  # up to so many bits a symbol has a logit for each value, above a mixture
+COMPONENTS = 3  # M
+# Of 2^40, what the heaviest component has, at least: the least frequency of a symbol.
+LEAST_FREQUENCY = 2**20
+
+
+def outputs_per_symbol(bits):
+    """Numbers with which an entropy model describes one symbol of `bits` bits: K logits up to 4 bits,
+    above M each of logits, means and logarithms of scales."""
+    return 2**bits if bits <= SOFTMAX_BITS else 3 * COMPONENTS
+
+
+class SoftmaxFrequencies:
+    """Softmax of integer logits.
+
+    Args:
+        outputs (ndarray): (C, K, S) integer-valued logits, in units of 2^-5 nat.
+    """
+
+    def __init__(self, outputs):
+        table = exponential_table()
+        below = outputs.max(axis=1, keepdims=True) - outputs
+        self._frequencies = table[np.minimum(below, len(table) - 1).astype(np.int64)]
+        self.digits = (outputs.shape[1].bit_length() - 1,)
+
+    def of_digit(self, index, known):
+        """
+        Args:
+            index (int): 0; there is one digit.
+            known (ndarray): not used.
+
+        Returns:
+            ndarray: (C * S, K) int64 frequencies, at least 1, in the order of symbols.
+        """
+        return self._frequencies.transpose(0, 2, 1).reshape(-1, self._frequencies.shape[1])
+
+
+class MixtureFrequencies:
+    """A mixture of discretized logistic distributions; what lies outside of the range of symbols belongs
+    to the first and last. A symbol is coded as two digits, its upper and lower bits.
+
+    Args:
+        outputs (ndarray): (C, 3M, S) integer-valued: M logits in units of 2^-5 nat, M means in units of
+            2^-4 symbol, M indices of scales.
+        bits (int): n.
+    """
+
+    def __init__(self, outputs, bits):
+        self.bits = bits
+        self.digits = (bits - bits // 2, bits // 2)
+        channels, _, positions = outputs.shape
+        parts = outputs.astype(np.int64).reshape(channels, 3, COMPONENTS, positions)
+        parts = parts.transpose(1, 0, 3, 2).reshape(3, -1, 1, COMPONENTS)
+        logits, self._means, scales = parts
+        table = exponential_table()
+        below = logits.max(axis=-1, keepdims=True) - logits
+        self._weights = table[np.minimum(below, len(table) - 1)]
+        self._reciprocals = reciprocal_table()[np.clip(scales, 0, SCALES - 1)]
+
+    def _cumulative(self, ends):
+        """(C * S, L) int64: frequency of all symbols below `ends`, which are of that shape or (1, L)."""
+        table = logistic_table()
+        half = len(table) // 2
+        position = (ends[..., None] << POSITION_UNIT) - (1 << (POSITION_UNIT - 1)) - self._means
+        argument = np.clip(position * self._reciprocals >> ARGUMENT_SHIFT, -half, half)
+        inside = (self._weights * table[argument + half]).sum(axis=-1)
+        whole = (self._weights * (table[-1] + table[0])).sum(axis=-1)
+        inside = np.where(ends <= 0, 0, np.where(ends >= 2**self.bits, whole, inside))
+        return inside + ends * LEAST_FREQUENCY
+
+    def of_digit(self, index, known):
+        """
+        Args:
+            index (int): 0 for the upper bits, 1 for the lower.
+            known (ndarray or None): (C * S,) upper digits, for index 1.
+
+        Returns:
+            ndarray: (C * S, 2^bits of the digit) int64 frequencies, at least 1.
+        """
+        upper, lower = self.digits
+        if index == 0:
+            ends = np.arange(2**upper + 1)[None] << lower
+        else:
+            ends = (known.astype(np.int64)[:, None] << lower) + np.arange(2**lower + 1)[None]
+        return np.diff(self._cumulative(ends), axis=1)
+
+
+def frequencies_of(outputs, bits):
+    """Frequencies that an entropy model's outputs mean: SoftmaxFrequencies or MixtureFrequencies."""
+    return SoftmaxFrequencies(outputs) if bits <= SOFTMAX_BITS else MixtureFrequencies(outputs, bits)

@@ -1,0 +1,180 @@
+"""The learned codec: uniform quantization, and a learned entropy model for the symbols.
+
+Shape shorthand in this module:
+    N: images of a batch; C, H, W: channels, height and width of a latent y; n: bit depth
+"""
+
+import torch
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import nn
+
+from .base import FEATURE_CODEC_REGISTRY
+from .entropy import ContextModel
+from .entropy.range_coder import require_constriction
+from .images.raw import RawCodec
+from .quantized import QuantizedFeatureCodec, read_settings
+
+__all__ = ["LearnedFeatureCodec"]
+
+_MOST_BITS = 8
+
+
+@FEATURE_CODEC_REGISTRY.register()
+class LearnedFeatureCodec(QuantizedFeatureCodec):
+    """Codes the symbols of a :class:`QuantizedFeatureCodec` by their probabilities, which a context
+    model (:class:`ContextModel`) learns, and a range coder.
+
+    A payload is never larger than fixed-length symbols: where the range coder would need more, those are
+    sent in its place. Decoded symbols are the very ones that were coded, on every machine: coding
+    computes in integers.
+
+    In training, :meth:`quantize` adds the rate term "entropy", the estimated bits a symbol: minimizing
+    it fits the context model. Its gradient for the latents is that of `rate_weight` times the estimated
+    bytes of an image; with 0 they get none. The estimate is logged as "bytes_per_image".
+
+    Args:
+        channels (sequence[int]): C of each latent.
+        bits (int): n, 2..8.
+        rate_weight (float): lambda, task loss for one byte of an image.
+        group, hidden (int): as :class:`ContextModel` takes them.
+        settings: `quantizer`, `value_range`, `train_quantization` and `compressibility_units` of
+            :class:`QuantizedFeatureCodec`.
+
+    Raises:
+        ValueError: a setting is out of range. ImportError: the package constriction is not installed.
+    """
+
+    name = "learned"
+    lossless = True
+    has_weights = True
+
+    def __init__(self, *, channels, bits, rate_weight=0.0, group=0, hidden=0, **settings):
+        require_constriction()
+        if not 2 <= bits <= _MOST_BITS:
+            raise ValueError(
+                f"codec 'learned' codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
+                "(MODEL.FEATCOMP.CODEC.BITS)"
+            )
+        if not rate_weight >= 0:
+            raise ValueError(
+                f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT is {rate_weight}: it must be positive, or 0 for no "
+                "such loss"
+            )
+        super().__init__(image_codec=RawCodec(bits=bits), **settings)
+        self.rate_weight = rate_weight
+        self.context_models = nn.ModuleList(
+            ContextModel(count, bits, group, hidden) for count in channels
+        )
+
+    @classmethod
+    def from_config(cls, cfg, feature_split):
+        """See :meth:`FeatureCodec.from_config`. Of a class in place of a split it knows no channels,
+        and can only tell its settings."""
+        featcomp = cfg.MODEL.FEATCOMP
+        settings = read_settings(cfg, feature_split)
+        if settings.pop("train_bits"):
+            raise ValueError(
+                "codec 'learned' learns one bit depth: set MODEL.FEATCOMP.BAF.TRAIN_BITS to ()"
+            )
+        if feature_split.codec_defaults.get("colour"):
+            raise ValueError("codec 'learned' codes features, not images: choose another CODEC.NAME")
+        shapes = [] if isinstance(feature_split, type) else feature_split.reduced_shapes((256, 256))
+        # Where training rounds anyway the decoder sees symbols; else it must begin to.
+        if settings["train_quantization"] == "none":
+            settings["train_quantization"] = "ste"
+        return cls(
+            channels=[channels for channels, _, _ in shapes],
+            bits=featcomp.CODEC.BITS,
+            rate_weight=featcomp.TRAIN.RATE_WEIGHT,
+            group=featcomp.CODEC.LEARNED.GROUP,
+            hidden=featcomp.CODEC.LEARNED.HIDDEN,
+            **settings,
+        )
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def quantize(self, ys):
+        """See :meth:`FeatureCodec.quantize`."""
+        y_hats, steps, rate_terms = super().quantize(ys)
+        if self.training:
+            rate_terms["entropy"] = self._rate_term(ys)
+        return y_hats, steps, rate_terms
+
+    def _rate_term(self, ys):
+        bits = sum(
+            model(self.positions(y.float())) for model, y in zip(self.context_models, ys, strict=True)
+        )
+        symbols = sum(y.numel() for y in ys)
+        if has_event_storage():
+            get_event_storage().put_scalar("bytes_per_image", bits.detach() / 8 / len(ys[0]))
+        return bits / symbols
+
+    def positions(self, y):
+        """Latents in units of step sizes, from the low end of their range.
+
+        Args:
+            y (Tensor): (N, C, H, W) float32.
+
+        Returns:
+            Tensor: of the same shape, 0..2^n - 1. Its gradient is scaled by what turns the mean bits of
+            a symbol into `rate_weight` times the bytes of an image.
+        """
+        low, high = (end.detach() for end in self._own_range(y))
+        step = (high - low).clamp(min=1e-12) / (2**self.bits - 1)
+        positions = (y - low) / step
+        if not self.rate_weight:
+            return positions.detach()
+        # bits / symbols -> bits / 8 / images
+        return _ScaledGradient.apply(positions, self.rate_weight * y[0].numel() / 8)
+
+    def update(self):
+        """Makes the integers that coding uses from the weights that are trained."""
+        for model in self.context_models:
+            model.update()
+
+    def train(self, mode=True):
+        if self.training and not mode:
+            self.update()
+        return super().train(mode)
+
+    # ---- coding ------------------------------------------------------------------------------------
+
+    def find_symbols(self, y):
+        """Quantizes a latent.
+
+        Args:
+            y (Tensor): (C, H, W) float.
+
+        Returns:
+            Tensor: (C, H, W), integers below 2^n.
+        """
+        return self._quantize_latent(y.detach().float())[0]
+
+    def encode_symbols(self, symbols, index):
+        """Codes the symbols of a latent.
+
+        Args:
+            symbols (Tensor): (C, H, W), of :meth:`find_symbols`.
+            index (int): of the latent.
+
+        Returns:
+            bytes
+        """
+        return self.context_models[index].integer_model().encode(symbols.cpu().numpy())
+
+    def _decode_symbols(self, payload, shape, index):
+        model = self.context_models[index].integer_model()
+        return torch.from_numpy(model.decode(payload, shape))
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Passes values on, and multiplies their gradient."""
+
+    @staticmethod
+    def forward(ctx, values, scale):
+        ctx.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.scale, None

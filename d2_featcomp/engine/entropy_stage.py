@@ -1,0 +1,200 @@
+"""The last training stage: the entropy model of a trained network is fitted to its symbols."""
+
+import logging
+import math
+import os
+import time
+
+import torch
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from ..data.mappers import build_test_mapper
+from .checkpoint import FeatCompCheckpointer, save_weights, write_checkpoint
+from .weight_files import read_weight_file
+
+__all__ = ["fit_entropy_model"]
+
+# A share of the images is not fitted to, but measured.
+_HELD_OUT = 10
+_LOG_PERIOD = 50  # iterations
+# Larger maps are fitted by pieces of this side, in positions.
+_PIECE = 64
+
+
+def fit_entropy_model(cfg, output, weights, resume=False):
+    """Fits the codec of a network to the symbols that the network sends; all else stays as it is.
+
+    The images are `TRAIN.STEP4.IMAGES` of DATASETS.TRAIN, chosen at random, as in evaluation: at test
+    size, not augmented. Their symbols are computed once. One tenth of them is held out; the bytes that
+    these take are logged.
+
+    Args:
+        cfg (CfgNode): of a network whose codec has weights.
+        output (str): folder; gets `model_final.pth`, and `fit.pth` from which `resume` goes on.
+        weights (str): of the network; the codec's may be missing in it.
+        resume (bool): go on at the iteration where an earlier call stopped.
+
+    Returns:
+        dict: {"entropy": {"kB/image": of held-out images, payload alone}} on the main process.
+
+    Raises:
+        FileNotFoundError, CheckpointError: the weights cannot be read, or lack more than the codec's.
+        FloatingPointError: it diverged. OSError: the disk is full.
+    """
+    found = {}
+    if comm.is_main_process():
+        os.makedirs(output, exist_ok=True)
+        found = _fit(cfg, output, weights, resume)
+    comm.synchronize()
+    return found
+
+
+def _fit(cfg, output, weights, resume):
+    logger, settings = logging.getLogger("d2_featcomp"), cfg.MODEL.FEATCOMP.TRAIN.STEP4
+    final, state = os.path.join(output, "model_final.pth"), os.path.join(output, "fit.pth")
+    if resume and os.path.exists(final) and not os.path.exists(state):
+        logger.info("Stage 4 is complete")
+        return {}
+    model = build_model(cfg)
+    checkpointer = FeatCompCheckpointer(model)
+    checkpointer.load(weights)
+    checkpointer.require_complete(weights or "(none)", codec=False)
+    symbols = _collect_symbols(model.eval(), cfg, settings.IMAGES)
+    held_out = symbols[::_HELD_OUT] if len(symbols) >= _HELD_OUT else symbols
+    fitted = [maps for index, maps in enumerate(symbols) if index % _HELD_OUT] or symbols
+    codec = model.feature_codec
+    fitting = _Fitting(codec, fitted, settings, cfg.SEED)
+    if resume and os.path.exists(state):
+        fitting.load(read_weight_file(state))
+        logger.info("Stage 4 goes on at iteration %d", fitting.iteration)
+    codec.train()
+    began = time.monotonic()
+    with tqdm(total=fitting.iterations, initial=fitting.iteration, desc="entropy model") as progress:
+        while fitting.iteration < fitting.iterations:
+            bits = fitting.step()
+            progress.update()
+            progress.set_postfix_str(f"{bits / 8:.0f} bytes/image", refresh=False)
+            if fitting.iteration % _LOG_PERIOD == 0:
+                logger.info(
+                    "Stage 4: iteration %d of %d, about %.0f bytes an image",
+                    fitting.iteration,
+                    fitting.iterations,
+                    bits / 8,
+                )
+            if fitting.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+                write_checkpoint(fitting.state(), state)
+    codec.eval()
+    payload = sum(_payload(codec, maps) for maps in held_out) / len(held_out)
+    fixed = sum(-(-m.numel() * codec.bits // 8) for maps in held_out for m in maps) / len(held_out)
+    logger.info(
+        "The entropy model needs %.0f bytes an image, fixed-length symbols %.0f (%d images that it was "
+        "not fitted to; fitted in %.0f s)",
+        payload,
+        fixed,
+        len(held_out),
+        time.monotonic() - began,
+    )
+    save_weights(model.state_dict(), final)
+    if os.path.exists(state):
+        os.remove(state)
+    return {"entropy": {"kB/image": payload / 1000}}
+
+
+@torch.no_grad()
+def _collect_symbols(model, cfg, count):
+    """list of images, each a list of (C, H, W) uint8 Tensors on the CPU."""
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    order = torch.randperm(len(records), generator=_generator(cfg.SEED))[:count].tolist()
+    mapper, codec = build_test_mapper(cfg), model.feature_codec
+    model.accelerate()
+    symbols = []
+    for index in tqdm(order, desc="symbols of images"):
+        (features,) = model.edge_features([mapper(records[index])])
+        symbols.append([codec.find_symbols(y).to("cpu", torch.uint8) for y in features.tensors])
+    return symbols
+
+
+def _payload(codec, maps):
+    return sum(len(codec.encode_symbols(symbols, index)) for index, symbols in enumerate(maps))
+
+
+def _generator(seed):
+    return torch.Generator().manual_seed(max(seed, 0))
+
+
+class _Fitting:
+    """Adam, with a learning rate that falls as a cosine.
+
+    Args:
+        codec (LearnedFeatureCodec): changed in place.
+        images (list[list[Tensor]]): the symbols of each.
+        settings (CfgNode): `TRAIN.STEP4`.
+        seed (int): of the order of the images.
+    """
+
+    def __init__(self, codec, images, settings, seed):
+        self.codec, self.images, self.settings = codec, images, settings
+        self.iteration, self.iterations = 0, settings.MAX_ITER
+        self.optimizer = torch.optim.Adam(codec.parameters(), settings.BASE_LR)
+        self.generator = _generator(seed)
+
+    def step(self):
+        """One iteration; returns the bits of an image."""
+        warm = min(1.0, (self.iteration + 1) / max(1, self.settings.WARMUP_ITERS))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.BASE_LR * warm * cosine
+        chosen = torch.randint(
+            len(self.images), (self.settings.IMS_PER_BATCH,), generator=self.generator
+        ).tolist()
+        device = next(self.codec.parameters()).device
+        bits, loss = 0.0, 0.0
+        for index, model in enumerate(self.codec.context_models):
+            maps, mask, share = self._batch([self.images[image][index] for image in chosen])
+            found = model(maps.to(device), mask.to(device))
+            loss = loss + found / (mask.sum() * maps.shape[1])
+            bits += float(found.detach()) / share / len(chosen)
+        if not math.isfinite(bits):
+            raise FloatingPointError("stage 4 diverged: lower MODEL.FEATCOMP.TRAIN.STEP4.BASE_LR")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.iteration += 1
+        return bits
+
+    def _batch(self, maps):
+        """Maps of any sizes -> ((N, C, H, W), (N, 1, H, W) bool, share of all positions)."""
+        pieces, share = [], 0.0
+        for symbols in maps:
+            cuts = [self._cut(size) for size in symbols.shape[1:]]
+            pieces.append(symbols[:, cuts[0], cuts[1]])
+            share += pieces[-1].numel() / symbols.numel() / len(maps)
+        height, width = (max(piece.shape[side] for piece in pieces) for side in (1, 2))
+        batch = torch.zeros(len(pieces), len(pieces[0]), height, width)
+        mask = torch.zeros(len(pieces), 1, height, width, dtype=torch.bool)
+        for index, piece in enumerate(pieces):
+            batch[index, :, : piece.shape[1], : piece.shape[2]] = piece
+            mask[index, :, : piece.shape[1], : piece.shape[2]] = True
+        return batch, mask, share
+
+    def _cut(self, size):
+        start = int(torch.randint(max(1, size - _PIECE + 1), (), generator=self.generator))
+        return slice(start, start + _PIECE)
+
+    def state(self):
+        """dict: from which :meth:`load` goes on."""
+        return {
+            "codec": self.codec.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "generator": self.generator.get_state(),
+        }
+
+    def load(self, state):
+        self.codec.load_state_dict(state["codec"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration = state["iteration"]
+        self.generator.set_state(state["generator"])
