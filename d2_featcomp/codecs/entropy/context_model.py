@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .frequencies import COMPONENTS, LEAST_FREQUENCY, SOFTMAX_BITS, outputs_per_symbol
-from .integer_model import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT, PHASES, IntegerModel
+from .integer_model import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT, KERNEL, PHASES, IntegerModel
 from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
 
 __all__ = ["ContextModel"]
 
-KERNEL = 5
 _LARGEST_SHIFT = 20
 
 
@@ -43,10 +42,12 @@ class ContextModel(nn.Module):
         self.groups = -(-channels // self.group)
         self.hidden = hidden or 16 + 4 * min(self.group, 12)
         self.outputs = outputs_per_symbol(bits)
+        # Groups of several channels see much at once, and would be slow.
+        self._middle_kernel = (KERNEL, KERNEL) if self.group == 1 else (3, 3)
         every, padded = self.groups * self.hidden, self.groups * self.group
         sizes = {
             "before": (every, padded, KERNEL, KERNEL),
-            "middle": (every, self.hidden, KERNEL, KERNEL),
+            "middle": (every, self.hidden, *self._middle_kernel),
             "own": (len(PHASES) * every, self.group, KERNEL, KERNEL),
             "hidden": (len(PHASES), every, self.hidden),
             "head": (len(PHASES), padded * self.outputs, self.hidden),
@@ -129,7 +130,7 @@ class ContextModel(nn.Module):
         context = F.conv2d(
             known, self.before_weight * self._before_mask, self.before_bias, padding=margin
         )
-        context = F.conv2d(_activate(context), self.middle_weight, padding=margin, groups=self.groups)
+        context = F.conv2d(_activate(context), self.middle_weight, padding="same", groups=self.groups)
         known = F.pad(known, (margin,) * 4)
         bits = positions.new_zeros(())
         for phase, (y, x) in enumerate(PHASES):

@@ -13,15 +13,18 @@ Shape shorthand in this module:
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from .frequencies import frequencies_of, outputs_per_symbol
 from .range_coder import RangeDecoder, RangeEncoder
 
-__all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "PHASES", "IntegerModel"]
+__all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "KERNEL", "PHASES", "IntegerModel"]
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
+KERNEL = 5  # side of a kernel, but of the middle layer
 ACTIVATION_UNIT = 5  # activations are counted in units of 2^-5
 ACTIVATION_MAX = 255
 EXACT = 2**24  # float32 holds all integers up to here
@@ -154,33 +157,108 @@ class IntegerModel:
 
     def _context(self, known, start, size):
         """What the groups before mean for a group: (F, H, W) sums of the middle layer."""
-        rows = slice(start // self.group * self.hidden, (start // self.group + 1) * self.hidden)
-        total = _convolve(known[:start], self.before_weight[rows, :start], 1, size)
-        total += self.before_bias[rows, None, None]
-        activations = _activate(total, self.before_scale[rows, None, None])
-        margin = self.middle_weight.shape[-1] // 2
-        padded = np.pad(activations, ((0, 0), (margin, margin), (margin, margin)))
-        return _convolve(padded, self.middle_weight[rows], 1, size)
+        group = self._groups[start // self.group]
+        total = _convolve(known[:start], group.before, _ALL_TAPS, 1, size)
+        total += group.before_bias
+        activations = _activate(total, group.before_scale)
+        side = self.middle_weight.shape[-1]
+        margin = ((0, 0), (side // 2, side // 2), (side // 2, side // 2))
+        return _convolve(np.pad(activations, margin), group.middle, _taps(side), 1, size)
 
     def _outputs(self, known, context, start, phase):
         """(c, O, h, w) integers that describe the symbols of one group and phase."""
         y, x = PHASES[phase]
-        rows = slice(start // self.group * self.hidden, (start // self.group + 1) * self.hidden)
-        total = context[:, y::2, x::2]
+        group = self._groups[start // self.group]
+        total = context[:, y::2, x::2] + group.own_bias[phase]
         shape = total.shape[1:]
         if phase:  # nothing of the group is known before
             own = known[start : start + self.group, y:, x:]
-            total = total + _convolve(own, np.split(self.own_weight, len(PHASES))[phase][rows], 2, shape)
-        total = total + self.own_bias[phase, rows, None, None]
-        hidden = _activate(total, self.own_scale[rows, None, None]).reshape(self.hidden, -1)
-        total = self.hidden_weight[phase, rows] @ hidden + self.hidden_bias[phase, rows, None]
-        hidden = _activate(total, self.hidden_scale[phase, rows, None])
-        count = outputs_per_symbol(self.bits)
-        rows = slice(start * count, (start + self.group) * count)
-        total = self.head_weight[phase, rows] @ hidden + self.head_bias[phase, rows, None]
-        outputs = np.floor(total * self.head_scale[phase, rows, None])
-        outputs = np.clip(outputs, -_OUTPUT_MAX, _OUTPUT_MAX)
-        return outputs.reshape(self.group, count, *shape)
+            total += _convolve(own, group.own[phase], _EARLIER_TAPS[phase], 2, shape)
+        hidden = _activate(total, group.own_scale).reshape(self.hidden, -1)
+        total = group.hidden[phase] @ hidden
+        total += group.hidden_bias[phase]
+        total = group.head[phase] @ _activate(total, group.hidden_scale[phase])
+        total += group.head_bias[phase]
+        total *= group.head_scale[phase]
+        np.floor(total, out=total)
+        np.clip(total, -_OUTPUT_MAX, _OUTPUT_MAX, out=total)
+        return total.reshape(self.group, -1, *shape)
+
+    @cached_property
+    def _groups(self):
+        """list[_Group]"""
+        outputs = outputs_per_symbol(self.bits)
+        count = len(self.middle_weight) // self.hidden
+        own = np.split(self.own_weight, len(PHASES))
+        found = []
+        for index in range(count):
+            rows = slice(index * self.hidden, (index + 1) * self.hidden)
+            start = index * self.group
+            heads = slice(start * outputs, (start + self.group) * outputs)
+            found.append(
+                _Group(
+                    before=_by_taps(self.before_weight[rows, :start], _ALL_TAPS),
+                    before_bias=self.before_bias[rows, None, None],
+                    before_scale=self.before_scale[rows, None, None],
+                    middle=_by_taps(self.middle_weight[rows], _taps(self.middle_weight.shape[-1])),
+                    own=[
+                        _by_taps(weight[rows], taps)
+                        for weight, taps in zip(own, _EARLIER_TAPS, strict=True)
+                    ],
+                    own_bias=self.own_bias[:, rows, None, None],
+                    own_scale=self.own_scale[rows, None, None],
+                    hidden=self.hidden_weight[:, rows],
+                    hidden_bias=self.hidden_bias[:, rows, None],
+                    hidden_scale=self.hidden_scale[:, rows, None],
+                    head=self.head_weight[:, heads],
+                    head_bias=self.head_bias[:, heads, None],
+                    head_scale=self.head_scale[:, heads, None],
+                )
+            )
+        return found
+
+
+def _taps(side):
+    """Positions (y, x) of a kernel, in its order."""
+    return [(y, x) for y in range(side) for x in range(side)]
+
+
+def _find_earlier_taps(phase):
+    """Those of a kernel centred on a phase that lie on the phases before it."""
+    (y, x), reach = PHASES[phase], KERNEL // 2
+    return [
+        (row, column)
+        for row, column in _taps(KERNEL)
+        if PHASES.index(((y + row - reach) % 2, (x + column - reach) % 2)) < phase
+    ]
+
+
+_ALL_TAPS = _taps(KERNEL)
+_EARLIER_TAPS = [_find_earlier_taps(phase) for phase in range(len(PHASES))]
+
+
+class _Group(NamedTuple):
+    """The weights of one group as matrices, and what is added to and multiplied with their products."""
+
+    before: np.ndarray
+    before_bias: np.ndarray
+    before_scale: np.ndarray
+    middle: np.ndarray
+    own: list
+    own_bias: np.ndarray
+    own_scale: np.ndarray
+    hidden: np.ndarray
+    hidden_bias: np.ndarray
+    hidden_scale: np.ndarray
+    head: np.ndarray
+    head_bias: np.ndarray
+    head_scale: np.ndarray
+
+
+def _by_taps(weight, taps):
+    """(O, I, K, K) -> (O, taps * I), of the taps alone."""
+    chosen = [weight[:, :, y, x] for y, x in taps]
+    return np.concatenate(chosen, axis=1) if chosen else weight.reshape(len(weight), -1)[:, :0]
 
 
 def _code_digits(frequencies, code, symbols):
@@ -196,23 +274,27 @@ def _code_digits(frequencies, code, symbols):
 
 
 def _activate(total, scale):
-    """Sums -> activations 0..255."""
-    return np.clip(np.floor(total * scale), 0, ACTIVATION_MAX)
+    """Sums -> activations 0..255, in place."""
+    total *= scale
+    np.floor(total, out=total)
+    return np.clip(total, 0, ACTIVATION_MAX, out=total)
 
 
-def _convolve(padded, weight, stride, size):
-    """Convolution: (I, ...) padded and (O, I, K, K) -> (O, *size). Positions are i * stride."""
-    outputs, inputs, side, _ = weight.shape
-    height, width = size
+def _convolve(padded, matrix, taps, stride, size):
+    """Convolves (I, ...) with a matrix of :func:`_by_taps`: (O, *size), at multiples of `stride`."""
+    inputs, (height, width) = len(padded), size
+    result = np.zeros((len(matrix), height * width), matrix.dtype)
     if not inputs:
-        return np.zeros((outputs, height, width), weight.dtype)
-    flat = weight.reshape(outputs, -1)
-    result = np.empty((outputs, height, width), weight.dtype)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
-    windows = windows[:, ::stride, ::stride].transpose(0, 3, 4, 1, 2)
-    step = max(1, _PATCH_ELEMENTS // (flat.shape[1] * width))
+        return result.reshape(-1, height, width)
+    step = max(1, _PATCH_ELEMENTS // (matrix.shape[1] * width))
+    patches = np.empty((len(taps), inputs, min(step, height), width), matrix.dtype)
     for row in range(0, height, step):
-        patches = windows[:, :, :, row : min(row + step, height), :width]
-        patches = patches.reshape(flat.shape[1], -1)
-        result[:, row : row + step] = (flat @ patches).reshape(outputs, -1, width)
-    return result
+        rows = min(step, height - row)
+        for patch, (y, x) in zip(patches, taps, strict=True):
+            top = y + row * stride
+            patch[:, :rows] = padded[
+                :, top : top + rows * stride : stride, x : x + width * stride : stride
+            ]
+        columns = patches[:, :, :rows].reshape(matrix.shape[1], -1)
+        np.matmul(matrix, columns, out=result[:, row * width : (row + rows) * width])
+    return result.reshape(-1, height, width)
