@@ -139,6 +139,10 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     # ---- coding ------------------------------------------------------------------------------------
 
+    def integer_models(self):
+        """Returns what codes the symbols of each latent, list[IntegerModel]; it needs no PyTorch."""
+        return [model.integer_model() for model in self.context_models]
+
     def find_symbols(self, y):
         """Quantizes a latent.
 

@@ -1,5 +1,6 @@
 """The edge network as an ONNX file, for devices without PyTorch."""
 
+import base64
 import json
 import os
 import warnings
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..codecs import LearnedFeatureCodec
 from ..modeling.acceleration import find_quick_encoder
 from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
 
@@ -71,7 +73,9 @@ def export_onnx(network, path, about=None):
         network (SplitInference): in evaluation mode, on the CPU.
         path (str): of the file, replaced if it exists. Its input "image" is what
             :meth:`SplitInference.normalized_images` gives; its metadata hold `fingerprint`, `split`,
-            `bits`, `quantizer` and `value_range`, which a bitstream needs.
+            `bits`, `quantizer` and `value_range`, which a bitstream needs; with codec "learned" also
+            `entropy_models`: a JSON list of what :meth:`IntegerModel.from_bytes` takes, in base64, one
+            for each output.
         about (dict or None): of :func:`describe_network`. The metadata then hold, too, `codec` (its
             name), `config` (YAML) and, as JSON, `categories` and `input`: how an image is read, resized
             and normalized.
@@ -137,6 +141,9 @@ def _metadata(network, about):
         "quantizer": codec.quantizer,
         "value_range": json.dumps(codec.value_range),
     }
+    if isinstance(codec, LearnedFeatureCodec):
+        models = [base64.b64encode(model.to_bytes()).decode() for model in codec.integer_models()]
+        found["entropy_models"] = json.dumps(models)
     if about:
         found |= {"config": about["config"], "codec": about["codec"]["name"]}
         found |= {key: json.dumps(about[key]) for key in ("categories", "input")}

@@ -12,7 +12,8 @@ Shape shorthand in this module:
     group; K: side of a kernel; O: outputs of a symbol
 """
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ KERNEL = 5  # side of a kernel, but of the middle layer
 ACTIVATION_UNIT = 5  # activations are counted in units of 2^-5
 ACTIVATION_MAX = 255
 EXACT = 2**24  # float32 holds all integers up to here
+_SCALE = "_scale"
 _OUTPUT_MAX = 2**15
 _PATCH_ELEMENTS = 2**21  # of the patches that one matrix product reads
 
@@ -66,6 +68,37 @@ class IntegerModel:
     head_weight: np.ndarray
     head_bias: np.ndarray
     head_scale: np.ndarray
+
+    def to_bytes(self):
+        """Returns the model as a compressed NumPy archive, bytes: for programs without PyTorch."""
+        arrays = {}
+        for entry in fields(self):
+            value = np.asarray(getattr(self, entry.name))
+            if entry.name.endswith(_SCALE):  # powers of 2
+                value = np.frexp(value)[1] - 1
+            arrays[entry.name] = value.astype(np.int32)
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data, dtype="float32"):
+        """Inverse of :meth:`to_bytes`.
+
+        Args:
+            data (bytes): from a trusted place: a model that was changed decodes to nonsense.
+            dtype (str): in which it computes, "float32" or "float64"; the results are the same.
+        """
+        settings = {}
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for name in arrays.files:
+                value = arrays[name]
+                if value.ndim == 0:
+                    settings[name] = int(value)
+                else:
+                    value = np.ldexp(1.0, value) if name.endswith(_SCALE) else value
+                    settings[name] = value.astype(dtype)
+        return cls(**settings)
 
     @property
     def group(self):
