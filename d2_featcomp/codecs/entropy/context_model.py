@@ -130,7 +130,8 @@ class ContextModel(nn.Module):
         context = F.conv2d(
             known, self.before_weight * self._before_mask, self.before_bias, padding=margin
         )
-        context = F.conv2d(_activate(context), self.middle_weight, padding="same", groups=self.groups)
+        context = _activate(context) if mask is None else _activate(context) * mask
+        context = F.conv2d(context, self.middle_weight, padding="same", groups=self.groups)
         known = F.pad(known, (margin,) * 4)
         bits = positions.new_zeros(())
         for phase, (y, x) in enumerate(PHASES):

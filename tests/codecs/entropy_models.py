@@ -1,0 +1,88 @@
+"""Entropy models and maps for tests, the same in every process; as a program it codes or decodes them.
+
+entropy_models.py encode FILE COUNT DTYPE    writes COUNT payloads
+entropy_models.py decode FILE COUNT DTYPE    prints how many of them do not give their maps back
+"""
+
+import pickle
+import sys
+
+import numpy as np
+import torch
+
+from d2_featcomp.codecs import BitstreamError
+from d2_featcomp.codecs.entropy import ContextModel
+
+# channels, bits, group
+KINDS = [(2, 2, 0), (3, 4, 2), (1, 3, 0), (4, 6, 4), (1, 8, 0)]
+SHAPES = [(1, 1), (3, 4), (1, 1), (1, 9), (7, 2), (1, 2), (2, 1), (1, 1)]
+
+
+def random_model(channels, bits, group=0, seed=0, scale=0.4):
+    """A model whose outputs differ much from symbol to symbol."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = ContextModel(channels, bits, group)
+        for name, weight in model.named_parameters():
+            size = scale if name.startswith("head") else 0.3
+            weight.add_(torch.randn(weight.shape, generator=generator) * size)
+    model.update()
+    return model
+
+
+def smooth_maps(count, channels, bits, size=(12, 16), seed=0):
+    """(count, C, H, W) int64 symbols that their neighbours tell much of."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, channels, size[0] // 4 + 2, size[1] // 4 + 2, generator=generator)
+    smooth = torch.nn.functional.interpolate(noise, size=size, mode="bilinear")
+    smooth = smooth + smooth[:, :1] + 0.1 * torch.randn(count, channels, *size, generator=generator)
+    highest = 2**bits - 1
+    return ((torch.sigmoid(2 * smooth)) * highest).round().long()
+
+
+def fit(model, maps, iterations=60, rate=0.02):
+    """Fits a model; returns the bits of a symbol at each iteration."""
+    optimizer, found = torch.optim.Adam(model.parameters(), rate), []
+    for iteration in range(iterations):
+        batch = maps[iteration * 4 % len(maps) :][:4].float()
+        bits = model(batch) / batch.numel()
+        optimizer.zero_grad()
+        bits.backward()
+        optimizer.step()
+        found.append(float(bits.detach()))
+    model.update()
+    return found
+
+
+def cases(count):
+    """Yields (model index, map) of `count` streams."""
+    random = np.random.default_rng(7)
+    for index in range(count):
+        kind = index % len(KINDS)
+        channels, bits, _ = KINDS[kind]
+        shape = SHAPES[index // len(KINDS) % len(SHAPES)]
+        yield kind, random.integers(0, 2**bits, (channels, *shape)).astype(np.int32)
+
+
+def main(action, path, count, dtype):
+    models = [random_model(*kind, seed=index) for index, kind in enumerate(KINDS)]
+    models = [model.integer_model(dtype) for model in models]
+    if action == "encode":
+        payloads = [models[kind].encode(symbols) for kind, symbols in cases(int(count))]
+        with open(path, "wb") as file:
+            pickle.dump(payloads, file)
+        return
+    with open(path, "rb") as file:
+        payloads = pickle.load(file)
+    wrong = 0
+    for payload, (kind, symbols) in zip(payloads, cases(int(count)), strict=True):
+        try:
+            wrong += not np.array_equal(models[kind].decode(payload, symbols.shape), symbols)
+        except BitstreamError:
+            wrong += 1
+    print(wrong)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
