@@ -85,7 +85,7 @@ def main(args):
         args.config_file,
         [
             *args.opts,
-            *("MODEL.FEATCOMP.SPLIT", "Image", "MODEL.FEATCOMP.CODEC.NAME", args.image_codec),
+            *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.NAME", args.image_codec),
             *("MODEL.FEATCOMP.CODEC.QUALITY", args.image_quality, "MODEL.FEATCOMP.CODEC.BITS", 8),
             *("MODEL.FEATCOMP.CODEC.EFFORT", None, "MODEL.FEATCOMP.CODEC.QUANTIZER", ""),
             *("MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT", 0.0),

@@ -20,11 +20,11 @@ from detectron2.data import DatasetCatalog
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import (
     Trainer,
-    config_of_step,
     evaluate,
+    make_stage_config,
     report_errors,
     setup_config,
-    train_steps,
+    train_stages,
 )
 
 MEASURED = 12  # iterations, of which the second half counts
@@ -102,8 +102,8 @@ class TimedTrainer(Trainer):
 
 def seconds_per_iteration(cfg):
     """float: of the detector and the split together, the slower of the two steps."""
-    os.makedirs(config_of_step(cfg, 3, "").OUTPUT_DIR, exist_ok=True)
-    trainer = TimedTrainer(config_of_step(cfg, 3, ""))
+    os.makedirs(make_stage_config(cfg, 3, "").OUTPUT_DIR, exist_ok=True)
+    trainer = TimedTrainer(make_stage_config(cfg, 3, ""))
     trainer.times = []
     trainer.train()
     return statistics.median(trainer.times[MEASURED // 2 :])
@@ -124,7 +124,7 @@ def main(args):
     print(f"{1000 * seconds:.0f} ms an iteration: {first} and {second} of them", flush=True)
     whole = {f"{step}1.MAX_ITER": first, f"{step}3.MAX_ITER": second, "OUTPUT_DIR": args.output}
     start = time.perf_counter()
-    train_steps(configure(args, size, **whole))
+    train_stages(configure(args, size, **whole))
     trained = time.perf_counter() - start
     results = {}
     for name, enabled, weights in (

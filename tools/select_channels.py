@@ -37,7 +37,7 @@ def parse_args():
 def main(args):
     prepare_file(args.output)
     # All channels are looked at, whatever is sent of them later.
-    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "Layer"])
+    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"])
     network = build_model(cfg).eval()
     checkpointer = FeatCompCheckpointer(network)
     checkpointer.load(cfg.MODEL.WEIGHTS)

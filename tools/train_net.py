@@ -18,20 +18,20 @@ from detectron2.utils.logger import setup_logger
 from d2_featcomp.engine import (
     evaluate,
     parse_arguments,
-    require_step_settings,
+    require_stage_settings,
     run_processes,
     setup_config,
-    train_steps,
+    train_stages,
 )
 
 
 def main(args):
     cfg = setup_config(args.config_file, args.opts)
     if not args.eval_only:
-        require_step_settings(cfg, args.opts)
+        require_stage_settings(cfg, args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2_featcomp")
-    return evaluate(cfg) if args.eval_only else train_steps(cfg, resume=args.resume)
+    return evaluate(cfg) if args.eval_only else train_stages(cfg, resume=args.resume)
 
 
 if __name__ == "__main__":

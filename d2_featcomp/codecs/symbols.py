@@ -18,7 +18,7 @@ from ..ops import (
     untile_channels,
 )
 from .images import BitstreamError, find_image_codec
-from .images.raw import unpack_symbols
+from .images.raw import read_fixed_length
 
 __all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size"]
 
@@ -32,7 +32,8 @@ class SymbolDecoder:
         bits (int): n, or 32.
         lossless (bool): whether the image codec ran losslessly.
         quantizer (str): "none", "fixed", "tensor" or "channel".
-        value_range ((float, float) or None): of the fixed range; None where it is sent, as in format 1.
+        value_range ((float, float) or None): of the fixed range; None where the bitstream holds
+            it, as in format 1.
     """
 
     image_codec: type
@@ -42,7 +43,7 @@ class SymbolDecoder:
     value_range: tuple | None
 
     @classmethod
-    def declared_by(cls, description):
+    def from_description(cls, description):
         """Builds the decoder of a stream of format 1 from its description.
 
         Raises:
@@ -100,7 +101,7 @@ class SymbolDecoder:
         if bits == FLOAT_BITS:
             return _decode_floats(payload, shape).to(device)
         if tensor.fixed_length:
-            symbols = _to_torch(unpack_symbols(payload, shape[0] * shape[1] * shape[2], bits))
+            symbols = _to_torch(read_fixed_length(payload, shape[0] * shape[1] * shape[2], bits))
         else:
             image_shape = _image_shape(layout, shape)
             image = self.image_codec.decode(
@@ -132,7 +133,8 @@ def _rows(symbols):
 def _colour(symbols):
     if len(symbols) != 3:
         raise ValueError(
-            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT Image"
+            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT "
+            "ImageSplit"
         )
     return symbols.permute(1, 2, 0)
 

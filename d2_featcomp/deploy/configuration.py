@@ -62,7 +62,7 @@ def describe_network(cfg, network, categories):
         "config": dump_config(cfg),
         "fingerprint": network.fingerprint().hex(),
         "fingerprint_v1": network.fingerprint_v1().hex(),
-        "split": network.split_name,
+        "split": network.stored_split_name,
         "split_point": network.split_point.name,
         "categories": [dict(category) for category in categories],
         "input": {

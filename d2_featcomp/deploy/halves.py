@@ -9,6 +9,7 @@ from ..codecs.bitstream import FINGERPRINT_BYTES
 from ..engine.checkpoint import CheckpointError, load_weights, write_checkpoint
 from ..engine.command_line import require_weights, setup_config
 from ..engine.inference import prepare_for_inference, require_split
+from ..modeling import find_split_name
 from .classes import choose_categories, count_classes
 from .configuration import describe_network, read_dumped_config, require_same_config
 
@@ -172,9 +173,10 @@ def _require_half(data, half, model, path):
         raise CheckpointError(
             f"{path!r} holds the {data['half']} half of a network, not the {half} half"
         )
-    if data.get("split") != model.split_name:
+    if data.get("split") != model.stored_split_name:
+        split = find_split_name(str(data.get("split")))
         raise CheckpointError(
-            f"{path!r} is of feature split {data.get('split')!r}, but the configuration asks for "
+            f"{path!r} is of feature split {split!r}, but the configuration asks for "
             f"{model.split_name!r} (MODEL.FEATCOMP.SPLIT)"
         )
 

@@ -132,7 +132,7 @@ def _metadata(network, about):
     codec = network.feature_codec
     found = {
         "fingerprint": network.fingerprint().hex(),
-        "split": network.split_name,
+        "split": network.stored_split_name,
         "bits": str(codec.bits),
         "quantizer": codec.quantizer,
         "value_range": json.dumps(codec.value_range),

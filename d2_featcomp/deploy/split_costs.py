@@ -19,7 +19,7 @@ from ..codecs import (
     build_image_codec,
     compress_stream,
     decompress_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 from ..codecs.structures import OWN_LIMITS
 from ..engine.inference import build_for_inference
@@ -126,7 +126,7 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     cfg.MODEL.FEATCOMP.INFERENCE = "plain"  # as the uncut network
     cut = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
     if cut.sends_image:
-        raise ValueError("MODEL.FEATCOMP.SPLIT Image cuts no network: choose another split")
+        raise ValueError("MODEL.FEATCOMP.SPLIT ImageSplit splits no network: choose another split")
     uncut = build_for_inference(cfg, anchor_weights or cfg.MODEL.WEIGHTS, enabled=False)
     places = _places(uncut.backbone)
     with warnings.catch_warnings():
@@ -210,7 +210,7 @@ class _Cloud(nn.Module):
     def __init__(self, network, stream):
         super().__init__()
         self.backbone = network.backbone
-        steps = stream_step_sizes(network.describe_stream(stream), network.feature_codec)
+        steps = read_step_sizes(network.describe_stream(stream), network.feature_codec)
         self._steps, self._size = [step[None] for step in steps], stream.sizes.padded
 
     def forward(self, *y_hats):

@@ -1,7 +1,6 @@
-"""Training in steps, and what command lines share."""
+"""Training in stages, and what command lines share."""
 
-import importlib
-
+from ..deprecation import make_getattr
 from .arguments import import_modules, parse_arguments
 from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
@@ -14,7 +13,7 @@ from .command_line import (
 )
 from .inference import as_input, build_for_inference, prepare_for_inference
 from .labelling import label_images
-from .steps import config_of_step, require_step_settings, steps_to_run, train_steps
+from .steps import choose_stages, make_stage_config, require_stage_settings, train_stages
 from .timing import timed
 from .trainer import Trainer
 
@@ -47,9 +46,11 @@ _MOVED = {
     ),
 }
 
+_RENAMED = {
+    "config_of_step": "make_stage_config",
+    "require_step_settings": "require_stage_settings",
+    "steps_to_run": "choose_stages",
+    "train_steps": "train_stages",
+}
 
-def __getattr__(name):
-    for package, names in _MOVED.items():
-        if name in names:
-            return getattr(importlib.import_module(package), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = make_getattr(__name__, _RENAMED, _MOVED)

@@ -36,7 +36,9 @@ def select_channels(cfg, network, images=1000):
     """
     point = getattr(network, "split_point", None)
     if not isinstance(point, InsideLayer):
-        raise ValueError("channels can be selected where MODEL.FEATCOMP.SPLIT is BaF or Layer")
+        raise ValueError(
+            "channels can be selected where MODEL.FEATCOMP.SPLIT is BaF or IntermediateLayerSplit"
+        )
     if images < 1:
         raise ValueError(f"{images} images: at least one is needed to select channels")
     correlation, count = ChannelCorrelation(point.layer.stride), 0

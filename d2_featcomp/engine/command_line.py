@@ -12,6 +12,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
+from ..modeling import find_split_name
 from .arguments import import_modules
 from .lazy_config import merge_lazy_config, separate_overrides
 
@@ -36,7 +37,8 @@ def setup_config(config_file, overrides=()):
         overrides (sequence[str]): KEY VALUE pairs; of a LazyConfig "model.backbone.depth=34", too.
 
     Returns:
-        CfgNode: frozen. MODEL.DEVICE is :func:`available_device`.
+        CfgNode: frozen. MODEL.DEVICE is :func:`available_device`, MODEL.FEATCOMP.SPLIT
+        :func:`find_split_name`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no YAML, YAML with objects of Python (which could
@@ -62,6 +64,7 @@ def setup_config(config_file, overrides=()):
         cfg.merge_from_list(overrides)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
+    cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()

@@ -4,7 +4,7 @@ import contextlib
 
 from detectron2.modeling import build_model
 
-from ..engine.steps import require_step_settings
+from ..engine.steps import require_stage_settings
 from ..evaluation.tradeoff import COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys
@@ -41,7 +41,7 @@ def check_plan(plan):
             seen.add(training.name)
             cfg = make_config(training.config_file, training.overrides)
             if training.name and not training.checkpoint:
-                require_step_settings(cfg)
+                require_stage_settings(cfg)
             if training.checkpoint and training.start:
                 raise ValueError("give start or checkpoint, not both")
     for names in (plan.trainings, plan.points):

@@ -4,7 +4,7 @@ import itertools
 import os
 
 from ..codecs import FEATURE_CODEC_REGISTRY, find_image_codec
-from ..modeling import Layer, Pyramid, find_feature_split
+from ..modeling import IntermediateLayerSplit, PyramidSplit, find_feature_split
 from .schema import CURVE_KEYS, POINT_KEYS, Curve, Point, require_keys
 
 __all__ = ["expand_anchor", "expand_curve", "make_point", "overrides_before_splitting"]
@@ -142,9 +142,10 @@ def _find_split_point(cfg):
 def _find_anchor_split(cfg):
     """Names the split that sends all features of a network's split point; "" before the network."""
     split = cfg.MODEL.FEATCOMP.SPLIT
-    if issubclass(find_feature_split(split), (Layer, Pyramid)):
+    if issubclass(find_feature_split(split), (IntermediateLayerSplit, PyramidSplit)):
         return split
-    return {"image": "", "backbone": "Pyramid"}.get(_find_split_point(cfg), "Layer")
+    anchors = {"image": "", "backbone": "PyramidSplit"}
+    return anchors.get(_find_split_point(cfg), "IntermediateLayerSplit")
 
 
 def overrides_before_splitting(weights, cfg):
@@ -199,7 +200,7 @@ def expand_anchor(anchor, cfg, before, training):
         raise ValueError(f"split {sends} has no features to compare with: leave {anchor!r} out")
     overrides = {
         **before,
-        "MODEL.FEATCOMP.SPLIT": "Image" if kind == "image" else split,
+        "MODEL.FEATCOMP.SPLIT": "ImageSplit" if kind == "image" else split,
         f"{_CODEC}QUANTIZER": "",
     }
     if kind == "image":

@@ -12,6 +12,7 @@ from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import MetadataCatalog
 
 from ..engine.command_line import plain_config, setup_config
+from ..modeling import find_stored_name
 
 __all__ = [
     "describe_versions",
@@ -165,11 +166,14 @@ def trained_keys(cfg):
 
 
 def _without(plain, patterns):
-    return {
+    kept = {
         key: value
         for key, value in _flat(plain).items()
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
     }
+    # So that results of earlier releases are found.
+    kept["MODEL.FEATCOMP.SPLIT"] = find_stored_name(kept["MODEL.FEATCOMP.SPLIT"])
+    return kept
 
 
 def _flat(tree, prefix=""):

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from ..deploy import draw_images
 from ..engine.inference import build_for_inference
-from ..engine.steps import train_steps
+from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, within_budget
 from ..files import write_text
 from .keys import file_digest, find_differences, trained_keys
@@ -167,7 +167,7 @@ class _Run:
         _write_mark({"complete": False, **made}, folder)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
         overrides = {**training.overrides, "OUTPUT_DIR": folder, **start}
-        train_steps(make_config(training.config_file, overrides), resume=bool(mark))
+        train_stages(make_config(training.config_file, overrides), resume=bool(mark))
         _write_mark({"complete": True, **made}, folder)
         for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
             shutil.rmtree(step)  # with optimizer states: large, and of no more use

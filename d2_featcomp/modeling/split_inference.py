@@ -11,7 +11,7 @@ from ..codecs import (
     compress_stream,
     decompress_stream,
     describe_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 from .split_backbone import Received, open_call
 
@@ -136,7 +136,7 @@ class SplitInference:
         return compress_stream(
             features.tensors,
             codec,
-            split=self.split_name,
+            split=self.stored_split_name,
             fingerprint=self.fingerprint(codec),
             sizes=features.sizes,
             feature_elements=features.elements,
@@ -190,7 +190,7 @@ class SplitInference:
             raise BitstreamError(f"this bitstream holds image sizes that do not fit together: {sizes}")
         expected = describe_stream(
             codec,
-            split=self.split_name,
+            split=self.stored_split_name,
             shapes=self.feature_split.reduced_shapes(sizes.padded),
             feature_elements=self.split_point.count_elements(sizes.padded),
         )
@@ -262,7 +262,7 @@ class SplitInference:
             received = None
         else:
             streams = [self.describe_stream(stream, codec) for stream in streams]
-            every = [stream_step_sizes(stream, codec, device=self.device) for stream in streams]
+            every = [read_step_sizes(stream, codec, device=self.device) for stream in streams]
             steps = [torch.stack(tensors) for tensors in zip(*every, strict=True)]
             received = Received(y_hats, steps, padded)
             # The meta-architecture wants images, for their sizes only.

@@ -14,7 +14,7 @@ from .processor import require_bfloat16
 from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
 from .split_point import AfterBackbone, build_split_point
-from .splits import build_feature_split, find_feature_split
+from .splits import build_feature_split, find_feature_split, find_split_name, find_stored_name
 from .sub_models import drop_other_weights, sub_model_weights
 
 __all__ = ["SplitNetwork", "split_network"]
@@ -143,6 +143,11 @@ class SplitNetwork(SplitInference, nn.Module):
         return self.network.backbone.split_point
 
     @property
+    def stored_split_name(self):
+        """str: name of the split in bitstreams, fingerprints and exported files."""
+        return find_stored_name(self.split_name)
+
+    @property
     def device(self):
         return self.network.pixel_mean.device
 
@@ -259,7 +264,9 @@ class SplitNetwork(SplitInference, nn.Module):
         codec = feature_codec or self.feature_codec
         if self._given_fingerprints is not None and codec is self.feature_codec:
             return self._given_fingerprints[0]
-        text = "\n".join([codec.describe(), self.split_name, self.split_point.name, self._preprocessing])
+        text = "\n".join(
+            [codec.describe(), self.stored_split_name, self.split_point.name, self._preprocessing]
+        )
         return self._hash(text, [self._edge_weights(), WatchedWeights(codec), self._pixels])
 
     def fingerprint_v1(self):
@@ -360,7 +367,7 @@ def _settings_from_config(cfg):
         "split_point": split_point,
         "feature_split": feature_split,
         "feature_codec": build_feature_codec(cfg, feature_split),
-        "split_name": featcomp.SPLIT,
+        "split_name": find_split_name(featcomp.SPLIT),
         "loss": featcomp.LOSS,
         "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
         "rate_weights": {"compressibility": weight} if weight else {},

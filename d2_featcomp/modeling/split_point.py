@@ -39,7 +39,7 @@ class SplitPoint(abc.ABC):
 
     name = ""
     trains_head = True
-    identity_split = "Pyramid"
+    identity_split = "PyramidSplit"
 
     def __init__(self, backbone):
         self.backbone = backbone
@@ -68,7 +68,8 @@ class SplitPoint(abc.ABC):
 
     @abc.abstractmethod
     def feature_shapes(self, image_size):
-        """
+        """Computes the shapes of the features.
+
         Args:
             image_size ((int, int)): height and width, in pixels, of a padded image.
 
@@ -102,7 +103,7 @@ class AfterBackbone(SplitPoint):
 
 
 class BeforeNetwork(SplitPoint):
-    """Before the network: the image itself is sent, as it is before normalization and padding, and the
+    """Before the network: the image itself is coded, as it is before normalization and padding, and the
     cloud computes everything."""
 
     name = IMAGE
@@ -129,7 +130,7 @@ class InsideLayer(SplitPoint):
     """
 
     trains_head = False
-    identity_split = "Layer"
+    identity_split = "IntermediateLayerSplit"
 
     def __init__(self, backbone, number, activated):
         super().__init__(backbone)
@@ -176,7 +177,7 @@ class AfterStage(SplitPoint):
         ValueError: it has no such stage.
     """
 
-    identity_split = "Layer"
+    identity_split = "IntermediateLayerSplit"
 
     def __init__(self, backbone, stage):
         super().__init__(backbone)

@@ -99,7 +99,7 @@ def test_files_that_do_not_fit(folder, configured, tmp_path):
     edge, cloud = (str(folder / "msfc" / f"{half}.pth") for half in ("edge", "cloud"))
     with pytest.raises(CheckpointError, match="the cloud half of a network, not the edge"):
         load_half(configured("msfc"), cloud, "edge")
-    with pytest.raises(CheckpointError, match="'MSFC', but the configuration asks for 'Pyramid'"):
+    with pytest.raises(CheckpointError, match="'MSFC', but the configuration asks for 'PyramidSplit'"):
         load_half(configured("pyramid"), edge, "edge")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_half(configured("msfc"), str(tmp_path / "nowhere.pth"), "edge")

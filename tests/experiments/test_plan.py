@@ -303,4 +303,4 @@ def test_anchors_run_the_training_that_they_name(tmp_path):
         "detector"
     }
     assert [point.name for point in plan.levels] == ["plain", "uncompressed"]
-    assert plan.config_of(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "Pyramid"
+    assert plan.config_of(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "PyramidSplit"

@@ -14,7 +14,7 @@ from detectron2.modeling import FPN, build_model
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-from d2_featcomp.codecs import FeatureBitstream, stream_step_sizes
+from d2_featcomp.codecs import FeatureBitstream, read_step_sizes
 from d2_featcomp.engine import export_halves, load_half
 from d2_featcomp.modeling.acceleration import enlarged_maps, find_quick_encoder
 from d2_featcomp.modeling.acceleration.enlarged_maps import conv_of_enlarged, convolve_levels_once
@@ -200,7 +200,7 @@ def features_in_the_cloud(model, network, y_hats, stream):
     if network.sends_image:
         return list(model.backbone(network.feature_split.restore(y_hats, padded)["image"]).values())
     stream = network.describe_stream(stream)
-    steps = [step[None] for step in stream_step_sizes(stream, network.feature_codec)]
+    steps = [step[None] for step in read_step_sizes(stream, network.feature_codec)]
     return list(model.backbone.decode_features(Received(y_hats, steps, padded)).values())
 
 

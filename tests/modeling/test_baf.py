@@ -209,7 +209,7 @@ def test_received_values_are_kept_to_half_a_step_by_consolidation(build_baf, ove
 
 def test_all_channels_as_floats_are_the_uncut_network(build_baf, build_yolo):
     network = build_baf(
-        *("MODEL.FEATCOMP.SPLIT", "Layer"),
+        *("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"),
         *("MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32),
     )
     uncut = build_yolo("MODEL.FEATCOMP.ENABLED", False, *SCORE)
@@ -251,7 +251,7 @@ def test_without_an_order_nothing_is_sent(build_baf):
         (("MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS", 0), "HIDDEN_CHANNELS"),
         (("MODEL.FEATCOMP.BAF.TRAIN_BITS", (4, 1)), "TRAIN_BITS: bit depth 1"),
         (("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8), "colour images"),
-        (("MODEL.FEATCOMP.SPLIT", "Image"), "BITS is 6"),
+        (("MODEL.FEATCOMP.SPLIT", "ImageSplit"), "BITS is 6"),
         (("MODEL.FEATCOMP.CODEC.QUANTIZER", "fixed"), "own range"),
     ],
 )
@@ -372,7 +372,7 @@ def test_standardizing_takes_the_scale_of_channels_out():
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_images_are_sent_unpadded_and_the_cloud_runs_the_network(build_yolo, order):
     settings = (
-        *("MODEL.FEATCOMP.SPLIT", "Image", "MODEL.FEATCOMP.CODEC.BITS", 8),
+        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
         *("MODEL.FEATCOMP.CODEC.NAME", "png", "INPUT.FORMAT", order),
     )
     network = build_yolo(*ENABLED, *SCORE, *settings)
@@ -393,7 +393,7 @@ def test_images_are_sent_unpadded_and_the_cloud_runs_the_network(build_yolo, ord
 
 def test_any_network_can_send_its_image(small_model, make_record):
     model = small_model(
-        MODEL__FEATCOMP__SPLIT="Image",
+        MODEL__FEATCOMP__SPLIT="ImageSplit",
         MODEL__FEATCOMP__CODEC__NAME="raw",
         MODEL__FEATCOMP__CODEC__BITS=8,
     )

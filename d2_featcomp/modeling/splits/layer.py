@@ -6,12 +6,12 @@ from ..split_point import InsideLayer
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import level_size
 
-__all__ = ["Layer"]
+__all__ = ["IntermediateLayerSplit"]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class Layer(FeatureSplit):
-    """Sends all features at a split point inside the backbone as they are: after a layer's activation,
+class IntermediateLayerSplit(FeatureSplit):
+    """Codes all features at a split point inside the backbone as they are: after a layer's activation,
     or after a stage. What BaF is compared with; nothing in it is trained.
 
     Args:

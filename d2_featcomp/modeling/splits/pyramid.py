@@ -7,18 +7,18 @@ from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .msfc import _top_levels
 from .resampling import level_size
 
-__all__ = ["Pyramid"]
+__all__ = ["PyramidSplit"]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class Pyramid(FeatureSplit):
-    """Sends p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
+class PyramidSplit(FeatureSplit):
+    """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
 
     Levels that a pooling top block adds (p6 of FPN) are pooled again in the cloud; levels that it
-    computes by convolution (p6 and p7 of RetinaNet) are sent too. Nothing in it is trained.
+    computes by convolution (p6 and p7 of RetinaNet) are coded too. Nothing in it is trained.
 
     Args:
-        shapes (dict[str, ShapeSpec]): of the levels that are sent, fine to coarse.
+        shapes (dict[str, ShapeSpec]): of the levels that are coded, fine to coarse.
         pooled (dict[str, str]): pooled level -> the level below it.
     """
 

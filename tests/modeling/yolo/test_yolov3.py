@@ -311,7 +311,7 @@ def test_cut_after_its_backbone_it_finds_the_same(letterbox, build_yolo):
     """Every output of the backbone sent as float32, and nothing else."""
     overrides = ("MODEL.YOLOV3.LETTERBOX", letterbox, "MODEL.YOLOV3.SCORE_THRESH_TEST", 0.2)
     codec = ("MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32)
-    cut = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "Pyramid")
+    cut = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "PyramidSplit")
     network, split = build_yolo(*overrides), build_yolo(*overrides, *cut, *codec)
     batch = [{**record(192, 256), "height": 96, "width": 128}, record(160, 200, seed=1)]
     with torch.no_grad():
