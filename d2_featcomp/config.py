@@ -202,10 +202,10 @@ def _add_multi_task_config(cfg):
     multi_task.LOSS_WEIGHTS = CN()
     # First values, e.g. (("disparity", 5.0),); 1 for tasks that are not named.
     multi_task.LOSS_WEIGHTS.INITIAL = ()
-    # When Adam updates them: after each "epoch" (the paper), "step" (each iteration),
-    # or "never"; never in stage 2.
+    # When Adam updates them: after each "epoch" (the paper), each "iteration", or "never";
+    # never in stage 2.
     multi_task.LOSS_WEIGHTS.UPDATE = "epoch"
     # Adam's learning rate, of the weights' logarithms: about how far one update moves them. None is 0.05
     # for "epoch", so that the paper's 250 epochs bring a weight from 1 to anything between 1/1000 and
-    # 1000 and leave time to settle, and 0.001 for "step".
+    # 1000 and leave time to settle, and 0.001 for "iteration".
     multi_task.LOSS_WEIGHTS.BASE_LR = None

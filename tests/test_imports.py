@@ -21,9 +21,18 @@ ALLOWED = {
     "data": {"ops", "codecs"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files", "deprecation"},
-    "deploy": {"ops", "codecs", "modeling", "data", "engine", "config", "files"},
-    "experiments": {"codecs", "modeling", "data", "evaluation", "engine", "deploy", "files"},
-    "serving": {"codecs", "data", "engine", "deploy", "files"},
+    "deploy": {"ops", "codecs", "modeling", "data", "engine", "config", "files", "deprecation"},
+    "experiments": {
+        "codecs",
+        "modeling",
+        "data",
+        "evaluation",
+        "engine",
+        "deploy",
+        "files",
+        "deprecation",
+    },
+    "serving": {"codecs", "data", "engine", "deploy", "files", "deprecation"},
 }
 
 

@@ -101,7 +101,7 @@ class TimedTrainer(Trainer):
 
 
 def seconds_per_iteration(cfg):
-    """float: of the detector and the split together, the slower of the two steps."""
+    """Measures the detector and the split together, the slower of the two stages."""
     os.makedirs(make_stage_config(cfg, 3, "").OUTPUT_DIR, exist_ok=True)
     trainer = TimedTrainer(make_stage_config(cfg, 3, ""))
     trainer.times = []
@@ -147,7 +147,7 @@ def main(args):
 
 
 def final_losses(folder):
-    """dict[str, list[float]]: of each step, the total losses that were logged."""
+    """Reads the total losses of each stage: dict[str, list[float]]."""
     found = {}
     for step in (1, 3):
         with open(os.path.join(folder, f"step{step}", "metrics.json"), encoding="utf-8") as file:

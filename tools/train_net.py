@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Trains and evaluates networks with compressed features.
 
-Training runs the steps of MODEL.FEATCOMP.TRAIN one after the other. How long and how fast is each step's
-own: MODEL.FEATCOMP.TRAIN.STEPk.MAX_ITER, .BASE_LR and .LR_STEPS; SOLVER.MAX_ITER, SOLVER.BASE_LR and
-SOLVER.STEPS are refused. --resume goes on where an interrupted training stopped, and ends, on CPUs, with
-the weights of one that was not. --eval-only measures MODEL.WEIGHTS; codec settings are config overrides:
+Training runs the stages of MODEL.FEATCOMP.TRAIN one after the other. How long and how fast is each
+stage's own: MODEL.FEATCOMP.TRAIN.STEPk.MAX_ITER, .BASE_LR and .LR_STEPS; SOLVER.MAX_ITER, SOLVER.BASE_LR
+and SOLVER.STEPS are refused. --resume goes on where an interrupted training stopped, and ends, on CPUs,
+with the weights of one that was not. --eval-only measures MODEL.WEIGHTS; codec settings are config
+overrides:
 
     tools/train_net.py --config-file configs/msfc_R50.yaml --num-gpus 8
     tools/train_net.py --config-file configs/msfc_R50.yaml --eval-only MODEL.WEIGHTS model.pth \\

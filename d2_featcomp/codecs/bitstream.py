@@ -1,4 +1,4 @@
-"""The feature bitstream: what travels from the edge to the cloud for one image.
+"""The feature bitstream: the bytes from the edge to the cloud for one image.
 
 Numbers are little-endian; "varint" is an unsigned LEB128 number of up to five bytes, in its shortest
 form; "size" is two varints, height and width in pixels; "text" is one length byte and that many ASCII
@@ -30,7 +30,7 @@ shapes) is not in it: the network that reads the stream knows it, see :class:`St
       tensors             varint          number of tensors, then for each:
         strings           varint          2 * number of strings, + 1 if "y" is fixed-length symbols
         for each string                   in the order of their names, "y" among them
-          name            text            printable ASCII; "" stands for "y"
+          name            text            printable ASCII; "" means "y"
           length          varint          bytes
         ranges            varint          number of ranges
     -- side information, for each tensor -----------------------------------------------------

@@ -49,7 +49,7 @@ class QuantizedFeatureCodec(FeatureCodec):
     Args:
         image_codec (ImageCodec): also fixes the bit depth.
         quantizer (str): "fixed" (one range for all data), "tensor" or "channel" (their own minimum
-            and maximum, sent as float16).
+            and maximum, coded as float16).
         value_range ((float, float)): the range of "fixed"; must be float16 values.
         train_quantization (str): the quantization surrogate of training: "none", "noise" (uniform, one
             step size wide; gradients flow through the range, too) or "ste" (rounding in the range that

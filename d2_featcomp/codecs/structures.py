@@ -101,13 +101,13 @@ OWN_LIMITS = DecodeLimits(
 
 @dataclass(frozen=True, eq=False)
 class CodedTensor:
-    """One coded tensor. Comparable and hashable: equal where the same bytes are sent.
+    """One coded tensor. Comparable and hashable: equal for equal bytes.
 
     Attributes:
         strings (dict[str, bytes]): named parts of the payload, sorted by name; where a codec has only
             one, it is "y". Names are 1 to 255 printable ASCII characters.
         ranges (ndarray or None): float16 (k, 2), k at least 1: low and high of each range of the
-            quantizer; None where none is sent.
+            quantizer; None where the bitstream holds none.
         fixed_length (bool): whether the string "y" holds fixed-length symbols in place of the codec's
             data.
 

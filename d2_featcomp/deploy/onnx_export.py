@@ -36,19 +36,19 @@ class OnnxCheck(NamedTuple):
 
 
 class EdgeNetwork(nn.Module):
-    """The edge half of a network, from the image to what is quantized, as one module.
+    """The edge sub-model of a network, from the image to the latents, as one module.
 
     Args:
-        network (SplitInference): in evaluation mode; what it sends is no image.
+        network (SplitInference): in evaluation mode; it codes features, not the image.
 
     Raises:
-        ValueError: its split sends the image itself, so there is no edge network.
+        ValueError: its split codes the image itself, so there is no edge network.
     """
 
     def __init__(self, network):
         super().__init__()
         if network.sends_image:
-            raise ValueError(f"split {network.split_name} sends the image: there is no edge network")
+            raise ValueError(f"split {network.split_name} codes the image: there is no edge network")
         self.backbone = network.backbone
         self._encode = find_quick_encoder(network.backbone) or network.backbone.encode_features
 
@@ -148,8 +148,8 @@ def _preprocessed(network, image):
 
 
 def check_onnx(network, path, seed=0):
-    """Runs the exported network in onnxruntime, beside the edge half itself, on random images of several
-    sizes, and compares features and, in the ranges of the latter, symbols.
+    """Runs the exported network in onnxruntime, beside the edge sub-model itself, on random images of
+    several sizes, and compares features and, in the ranges of the latter, symbols.
 
     Args:
         network (SplitInference): that was exported.

@@ -144,7 +144,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
             advice = (
                 "it holds the task network alone, or a split with other settings; train the split, "
                 "use the settings it was trained with, or set MODEL.FEATCOMP.ENABLED False to run "
-                "the task network uncut"
+                "the task network alone"
             )
         else:
             advice = "it belongs to another model; use the config that it was trained with"

@@ -18,7 +18,7 @@ from .lazy_config import merge_lazy_config, separate_overrides
 
 __all__ = [
     "end_process_group",
-    "plain_config",
+    "make_plain_config",
     "report_errors",
     "require_weights",
     "run_processes",
@@ -37,7 +37,7 @@ def setup_config(config_file, overrides=()):
         overrides (sequence[str]): KEY VALUE pairs; of a LazyConfig "model.backbone.depth=34", too.
 
     Returns:
-        CfgNode: frozen. MODEL.DEVICE is :func:`available_device`, MODEL.FEATCOMP.SPLIT
+        CfgNode: frozen. MODEL.DEVICE is :func:`choose_device`, MODEL.FEATCOMP.SPLIT
         :func:`find_split_name`.
 
     Raises:
@@ -65,13 +65,13 @@ def setup_config(config_file, overrides=()):
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
-    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
 
 
-def available_device(name):
+def choose_device(name):
     """
     Args:
         name (str): of a device, e.g. "cpu", "cuda" or "cuda:1".
@@ -94,7 +94,7 @@ def available_device(name):
     return name if count else "cpu"
 
 
-def plain_config(cfg):
+def make_plain_config(cfg):
     """CfgNode -> dict, of JSON's own types."""
     return yaml.safe_load(cfg.dump())
 

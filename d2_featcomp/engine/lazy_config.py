@@ -1,10 +1,10 @@
 """LazyConfig files of Detectron2, as the configs that everything here takes.
 
 Of a file `NAME.py` are used: `model`; of `dataloader` the names of the data sets, the batch size, the
-training mapper and the test size; `optimizer`, with each training step's own rate; of `train` the
+training mapper and the test size; `optimizer`, with each training stage's own rate; of `train` the
 weights to start from, device, seed, folder, mixed precision, and when to save and to evaluate. Two
-dictionaries may stand beside them: `featcomp`, the keys of MODEL.FEATCOMP, and `settings`, any others.
-Not used are `train.max_iter` and `lr_multiplier`: each training step has its own length and decay
+dictionaries may be beside them: `featcomp`, the keys of MODEL.FEATCOMP, and `settings`, any others.
+Not used are `train.max_iter` and `lr_multiplier`: each training stage has its own length and decay
 (MODEL.FEATCOMP.TRAIN), by SOLVER's scheduler.
 """
 
@@ -106,7 +106,7 @@ def build_lazy_optimizer(cfg, model):
     """The optimizer of a LazyConfig, at SOLVER.BASE_LR; None where there is none.
 
     Args:
-        cfg (CfgNode): of one training step.
+        cfg (CfgNode): of one training stage.
         model (nn.Module): that it updates.
     """
     lazy = read_lazy_config(cfg)

@@ -161,7 +161,7 @@ class ResumableLoader:
         self._after[place[0]] = after
 
     def state_dict(self):
-        """Returns dict: of this process, between two steps of training."""
+        """Returns dict: of this process, between two iterations."""
         workers = getattr(self._source, "num_workers", 0)
         return {
             "batches": self._batches,
@@ -198,7 +198,7 @@ class ResumableLoader:
 class ResumptionHook(HookBase):
     """Puts into checkpoints what a training needs, beside weights and optimizer, to go on as if it had
     not been interrupted: of each process the place in the data and the generators' states, and the
-    numbers that modules keep of past steps as attributes, e.g. RetinaNet's running mean of objects.
+    numbers that modules keep of past iterations as attributes, e.g. RetinaNet's running mean of objects.
 
     It belongs right before the hook that writes checkpoints, in all processes.
 

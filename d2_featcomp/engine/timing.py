@@ -4,7 +4,7 @@ import time
 
 import torch
 
-__all__ = ["timed", "wait_for_gpu"]
+__all__ = ["time_call", "wait_for_gpu"]
 
 
 def wait_for_gpu():
@@ -13,7 +13,7 @@ def wait_for_gpu():
         torch.cuda.synchronize()
 
 
-def timed(function, *args):
+def time_call(function, *args):
     """(what a function returns, the seconds that it took, its work on a GPU included)."""
     wait_for_gpu()
     start = time.perf_counter()

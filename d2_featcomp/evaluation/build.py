@@ -15,7 +15,7 @@ from detectron2.evaluation import (
 from detectron2.utils.registry import Registry
 
 from ..data.images import read_sem_seg
-from ..data.requirements import class_setting, predicts_masks
+from ..data.requirements import find_class_setting, predicts_masks
 from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator
@@ -32,7 +32,7 @@ for data sets of type "multi_task", like a task head, for each of `MODEL.MULTI_T
 
 @EVALUATOR_REGISTRY.register()
 def coco(cfg, dataset_name, output_dir):
-    key, num_classes = class_setting(cfg) or ("", None)
+    key, num_classes = find_class_setting(cfg) or ("", None)
     predicted = ["segm"] if predicts_masks(cfg) else []
     if cfg.MODEL.KEYPOINT_ON:
         predicted.append("keypoints")
@@ -120,7 +120,7 @@ def ReconstructionHead(cfg, dataset_name, output_dir):
 
 
 def build_evaluator(cfg, dataset_name):
-    """Builds the data set's evaluators and, if the network is cut, the rate's.
+    """Builds the data set's evaluators and, if the network is split, the rate's.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.

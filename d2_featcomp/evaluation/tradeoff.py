@@ -13,12 +13,12 @@ __all__ = [
     "COLUMNS",
     "DEFAULT_COLUMNS",
     "OF_MEANS",
+    "average_rows",
     "format_bd_rates",
     "format_table",
-    "mean_rows",
+    "make_rows",
     "plot_curves",
     "rate_for_accuracy",
-    "rows_of",
     "write_bd_rates",
     "write_csv",
 ]
@@ -46,7 +46,7 @@ _HEADS = {"times smaller": "compression ratio"}  # of printed tables
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
 
-def rows_of(results):
+def make_rows(results):
     """
     Args:
         results (dict): setting name -> {group: {metric: value}}.
@@ -68,7 +68,7 @@ def _measured(columns, rows):
     return [column for column in columns if any(column in row for row in rows.values())]
 
 
-def mean_rows(repeats):
+def average_rows(repeats):
     """
     Args:
         repeats (dict): name -> list of rows of one setting, measured with different seeds.
@@ -95,9 +95,9 @@ def _deviation(values):
 def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
     """
     Args:
-        rows (dict): as :func:`rows_of` gives.
+        rows (dict): as :func:`make_rows` gives.
         columns (sequence[str]): of :data:`COLUMNS`, to show where they were measured.
-        spreads (dict or None): as :func:`mean_rows` gives, shown after a plus-minus sign.
+        spreads (dict or None): as :func:`average_rows` gives, shown after a plus-minus sign.
 
     Returns:
         str: in Markdown; a dash where something was not measured.

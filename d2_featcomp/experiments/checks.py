@@ -8,7 +8,7 @@ from ..engine.steps import require_stage_settings
 from ..evaluation.tradeoff import COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys
-from .seeds import seeded
+from .seeds import name_repeat
 
 __all__ = ["at", "check_plan"]
 
@@ -51,7 +51,7 @@ def check_plan(plan):
     for point in plan.points.values():
         with at(f"setting {point.name!r}"):
             _require("training", point.training, seen)
-            _check_config(plan.config_of(point), built)
+            _check_config(plan.build_config(point), built)
     if type(plan.images) is not int or plan.images < 0:
         raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
     for column in (plan.x, *plan.ys, *plan.columns):
@@ -128,7 +128,7 @@ def _check_pictures(plan):
     )
     reference = plan.pictures.get("reference", "")
     if plan.seeds and reference not in plan.trainings:
-        reference = seeded(reference, plan.seeds[0])
+        reference = name_repeat(reference, plan.seeds[0])
     _require("training", reference, {"", *plan.trainings})
 
 

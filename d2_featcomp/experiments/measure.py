@@ -37,11 +37,11 @@ from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
 from ..evaluation.build import rate_evaluator, task_evaluators
-from ..evaluation.tradeoff import format_table, rows_of
+from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .collecting import can_collect, collect, evaluate_collected
-from .keys import describe_versions, digest, digest_data, file_digest, measured_keys
+from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
 from .records import Records, locked
 
 __all__ = ["evaluate", "measure_settings"]
@@ -69,7 +69,7 @@ def evaluate(cfg):
     if not comm.is_main_process():
         return {}
     for dataset, results in found.items():
-        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(rows_of({dataset: results})))
+        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(make_rows({dataset: results})))
         print_csv_format(results)
     results = next(iter(found.values())) if len(found) == 1 else found
     verify_results(cfg, results)
@@ -122,7 +122,7 @@ def _find_networks(settings, folder):
             records = get_detection_dataset_dicts([dataset], filter_empty=False)
             datasets[dataset] = records, digest_data(dataset, records) if folder else ""
         records, data = datasets[dataset]
-        key = digest([measured_keys(cfg), file_digest(cfg.MODEL.WEIGHTS), data, versions])
+        key = digest([pick_measured_keys(cfg), hash_file(cfg.MODEL.WEIGHTS), data, versions])
         setting = _Setting.of(name, cfg, key)
         if setting.has_weights:  # and so belongs to a network that was built with it
             key = setting.key
@@ -195,7 +195,7 @@ class _Network:
                     self._take(model, record)
 
     def _pass(self, model, record, settings):
-        """Codes an image, through the bytes that would be sent.
+        """Codes an image, through the bytes of a bitstream.
 
         Yields:
             (setting, hash of its symbols, its bitstream, a function that gives the network's outputs)
@@ -215,7 +215,7 @@ class _Network:
 
             def outputs(symbols=symbols, tensors=tensors, stream=stream, codec=codec):
                 if symbols not in known:
-                    known[symbols] = model.outputs_of(tensors, stream, codec)
+                    known[symbols] = model.compute_outputs(tensors, stream, codec)
                 return known[symbols]
 
             yield setting, symbols, stream, outputs

@@ -60,11 +60,11 @@ import os
 
 import yaml
 
-from ..data.datasets.scenes import data_root
+from ..data.datasets.scenes import find_data_root
 from ..engine.command_line import require_weights, setup_config
 from .checks import at, check_plan
-from .curves import expand_anchor, expand_curve, make_point, overrides_before_splitting
-from .keys import file_digest
+from .curves import expand_anchor, expand_curve, find_overrides_before_splitting, make_point
+from .keys import hash_file
 from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
@@ -97,7 +97,7 @@ ALL_ANCHORS = ("image", "features", "raw")
 
 
 def read_sweep(path):
-    """Reads a plan as it stands in a file; see the top of this module.
+    """Reads a plan as it is in a file; see the top of this module.
 
     Args:
         path (str): YAML.
@@ -216,7 +216,7 @@ def plan_sweep(description, config_file, opts, output=""):
         {**description, "config_file": config_file, "weights": cfg.MODEL.WEIGHTS}, overrides=given
     )
     for point in plan.points.values():
-        file_digest(plan.config_of(point).MODEL.WEIGHTS)  # so that a missing file is found now
+        hash_file(plan.build_config(point).MODEL.WEIGHTS)  # so that a missing file is found now
     return plan
 
 
@@ -288,7 +288,7 @@ def _read_trainings(data, overrides):
         require_keys(entry, known, f"trainings.{name}")
         entry = {"config_file": given, **entry}
         if entry.get("checkpoint"):
-            entry["checkpoint"] = os.path.join(data_root(), entry["checkpoint"])
+            entry["checkpoint"] = os.path.join(find_data_root(), entry["checkpoint"])
         trainings[str(name)] = Training(str(name), **entry)
     return trainings
 
@@ -339,7 +339,7 @@ def _expand_anchors(data, trainings):
             expand_anchor(anchor, cfg, {}, name)
         before = {}
         if alone:
-            before = overrides_before_splitting(data.get("anchor_weights"), cfg)
+            before = find_overrides_before_splitting(data.get("anchor_weights"), cfg)
         curves = [curve for anchor in anchors for curve in expand_anchor(anchor, cfg, before, name)]
     unsplit = Point("uncompressed", name, {**before, "MODEL.FEATCOMP.ENABLED": False})
     return curves, [unsplit] if uncompressed else []

@@ -10,18 +10,18 @@ import torch
 from detectron2.utils import comm
 
 from ..codecs import IMAGE_CODEC_REGISTRY
-from ..engine.command_line import plain_config
+from ..engine.command_line import make_plain_config
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
     COLUMNS,
     DEFAULT_COLUMNS,
     OF_MEANS,
+    average_rows,
     format_bd_rates,
     format_table,
-    mean_rows,
+    make_rows,
     plot_curves,
     rate_for_accuracy,
-    rows_of,
     write_bd_rates,
 )
 from ..evaluation.tradeoff import write_csv as write_rows
@@ -72,7 +72,7 @@ class Report:
         self._write_curves()
         self._write_images()
         results = {
-            name: {"config": plain_config(self.configs[name]), "results": self.results[name]}
+            name: {"config": make_plain_config(self.configs[name]), "results": self.results[name]}
             for name in self._measured()
         }
         self._write_json({"title": plan.title, "settings": results}, "results.json")
@@ -108,7 +108,7 @@ class Report:
             dict: name of a point -> {column: value}; metrics without a column are `group/metric`.
         """
         results = {name: self.results[name] for name in self._measured()}
-        rows = rows_of(results)
+        rows = make_rows(results)
         known = {group for group, _, _ in COLUMNS.values()}
         for name, groups in results.items():
             for group in groups.keys() - known:
@@ -135,7 +135,7 @@ class Report:
         repeats = {}
         for name, row in self.rows().items():
             repeats.setdefault(self.plan.points[name].label, []).append(row)
-        return mean_rows(repeats)
+        return average_rows(repeats)
 
     def table(self):
         """str: in Markdown."""
@@ -329,7 +329,7 @@ class Report:
             "versions": describe_versions(),
             "processes": comm.get_world_size(),
             "threads": torch.get_num_threads(),
-            "settings": {name: plain_config(self.configs[name]) for name in self._measured()},
+            "settings": {name: make_plain_config(self.configs[name]) for name in self._measured()},
             "bd_rates": [
                 {**entry, "percent": entry["percent"] if entry["percent"] == entry["percent"] else None}
                 for entry in bd_rates

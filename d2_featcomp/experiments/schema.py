@@ -122,7 +122,7 @@ class Plan:
         """dict: `points`, by their earlier name."""
         return self.points
 
-    def config_of(self, point, **more):
+    def build_config(self, point, **more):
         """Builds the config of a point.
 
         Args:
@@ -136,6 +136,8 @@ class Plan:
         more = {key.replace("__", "."): value for key, value in more.items()}
         overrides = {**training.overrides, **more, **point.overrides}
         return make_config(training.config_file, overrides)
+
+    config_of = build_config  # earlier name
 
 
 def make_config(config_file, overrides):
@@ -156,5 +158,5 @@ def require_keys(entry, known, where):
 
 
 def file_name(name):
-    """What stands for a name in paths."""
+    """Makes a file name of a name."""
     return re.sub(r"[^\w.=-]+", "_", name)

@@ -13,7 +13,7 @@ from ..codecs import (
     describe_stream,
     read_step_sizes,
 )
-from .split_backbone import Received, open_call
+from .split_backbone import DecodedLatents, open_call
 
 __all__ = ["EdgeFeatures", "SplitInference"]
 
@@ -71,7 +71,7 @@ class SplitInference:
         return [self._compute_features([record])[0] for record in batched_inputs]
 
     @torch.no_grad()
-    def edge_features_of_batch(self, batched_inputs):
+    def compute_batch_features(self, batched_inputs):
         """The edge sub-model, without the codec, for several images at once: what a GPU needs to be
         busy.
 
@@ -117,6 +117,8 @@ class SplitInference:
             for index, record in enumerate(records)
         ]
 
+    edge_features_of_batch = compute_batch_features  # earlier name
+
     @torch.no_grad()
     def encode(self, features, feature_codec=None):
         """Codes what the edge sub-model computed.
@@ -161,7 +163,7 @@ class SplitInference:
         outputs = []
         for stream in bitstreams:
             stream = self.describe_stream(stream)
-            outputs.append({**self.outputs_of(self.decode(stream), stream), "bitstream": stream})
+            outputs.append({**self.compute_outputs(self.decode(stream), stream), "bitstream": stream})
         return outputs
 
     def describe_stream(self, stream, feature_codec=None):
@@ -220,7 +222,7 @@ class SplitInference:
         stream = self.describe_stream(stream, feature_codec)
         return decompress_stream(stream, feature_codec or self.feature_codec, device=self.device)
 
-    def outputs_of(self, tensors, stream, feature_codec=None):
+    def compute_outputs(self, tensors, stream, feature_codec=None):
         """The rest of the cloud sub-model, for one image.
 
         Args:
@@ -231,10 +233,10 @@ class SplitInference:
         Returns:
             dict: what the network returns for an image in evaluation mode.
         """
-        return self.outputs_of_batch([tensors], [stream], feature_codec)[0]
+        return self.compute_batch_outputs([tensors], [stream], feature_codec)[0]
 
     @torch.no_grad()
-    def outputs_of_batch(self, batch, streams, feature_codec=None):
+    def compute_batch_outputs(self, batch, streams, feature_codec=None):
         """The rest of the cloud sub-model, for several images at once.
 
         Args:
@@ -244,7 +246,7 @@ class SplitInference:
 
         Returns:
             list[dict]: of each image what the network returns in evaluation mode: equal, up to the
-            rounding of floating-point sums, to what :meth:`outputs_of` returns.
+            rounding of floating-point sums, to what :meth:`compute_outputs` returns.
 
         Raises:
             ValueError: the padded sizes differ.
@@ -259,12 +261,12 @@ class SplitInference:
         y_hats = [torch.stack(tensors) for tensors in zip(*batch, strict=True)]
         if self.sends_image:
             images = self.feature_split.restore(y_hats, padded)["image"]
-            received = None
+            decoded = None
         else:
             streams = [self.describe_stream(stream, codec) for stream in streams]
             every = [read_step_sizes(stream, codec, device=self.device) for stream in streams]
             steps = [torch.stack(tensors) for tensors in zip(*every, strict=True)]
-            received = Received(y_hats, steps, padded)
+            decoded = DecodedLatents(y_hats, steps, padded)
             # The meta-architecture wants images, for their sizes only.
             nothing = torch.zeros((), device=self.device)
             images = [nothing.expand(len(self.pixel_mean), *stream.sizes.resized) for stream in streams]
@@ -272,8 +274,10 @@ class SplitInference:
             {"image": image, "height": stream.sizes.original[0], "width": stream.sizes.original[1]}
             for image, stream in zip(images, streams, strict=True)
         ]
-        with open_call(received=received):
+        with open_call(decoded=decoded):
             return self.accelerated("cloud")(records)
+
+    outputs_of, outputs_of_batch = compute_outputs, compute_batch_outputs  # earlier names
 
     def normalized_images(self, batched_inputs):
         """list[dict] of images -> ImageList, normalized and padded as the network itself does."""

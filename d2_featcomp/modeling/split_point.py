@@ -30,7 +30,7 @@ class SplitPoint(abc.ABC):
     Attributes:
         name (str): as `MODEL.FEATCOMP.SPLIT_POINT` names it.
         trains_head (bool): whether training changes the features at the split point.
-        identity_split (str): name of the feature split that sends all features at such a point as they
+        identity_split (str): name of the feature split that codes all features at such a point as they
             are, to compare with.
 
     Args:
@@ -137,10 +137,10 @@ class InsideLayer(SplitPoint):
         self.layer = ConvLayer(backbone, number)
         self.name = f"{LAYER}{number}"
         self.activated = activated
-        self.stride = backbone.stride_of(number)
+        self.stride = backbone.find_stride(number)
 
     def head(self, images):
-        x = self.backbone.input_of(self.layer.number, images)
+        x = self.backbone.compute_input(self.layer.number, images)
         if not self.activated:
             return {"z": self.layer(x)}
         # In training with the batch's own statistics, where the layer is trained.
@@ -230,8 +230,8 @@ def list_split_points(backbone):
         list[str]: from the first to the last, for `MODEL.FEATCOMP.SPLIT_POINT`; "image", before the
         network, is not among them.
     """
-    if hasattr(backbone, "cut_layers"):
-        return [*(f"{LAYER}{number}" for number in backbone.cut_layers()), BACKBONE]
+    if hasattr(backbone, "list_split_layers"):
+        return [*(f"{LAYER}{number}" for number in backbone.list_split_layers()), BACKBONE]
     trunk = find_trunk(backbone)
     return [*([] if trunk is None else trunk.stage_shapes()), BACKBONE]
 

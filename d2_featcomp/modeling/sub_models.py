@@ -5,14 +5,14 @@ from torch import nn
 
 from .checkpoint_names import saved_name
 from .fingerprint import read_weights
-from .split_backbone import Received
+from .split_backbone import DecodedLatents
 
-__all__ = ["drop_other_weights", "sub_model_weights"]
+__all__ = ["drop_other_weights", "find_sub_model_weights"]
 
 _STATISTICS = ("running_mean", "num_batches_tracked")
 
 
-def sub_model_weights(model):
+def find_sub_model_weights(model):
     """Finds out what each sub-model reads, by running split and backbone on a small image.
 
     Args:
@@ -44,7 +44,7 @@ def _read(model, inside):
 
     def tail():
         steps = [torch.zeros(1, 1, 1, 1, device=y.device) for y in latents]
-        split_backbone.decode_features(Received(latents, steps, (side, side)))
+        split_backbone.decode_features(DecodedLatents(latents, steps, (side, side)))
 
     found = []
     for part in (head, tail):

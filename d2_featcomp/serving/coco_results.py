@@ -110,7 +110,7 @@ def write_coco_results(results, categories, table, folder):
     data set's own file in the first one's place.
 
     Args:
-        results (sequence[dict]): from :func:`result_of`, "image_id" or "name" the image's name.
+        results (sequence[dict]): from :func:`make_result`, "image_id" or "name" the image's name.
         categories (sequence[dict]): "id" and "name" of each class.
         table (ImageTable): of ids.
         folder (str): where to.

@@ -11,7 +11,7 @@ from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
 from ..data.images import read_image
 from ..deploy.naming import name_files
 
-__all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs", "name_inputs"]
+__all__ = ["CAMERA", "VIDEO_SUFFIXES", "list_inputs", "name_inputs", "read_all_frames", "read_frames"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
@@ -60,7 +60,7 @@ def name_inputs(entries):
     return [names.get(entry, f"camera{entry[len(CAMERA) :]}") for entry in entries]
 
 
-def frames_of(entry, name=None):
+def read_frames(entry, name=None):
     """
     Args:
         entry (str): from :func:`list_inputs`.
@@ -85,11 +85,11 @@ def frames_of(entry, name=None):
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
 
-def all_frames(given):
-    """Iterates over :func:`frames_of` all of :func:`list_inputs`, which is called at once."""
+def read_all_frames(given):
+    """Iterates over :func:`read_frames` all of :func:`list_inputs`, which is called at once."""
     entries = list_inputs(given)
     named = zip(entries, name_inputs(entries), strict=True)
-    return (frame for entry, name in named for frame in frames_of(entry, name))
+    return (frame for entry, name in named for frame in read_frames(entry, name))
 
 
 def _video(path, name):

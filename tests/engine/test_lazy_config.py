@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import export_halves, load_half, setup_config, train_stages
+from d2_featcomp.engine import export_sub_models, load_sub_model, setup_config, train_stages
 
 COMMON = """
 from detectron2 import model_zoo
@@ -107,8 +107,8 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     assert any("attn" in name for name in moved)  # the transformer itself
 
     done = setup_config(path, [*output, "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")])
-    halves = export_halves(done, str(tmp_path))
-    edge, cloud = (load_half(done, halves[half], half) for half in ("edge", "cloud"))
+    halves = export_sub_models(done, str(tmp_path))
+    edge, cloud = (load_sub_model(done, halves[half], half) for half in ("edge", "cloud"))
     record = {"image": torch.randint(0, 256, (3, 64, 96)), "height": 64, "width": 96}
     (stream,) = edge.edge_inference([record])
     data = stream.to_bytes()

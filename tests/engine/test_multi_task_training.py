@@ -121,7 +121,9 @@ def test_other_ways_to_update_weights(config, update, differ):
 
 
 def test_unknown_update_is_told_before_training(config):
-    with pytest.raises(ValueError, match=r"UPDATE is 'daily': choose one of 'epoch', 'step', 'never'"):
+    with pytest.raises(
+        ValueError, match=r"UPDATE is 'daily': choose one of 'epoch', 'iteration', 'never'"
+    ):
         train_stages(config(MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE="daily"))
 
 

@@ -287,7 +287,7 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         ("two", ["two, png", "two, jpeg, n = 8"]),
         ("same", ["same, no. 1", "same, no. 2"]),
     ]
-    cfg = plan.config_of(plan.points["JPEG, n = 4, quality 90"])
+    cfg = plan.build_config(plan.points["JPEG, n = 4, quality 90"])
     codec = cfg.MODEL.FEATCOMP.CODEC
     assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)
 
@@ -303,4 +303,4 @@ def test_anchors_run_the_training_that_they_name(tmp_path):
         "detector"
     }
     assert [point.name for point in plan.levels] == ["plain", "uncompressed"]
-    assert plan.config_of(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "PyramidSplit"
+    assert plan.build_config(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "PyramidSplit"

@@ -34,7 +34,7 @@ def report_of(results, goals=(), overrides=None, output="", **more):
     )
     report = Report(plan, str(output))
     report.results = results
-    report.configs = {name: plan.config_of(point) for name, point in points.items()}
+    report.configs = {name: plan.build_config(point) for name, point in points.items()}
     return report
 
 

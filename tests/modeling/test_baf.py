@@ -67,9 +67,9 @@ def test_layer_12_of_yolov3_is_that_of_the_paper():
         (3, 3),
         (2, 2),
     )
-    assert darknet.cut_layers() == [0, 1, 5, 12]
+    assert darknet.list_split_layers() == [0, 1, 5, 12]
     with torch.no_grad():
-        x = darknet.input_of(12, torch.zeros(1, 3, 512, 512))
+        x = darknet.compute_input(12, torch.zeros(1, 3, 512, 512))
         assert split.layer(x).shape == (1, 256, 64, 64)
     assert split.reduced_shapes((512, 512)) == [(64, 64, 64)]
     assert [conv.out_channels for conv in split.predictor.convs] == [128] * 4
@@ -82,17 +82,17 @@ def test_what_is_cut_and_put_together_is_the_network(build_yolo, config):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = backbone(images)
-        for number in backbone.cut_layers():
+        for number in backbone.list_split_layers():
             layer = ConvLayer(backbone, number)
-            z = layer(backbone.input_of(number, images))
-            assert z.shape[-2:] == tuple(side // backbone.stride_of(number) for side in (64, 96))
+            z = layer(backbone.compute_input(number, images))
+            assert z.shape[-2:] == tuple(side // backbone.find_stride(number) for side in (64, 96))
             found = backbone.resume(number, layer.activate(z))
             assert list(found) == list(expected)
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
             some = torch.tensor([3, 0, 7])
             torch.testing.assert_close(
-                layer(backbone.input_of(number, images), some), z[:, some], rtol=1e-4, atol=1e-5
+                layer(backbone.compute_input(number, images), some), z[:, some], rtol=1e-4, atol=1e-5
             )
 
 
@@ -104,7 +104,7 @@ def test_layers_that_cannot_be_cut_are_refused(build_yolo, number):
 
 
 def test_backbones_that_cannot_be_cut_are_refused(small_config):
-    with pytest.raises(ValueError, match="FPN cannot be cut inside"):
+    with pytest.raises(ValueError, match="FPN cannot be split inside"):
         build_model(small_config(MODEL__FEATCOMP__SPLIT="BaF"))
 
 
@@ -116,7 +116,7 @@ def test_the_cloud_gets_detections_from_the_bytes_alone(build_baf, layer):
     overrides = ("MODEL.FEATCOMP.LAYER", layer, "MODEL.FEATCOMP.BAF.CHANNELS", 16)
     edge, cloud = build_baf(*overrides), build_baf(*overrides)
     cloud.fingerprint()  # looks once at what the edge reads
-    cloud.backbone.backbone.input_of = None  # the cloud must not run it
+    cloud.backbone.backbone.compute_input = None  # the cloud must not run it
     records = [record(), record(100, 64, seed=1)]
     streams = [FeatureBitstream.from_bytes(s.to_bytes()) for s in edge.edge_inference(records)]
     for found, expected, stream in zip(
@@ -166,7 +166,7 @@ def test_restoring_is_the_paper_step_by_step(build_baf):
     norm, sent = conv.norm, split.order[:8]
     images = network.normalized_images([record()]).tensor
     with torch.no_grad():
-        x = darknet.input_of(6, images)
+        x = darknet.compute_input(6, images)
         z = norm(F.conv2d(x, conv.weight, padding=1))
         low, high = minmax_range(z[0, sent], per_channel=True)
         received = dequantize_uniform(quantize_uniform(z[0, sent], 6, low, high), 6, low, high)[None]
@@ -200,7 +200,7 @@ def test_received_values_are_kept_to_half_a_step_by_consolidation(build_baf, ove
     network([record()])
     with torch.no_grad():
         images = network.normalized_images([record()]).tensor
-        z = network.feature_split.layer(darknet.input_of(8, images))
+        z = network.feature_split.layer(darknet.compute_input(8, images))
     y = network.feature_split.layer.activate(z)
     span = z.amax((2, 3), keepdim=True) - z.amin((2, 3), keepdim=True)
     within = ((seen[-1] - y).abs() <= 1.02 * span / 15).all()
@@ -320,7 +320,9 @@ def test_the_loss_is_eq_7_on_quantized_channels_without_eq_6(build_baf, make_rec
     found = network(inputs)["loss_distill"].item()
     split, sent = network.feature_split, network.feature_split.order[:16]
     with torch.no_grad():
-        z = split.layer(network.backbone.backbone.input_of(8, network.normalized_images(inputs).tensor))
+        z = split.layer(
+            network.backbone.backbone.compute_input(8, network.normalized_images(inputs).tensor)
+        )
         received = []
         for image in z[:, sent]:
             low, high = minmax_range(image, per_channel=True)

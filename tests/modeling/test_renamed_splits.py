@@ -10,7 +10,7 @@ from detectron2.utils import logger
 from d2_featcomp import modeling
 from d2_featcomp.deploy.configuration import describe_network
 from d2_featcomp.engine import setup_config
-from d2_featcomp.experiments.keys import find_differences, measured_keys, trained_keys
+from d2_featcomp.experiments.keys import find_differences, pick_measured_keys, pick_trained_keys
 from d2_featcomp.modeling import (
     FEATURE_SPLIT_REGISTRY,
     RENAMED_SPLITS,
@@ -72,23 +72,23 @@ def test_fingerprints_and_descriptions_are_those_of_earlier_releases(name, confi
 
 def test_cache_keys_are_those_of_earlier_releases(configured):
     cfg = configured("pyramid")
-    before = trained_keys(cfg)
-    assert before["MODEL.FEATCOMP.SPLIT"] == measured_keys(cfg)["MODEL.FEATCOMP.SPLIT"] == "Pyramid"
-    assert not find_differences(before, trained_keys(cfg))
+    before = pick_trained_keys(cfg)
+    assert before["MODEL.FEATCOMP.SPLIT"] == pick_measured_keys(cfg)["MODEL.FEATCOMP.SPLIT"] == "Pyramid"
+    assert not find_differences(before, pick_trained_keys(cfg))
 
 
 def test_exported_files_with_an_earlier_name_are_read(configured, random_network, tmp_path):
-    from d2_featcomp.deploy import export_halves, load_half
+    from d2_featcomp.deploy import export_sub_models, load_sub_model
 
     torch.save({"model": random_network("pyramid").state_dict()}, tmp_path / "whole.pth")
-    files = export_halves(configured("pyramid", tmp_path / "whole.pth"), str(tmp_path))
+    files = export_sub_models(configured("pyramid", tmp_path / "whole.pth"), str(tmp_path))
     for path in files.values():
         data = torch.load(path, weights_only=True)
         assert data["split"] == "Pyramid"
         data["config"] = data["config"].replace("SPLIT: PyramidSplit", "SPLIT: Pyramid")
         assert "SPLIT: Pyramid\n" in data["config"]
         torch.save(data, path)
-    edge = load_half(configured("pyramid"), files["edge"], "edge")
-    cloud = load_half(None, files["cloud"], "cloud")
+    edge = load_sub_model(configured("pyramid"), files["edge"], "edge")
+    cloud = load_sub_model(None, files["cloud"], "cloud")
     stream = edge.edge_inference([{"image": torch.zeros(3, 64, 64)}])
     assert "instances" in cloud.cloud_inference(stream)[0]

@@ -18,13 +18,13 @@ from ..scenes import (
     read_manifest,
 )
 
-__all__ = ["data_root", "photo_recipe", "procedural_recipe", "register_scenes"]
+__all__ = ["find_data_root", "photo_recipe", "procedural_recipe", "register_scenes"]
 
 PARTS = ("train", "val")
 SIZES = {"train": 2000, "val": 200}
 
 
-def data_root():
+def find_data_root():
     """Returns the folder that holds the data sets: `DETECTRON2_DATASETS`, or else `datasets`."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
@@ -139,7 +139,7 @@ def _load(dataset, root, part, recipe):
 
 
 def _register_all():
-    root = data_root()
+    root = find_data_root()
     register_scenes(
         "scenes",
         os.path.join(root, "scenes"),

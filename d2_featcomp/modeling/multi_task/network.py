@@ -84,7 +84,7 @@ class CompressibleMultiTask(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)[self.feature]
         if self.training:
-            return self.weigh_losses(
+            return self.weight_losses(
                 {
                     f"loss_{task}": head.loss(head(features), batched_inputs)
                     for task, head in self.heads.items()
@@ -100,8 +100,9 @@ class CompressibleMultiTask(nn.Module):
             outputs.append(output)
         return outputs
 
-    def weigh_losses(self, losses):
-        """
+    def weight_losses(self, losses):
+        """Applies the trained weights to losses.
+
         Args:
             losses (dict[str, Tensor]): "loss_NAME" -> scalar, NAME a task or "compressibility".
 
@@ -109,6 +110,8 @@ class CompressibleMultiTask(nn.Module):
             dict[str, Tensor]: see :class:`UncertaintyWeighting`.
         """
         return self.loss_weights({name.removeprefix("loss_"): loss for name, loss in losses.items()})
+
+    weigh_losses = weight_losses  # earlier name
 
     def preprocess_image(self, batched_inputs):
         """list[dict] -> ImageList, normalized, padded to a multiple of the features' stride."""
@@ -122,7 +125,7 @@ def _only_output(backbone):
     shapes = backbone.output_shape()
     if len(shapes) != 1:
         raise ValueError(
-            f"CompressibleMultiTask sends one feature, but this backbone gives {', '.join(shapes)}: "
+            f"CompressibleMultiTask codes one feature, but this backbone gives {', '.join(shapes)}: "
             "name one in MODEL.RESNETS.OUT_FEATURES"
         )
     ((name, shape),) = shapes.items()

@@ -1,4 +1,4 @@
-"""Files that say which channels of a layer to send: what tools/select_channels.py writes.
+"""Files that say which channels of a layer to code: what tools/select_channels.py writes.
 
 JSON: {"layer": number of the layer, "order": channels, best first, "scores": of channel 0, 1, ...,
 "images": how many were looked at}.

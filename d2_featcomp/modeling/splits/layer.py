@@ -27,7 +27,7 @@ class IntermediateLayerSplit(FeatureSplit):
 
     @classmethod
     def from_config(cls, cfg, backbone):
-        if hasattr(backbone, "cut_layers"):  # the whole backbone
+        if hasattr(backbone, "list_split_layers"):  # the whole backbone
             backbone = InsideLayer(backbone, cfg.MODEL.FEATCOMP.LAYER, activated=True)
         return {"shapes": backbone.output_shape()}
 

@@ -4,7 +4,7 @@ Zhang, Wang, Ma, Li and Fan, "MSFC: Deep Feature Compression in Multi-Task Netwo
 
 Shape shorthand in this module:
     N: images of a batch; h, w: height and width of the padded images
-    C: channels of every pyramid level; C': channels that are sent
+    C: channels of every pyramid level; C': channels of the latent
     s_k: stride of level p_k; s: stride of the fused map (32, that of p5, in the paper)
 """
 
@@ -123,7 +123,7 @@ class SSFCDecoder(nn.Module):
 
 class SubpixelConv2d(nn.Module):
     """A convolution that enlarges: each position gives a block of `scale` x `scale` values a channel
-    (Shi et al., CVPR 2016). So neighbours in a block differ by what was sent, not by position alone.
+    (Shi et al., CVPR 2016). So neighbours in a block differ by the latent, not by position alone.
 
     Args:
         channels (int): of input and output.
@@ -185,7 +185,7 @@ class MSFR(nn.Module):
         self.upsample = "nearest" if upsample == "subpixel" else upsample
         below, top = list(range(fused)), list(range(fused, len(self.names)))
         order = below if direction == "bottom_up" else below[::-1]
-        # Each step is (level, the level it is rebuilt from); the first comes from F' alone.
+        # Each pair is (level, the level it is rebuilt from); the first comes from F' alone.
         self.first = order[0]
         self.steps = list(zip(order[1:], order[:-1], strict=True))
         self.pooled = [(level, level - 1) for level in top if pool_top]
@@ -225,7 +225,7 @@ class MSFR(nn.Module):
         return {name: rebuilt[level].to(fused.dtype) for level, name in enumerate(self.names)}
 
     def _convolve(self, level, source, rebuilt, fused, aligned):
-        """The convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
+        """Computes the convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
         conv, size = getattr(self, self.names[level]), aligned.shape[-2:]
         if isinstance(conv, SubpixelConv2d):
             return conv(rebuilt[source])[..., : size[0], : size[1]]
@@ -233,7 +233,8 @@ class MSFR(nn.Module):
 
 
 def _top_levels(backbone):
-    """How many output levels the backbone's top block adds, and whether it pools them (p6 of FPN)."""
+    """Counts the output levels that the backbone's top block adds; tells whether it pools them (p6 of
+    FPN)."""
     top_block = getattr(backbone, "top_block", None)
     if top_block is None:
         return 0, True

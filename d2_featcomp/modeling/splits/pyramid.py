@@ -33,10 +33,10 @@ class PyramidSplit(FeatureSplit):
         shapes = dict(sorted(backbone.output_shape().items(), key=lambda item: item[1].stride))
         top, pool_top = _top_levels(backbone)
         names = list(shapes)
-        sent = len(names) - (top if pool_top else 0)
+        coded = len(names) - (top if pool_top else 0)
         return {
-            "shapes": {name: shapes[name] for name in names[:sent]},
-            "pooled": dict(zip(names[sent:], names[sent - 1 : -1], strict=True)),
+            "shapes": {name: shapes[name] for name in names[:coded]},
+            "pooled": dict(zip(names[coded:], names[coded - 1 : -1], strict=True)),
         }
 
     def reduce(self, features):

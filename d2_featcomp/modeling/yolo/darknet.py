@@ -127,8 +127,12 @@ class Darknet(Backbone):
         if number in self._taps:
             outputs[self._taps[number]] = x
 
-    def cut_layers(self):
-        """Returns list[int]: numbers of the convolutions with batch norm that nothing passes around."""
+    def list_split_layers(self):
+        """Lists the layers at which the network can be split.
+
+        Returns:
+            list[int]: numbers of the convolutions with batch norm that nothing passes around.
+        """
         shortcuts = [(n - s.back, n) for n, s in enumerate(self.layers) if isinstance(s, Shortcut)]
         return [
             number
@@ -139,14 +143,15 @@ class Darknet(Backbone):
             and not any(start < number < end for start, end in shortcuts)
         ]
 
-    def stride_of(self, number):
-        """Returns int: of the output of layer `number`, in pixels."""
+    def find_stride(self, number):
+        """Returns int: the stride of the output of layer `number`, in pixels."""
         return self._strides[number]
 
-    def input_of(self, number, images):
-        """
+    def compute_input(self, number, images):
+        """Computes the input of a layer.
+
         Args:
-            number (int): a layer, of :meth:`cut_layers`.
+            number (int): a layer, of :meth:`list_split_layers`.
             images (Tensor): as for :meth:`forward`.
 
         Returns:
@@ -155,9 +160,10 @@ class Darknet(Backbone):
         return self._run(images, range(number))[0]
 
     def resume(self, number, y):
-        """
+        """Computes the rest of the network from the output of a layer.
+
         Args:
-            number (int): a layer, of :meth:`cut_layers`.
+            number (int): a layer, of :meth:`list_split_layers`.
             y (Tensor): (N, P, H, W), what that layer gives, activation included.
 
         Returns:
@@ -166,6 +172,8 @@ class Darknet(Backbone):
         kept, outputs = {}, {}
         self._keep(number, y, kept, outputs)
         return self._run(y, range(number + 1, len(self.layers)), kept, outputs)[1]
+
+    cut_layers, stride_of, input_of = list_split_layers, find_stride, compute_input  # earlier names
 
     def output_shape(self):
         return {
