@@ -109,9 +109,9 @@ def _check_goal(goal, plan):
     else:
         _require("setting", goal.setting, labels)
     _require("setting", goal.minus, {"", *labels})
-    _require("curve", goal.times_fewer_bits_than, {"", *(curve.name for curve in plan.curves)})
-    if bool(goal.column) == bool(goal.times_fewer_bits_than):
-        raise ValueError("it needs either column or times_fewer_bits_than")
+    _require("curve", goal.compression_ratio_against, {"", *(curve.name for curve in plan.curves)})
+    if bool(goal.column) == bool(goal.compression_ratio_against):
+        raise ValueError("it needs either column or compression_ratio_against")
     if goal.column:
         _require_column(goal.column)
     bounds = goal.at_least, goal.at_most

@@ -47,7 +47,7 @@ Its keys, all of which may be left out but for some curve, level or anchor:
     goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
       - {setting: "MSFC, n = 2", column: box AP, minus: uncompressed, at_least: -2}
-      - {setting: "MSFC, n = 2", times_fewer_bits_than: JPEG pyramid, at_least: 10}
+      - {setting: "MSFC, n = 2", compression_ratio_against: JPEG pyramid, at_least: 10}
       - {bd_rate: MSFC, anchor: JPEG pyramid, column: box AP, at_most: -50}
 
 Anchors: `image` is the image, as the network gets it, coded in colour, and the whole network after it;
@@ -93,6 +93,7 @@ _TYPES = {
     "images": int,
 }
 _WORDS = {list: "a list", dict: "keys with values", str: "text", bool: "true or false", int: "a number"}
+_RENAMED_KEYS = {"times_fewer_bits_than": "compression_ratio_against"}
 ALL_ANCHORS = ("image", "features", "raw")
 
 
@@ -129,7 +130,7 @@ def read_sweep(path):
 
 
 def _convert_settings(data, path):
-    """Of the files that d2_featcomp 0.1 read by tools/reproduce.py."""
+    """Converts files that d2_featcomp 0.1 read by tools/reproduce.py."""
     logging.getLogger("d2_featcomp").warning(
         "%s: the key settings is now curves (each with its points) and levels (points of no curve)", path
     )
@@ -267,10 +268,22 @@ def _read_entries(kind, data, key):
     found = []
     for number, entry in enumerate(data.get(key) or ()):
         with at(f"{key}[{number}]"):
+            entry = _rename_keys(entry, f"{key}[{number}]")
             require_keys(entry, [field.name for field in dataclasses.fields(kind)], "it")
             columns = {"columns": tuple(entry["columns"])} if "columns" in entry else {}
             found.append(kind(**{**entry, **columns}))
     return tuple(found)
+
+
+def _rename_keys(entry, where):
+    """Gives keys of earlier releases the names of today; says so in the log."""
+    if not isinstance(entry, dict):
+        return entry
+    for earlier in entry.keys() & _RENAMED_KEYS.keys():
+        logging.getLogger("d2_featcomp").warning(
+            "%s: the key %s is now called %s", where, earlier, _RENAMED_KEYS[earlier]
+        )
+    return {_RENAMED_KEYS.get(key, key): value for key, value in entry.items()}
 
 
 def _read_trainings(data, overrides):
@@ -325,7 +338,7 @@ def _read_levels(data):
 
 
 def _expand_anchors(data, trainings):
-    """(curves, levels): of the network before it was trained to be split."""
+    """Makes (curves, levels) of the network before it was trained to be split."""
     alone = "" in trainings
     anchors = data.get("anchors", list(ALL_ANCHORS) if alone else [])
     uncompressed = data.get("uncompressed", alone or bool(anchors))

@@ -256,12 +256,12 @@ class Report:
         lacking = [name for name in (goal.setting, goal.minus) if name and needed not in rows[name]]
         if lacking:
             return False, f"{lacking[0]}: {needed} was not measured"
-        if goal.times_fewer_bits_than:
-            points = self.curves(plan.x, needed).get(goal.times_fewer_bits_than, [])
+        if goal.compression_ratio_against:
+            points = self.curves(plan.x, needed).get(goal.compression_ratio_against, [])
             rate = rate_for_accuracy(
                 [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
             )
-            what = f"compression ratio against {goal.times_fewer_bits_than} at the same {needed}"
+            what = f"compression ratio against {goal.compression_ratio_against} at the same {needed}"
             return _within(goal, f"{goal.setting}: {what}", rate / row[plan.x])
         if goal.minus:
             value = row[goal.column] - rows[goal.minus][goal.column]
@@ -358,5 +358,7 @@ def _within(goal, what, value):
     bounds = [f"at least {goal.at_least}"] * (goal.at_least > float("-inf"))
     bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
     infinite = value in (float("inf"), float("-inf"))
-    shown = "- (it never reaches that)" if infinite and goal.times_fewer_bits_than else f"{value:.5g}"
+    shown = (
+        "- (it never reaches that)" if infinite and goal.compression_ratio_against else f"{value:.5g}"
+    )
     return goal.at_least <= value <= goal.at_most, f"{what} {shown} ({' and '.join(bounds)})"

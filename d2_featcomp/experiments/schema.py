@@ -68,15 +68,15 @@ class BDRate:
 @dataclasses.dataclass(frozen=True)
 class Goal:
     """A bound on a column of a point (`setting`), on its difference to another point (`minus`), on the
-    compression ratio against a curve at the same quality (`times_fewer_bits_than`), or on the BD-rate by
-    a column of the curve `bd_rate` against the curve `anchor`."""
+    compression ratio against a curve at the same quality (`compression_ratio_against`), or on the
+    BD-rate by a column of the curve `bd_rate` against the curve `anchor`."""
 
     setting: str = ""
     column: str = ""
     bd_rate: str = ""
     anchor: str = ""
     minus: str = ""
-    times_fewer_bits_than: str = ""
+    compression_ratio_against: str = ""
     at_least: float = float("-inf")
     at_most: float = float("inf")
 

@@ -45,7 +45,7 @@ RESULTS = {
     "b2": measured(30.0, 0.4, 40.0),
     "level": {"bbox": {"AP": 50.0}},
 }
-RATIO = {"times_fewer_bits_than": "anchor"}
+RATIO = {"compression_ratio_against": "anchor"}
 
 
 @pytest.mark.parametrize(
