@@ -36,7 +36,8 @@ def parse_args():
 
 
 def read_curve(path, rate, quality, curve=None):
-    """
+    """Reads a curve from a CSV file.
+
     Args:
         path (str): CSV file.
         rate, quality (str): columns, in upper or lower case.

@@ -13,7 +13,8 @@ def read_disparity(path):
 
 
 def read_stored_disparity(path):
-    """
+    """Reads a disparity map as it is stored.
+
     Args:
         path (str): 16-bit gray PNG.
 

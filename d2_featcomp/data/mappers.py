@@ -48,7 +48,8 @@ class ImageMapper(DatasetMapper):
         return {**super().from_config(cfg, is_train), **labels}
 
     def __call__(self, record):
-        """
+        """Maps a record to what a network takes.
+
         Args:
             record (dict): of a data set, in Detectron2's format. Not changed.
 
@@ -107,7 +108,8 @@ class MultiTaskMapper:
         }
 
     def __call__(self, record):
-        """
+        """Maps a record to what a network takes.
+
         Args:
             record (dict): with "file_name" and, where they are known, "sem_seg_file_name" (gray, the
                 class of each pixel) and "disparity_file_name" (see :func:`read_disparity`). Not changed.
@@ -174,7 +176,8 @@ def _width_scale(applied):
 
 
 def build_train_mapper(cfg):
-    """
+    """Builds the mapper of training records.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
 
@@ -201,7 +204,8 @@ def build_test_mapper(cfg):
 
 
 def train_dicts(cfg):
-    """
+    """Loads the training records.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
 

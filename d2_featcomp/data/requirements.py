@@ -1,4 +1,4 @@
-"""What a network's training needs of its data, looked at before the training starts."""
+"""Checks of the training data against what a network needs, before the training starts."""
 
 from detectron2.data import MetadataCatalog
 

@@ -9,7 +9,8 @@ __all__ = ["choose_categories", "count_classes", "make_categories", "read_catego
 
 
 def make_categories(names):
-    """
+    """Makes categories of COCO's format.
+
     Args:
         names (sequence[str or dict]): of classes, in the network's order, or categories already.
 
@@ -23,7 +24,8 @@ def make_categories(names):
 
 
 def count_classes(network):
-    """
+    """Counts the classes of instances that a network detects.
+
     Args:
         network (nn.Module): any.
 

@@ -19,7 +19,7 @@ ROUNDING = 2**-13  # of the largest value of a tensor; what 100 layers of float3
 
 
 class OnnxCheck(NamedTuple):
-    """What :func:`check_onnx` finds.
+    """Result of :func:`check_onnx`.
 
     Attributes:
         largest (float): difference of features.
@@ -53,7 +53,8 @@ class EdgeNetwork(nn.Module):
         self._encode = find_quick_encoder(network.backbone) or network.backbone.encode_features
 
     def forward(self, image):
-        """
+        """Computes the latents of an image.
+
         Args:
             image (Tensor): (1, 3, H, W) float32, as the network's own preprocessing gives it: normalized
                 and padded, see :meth:`SplitInference.normalized_images`.
@@ -128,7 +129,7 @@ def export_onnx(network, path, about=None):
 
 
 def _metadata(network, about):
-    """dict[str, str]."""
+    """Makes the metadata, dict[str, str]."""
     codec = network.feature_codec
     found = {
         "fingerprint": network.fingerprint().hex(),
@@ -187,7 +188,7 @@ def check_onnx(network, path, seed=0):
 
 
 def _compare_symbols(wanted, values, codec):
-    """(int, int): symbols that differ, beyond rounding and within it."""
+    """Counts symbols (int, int) that differ, beyond rounding and within it."""
     if codec.quantizer == "fixed":
         low, high = codec.value_range
     else:

@@ -151,7 +151,7 @@ def draw_tasks(image, outputs, record, metadata, *, bgr):
 
 
 def _shown_size(image):
-    """(width, height) in which a (3, h, w) image is shown, to leave room for captions."""
+    """Computes (width, height) in which a (3, h, w) image is shown, to leave room for captions."""
     height, width = image.shape[-2:]
     zoom = max(1, -(-192 // min(height, width)))
     return width * zoom, height * zoom
@@ -168,7 +168,7 @@ def _colours(count):
 
 
 def _heat(values):
-    """(h, w) in [0, 1] -> (h, w, 3) uint8; 0, which is unknown, is black."""
+    """Colours (h, w) in [0, 1] -> (h, w, 3) uint8; 0, which is unknown, is black."""
     from matplotlib import colormaps
 
     drawn = colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * (values > 0)[..., None]

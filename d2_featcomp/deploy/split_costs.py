@@ -222,7 +222,8 @@ class _Cloud(nn.Module):
 
 @torch.no_grad()
 def _count_macs(split, whole_network, places, record):
-    """dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's input."""
+    """Counts, dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's
+    input."""
     # Not at the top: it imports what only tracing needs.
     from detectron2.utils.analysis import FlopCountAnalysis as DetectorAnalysis
 
@@ -247,7 +248,7 @@ def _count_macs(split, whole_network, places, record):
 
 @torch.no_grad()
 def _measure_image(split, whole_network, places, record, feature_codec, image_codec):
-    """dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
+    """Measures, dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
     with _timed_modules(whole_network.backbone, wanted) as seen:
         _, total = time_call(lambda: whole_network([record]))

@@ -109,7 +109,8 @@ def _own_config(data, path, overrides=()):
 
 
 def read_description(path):
-    """
+    """Reads what a file tells beside its weights.
+
     Args:
         path (str): from :func:`export_sub_models`, or a whole checkpoint.
 
@@ -215,7 +216,8 @@ def _load_exported(model, data, sub_model, path):
 
 
 def _read(path):
-    """What :func:`export_sub_models` wrote; None if it is something else, perhaps a whole checkpoint."""
+    """Reads a file of :func:`export_sub_models`; None if it is something else, perhaps a whole
+    checkpoint."""
     if "://" in path or path.endswith((".pkl", ".pyth")):  # as in Detectron2's model zoo
         return None
     if not os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and refused when they do not fit."""
+"""Checkpoints: atomic writes, and errors where they do not fit a network."""
 
 import contextlib
 import os

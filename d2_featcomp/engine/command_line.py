@@ -1,4 +1,4 @@
-"""What the command lines in tools/ share."""
+"""Setting-up, errors and processes of the command lines in tools/."""
 
 import contextlib
 import os
@@ -72,7 +72,8 @@ def setup_config(config_file, overrides=()):
 
 
 def choose_device(name):
-    """
+    """Chooses the device to compute on.
+
     Args:
         name (str): of a device, e.g. "cpu", "cuda" or "cuda:1".
 
@@ -95,7 +96,7 @@ def choose_device(name):
 
 
 def make_plain_config(cfg):
-    """CfgNode -> dict, of JSON's own types."""
+    """Converts a CfgNode to a dict of JSON's own types."""
     return yaml.safe_load(cfg.dump())
 
 
@@ -137,7 +138,7 @@ def _one_of_them(main, args):
 
 
 def _without_worker(message):
-    """What went wrong in a process that loads data, without its traceback."""
+    """Strips the traceback from the error of a process that loads data."""
     if not message.startswith("Caught ") or " in DataLoader worker process" not in message:
         return message
     kind = message.removeprefix("Caught ").partition(" ")[0]

@@ -1,4 +1,4 @@
-"""Networks that were trained, and images, as inference takes them."""
+"""Trained networks and images, prepared for inference."""
 
 import numpy as np
 import torch

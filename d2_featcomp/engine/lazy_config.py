@@ -38,7 +38,7 @@ _GROUPS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
 def separate_overrides(overrides):
-    """(KEY VALUE pairs, those of a LazyConfig: "model.backbone.depth=34")."""
+    """Separates (KEY VALUE pairs, those of a LazyConfig: "model.backbone.depth=34")."""
     pairs, lazy = [], []
     rest = iter(overrides)
     for word in rest:
@@ -50,7 +50,8 @@ def separate_overrides(overrides):
 
 
 def merge_lazy_config(cfg, path, overrides=()):
-    """
+    """Merges a LazyConfig file into a config.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`; changed in place.
         path (str): of the LazyConfig file, which is run.
@@ -84,7 +85,7 @@ def merge_lazy_config(cfg, path, overrides=()):
 
 
 def _merge_test_size(cfg, lazy):
-    """INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of the augmentation that resizes test images."""
+    """Sets INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of the augmentation that resizes test images."""
     for augmentation in OmegaConf.select(lazy, "dataloader.test.mapper.augmentations") or ():
         short, longest = augmentation.get("short_edge_length"), augmentation.get("max_size")
         if short is not None:
@@ -94,7 +95,8 @@ def _merge_test_size(cfg, lazy):
 
 
 def lazy_train_mapper(cfg):
-    """The training mapper of a LazyConfig; None where there is none, or TRAIN.MAPPER names another."""
+    """Builds the training mapper of a LazyConfig; None where there is none, or TRAIN.MAPPER names
+    another."""
     lazy = read_lazy_config(cfg)
     if lazy is None or cfg.MODEL.FEATCOMP.TRAIN.MAPPER:
         return None
@@ -103,7 +105,7 @@ def lazy_train_mapper(cfg):
 
 
 def build_lazy_optimizer(cfg, model):
-    """The optimizer of a LazyConfig, at SOLVER.BASE_LR; None where there is none.
+    """Builds the optimizer of a LazyConfig, at SOLVER.BASE_LR; None where there is none.
 
     Args:
         cfg (CfgNode): of one training stage.

@@ -38,7 +38,8 @@ def generator_states(device=True):
 
 
 def set_generator_states(states):
-    """
+    """Sets the states of all random number generators.
+
     Args:
         states (dict): of :func:`generator_states`.
     """
@@ -77,7 +78,8 @@ class ResumableMapper:
         self._arrived, self._after, self._waiting = {}, {}, {}
 
     def skip(self, arrived, after, waiting):
-        """
+        """Skips the records that an interrupted training had.
+
         Args:
             arrived (dict[int, int]): process that loads data -> its records that were handed on.
             after (dict[int, dict]): its generators' states after the last of them.
@@ -175,7 +177,8 @@ class ResumableLoader:
         }
 
     def load_state_dict(self, state):
-        """
+        """Restores the state of this process.
+
         Args:
             state (dict): of :meth:`state_dict` of this process.
         """
@@ -233,7 +236,7 @@ class ResumptionHook(HookBase):
 
 
 def _plain_numbers(model):
-    """dict[tuple[str, str], float]: (module, attribute) -> its value."""
+    """Finds numbers, dict[tuple[str, str], float]: (module, attribute) -> its value."""
     return {
         (name, key): value
         for name, module in model.named_modules()
@@ -255,5 +258,5 @@ class _Through:
 
 
 def _numbers(sampler):
-    """What tells the streams of a sampler apart, but for its seed."""
+    """Identifies the stream of a sampler, but for its seed."""
     return type(sampler).__name__, getattr(sampler, "_size", 0)

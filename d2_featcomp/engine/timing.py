@@ -1,4 +1,4 @@
-"""How long something takes."""
+"""Wall-clock times of calls."""
 
 import time
 
@@ -14,7 +14,7 @@ def wait_for_gpu():
 
 
 def time_call(function, *args):
-    """(what a function returns, the seconds that it took, its work on a GPU included)."""
+    """Calls a function; returns (its result, the seconds that it took, its work on a GPU included)."""
     wait_for_gpu()
     start = time.perf_counter()
     result = function(*args)

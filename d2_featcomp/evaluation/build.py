@@ -1,4 +1,4 @@
-"""Which evaluators a data set calls for."""
+"""Evaluators by data set, and their registry."""
 
 import os
 
@@ -140,7 +140,7 @@ def build_evaluator(cfg, dataset_name):
 
 
 def task_evaluators(cfg, dataset_name):
-    """list[DatasetEvaluator]: the data set's own; arguments and errors are those of
+    """Builds, list[DatasetEvaluator], the data set's own; arguments and errors are those of
     :func:`build_evaluator`."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind is None:
@@ -159,7 +159,7 @@ def task_evaluators(cfg, dataset_name):
 
 
 def rate_evaluator(cfg):
-    """FeatureRateEvaluator: that writes where the data set's evaluators do."""
+    """Builds the FeatureRateEvaluator, which writes where the data set's evaluators do."""
     return FeatureRateEvaluator(_folder(cfg))
 
 

@@ -15,7 +15,8 @@ class OperatingPoint:
 
 
 def convex_hull(points):
-    """The points that no mixture of others beats: the upper hull of quality over rate, while it rises.
+    """Computes the convex hull, of points that no mixture of others beats: the upper hull of quality
+    over rate, while it rises.
 
     Args:
         points (iterable[OperatingPoint]): those with a NaN are left out.
@@ -39,7 +40,8 @@ def _slope(first, second):
 
 
 def within_budget(points, *, most_rate=None, least_quality=None):
-    """
+    """Chooses an operating point within a budget.
+
     Args:
         points (iterable[OperatingPoint]): to choose from.
         most_rate (float or None): take the best quality at no more than this rate.

@@ -47,7 +47,8 @@ DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
 
 def make_rows(results):
-    """
+    """Makes the rows of a table of results.
+
     Args:
         results (dict): setting name -> {group: {metric: value}}.
 
@@ -69,7 +70,8 @@ def _measured(columns, rows):
 
 
 def average_rows(repeats):
-    """
+    """Averages rows over seeds.
+
     Args:
         repeats (dict): name -> list of rows of one setting, measured with different seeds.
 
@@ -93,7 +95,8 @@ def _deviation(values):
 
 
 def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
-    """
+    """Formats rows as a table.
+
     Args:
         rows (dict): as :func:`make_rows` gives.
         columns (sequence[str]): of :data:`COLUMNS`, to show where they were measured.
@@ -126,7 +129,8 @@ _PAIR = ("test", "anchor", "column", "points", "method")
 
 
 def format_bd_rates(found):
-    """
+    """Formats BD-rates as a table.
+
     Args:
         found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None, or
             :data:`OF_MEANS`),
@@ -188,7 +192,7 @@ def write_csv(rows, path):
 
 
 def rate_for_accuracy(rates, accuracies, accuracy):
-    """The lowest rate at which a curve reaches an accuracy, the logarithm of the rate interpolated.
+    """Interpolates the lowest rate at which a curve reaches an accuracy, by the logarithm of the rate.
 
     Args:
         rates, accuracies (sequence[float]): points of the curve, in any order; rates positive.

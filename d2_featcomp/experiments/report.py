@@ -1,4 +1,4 @@
-"""One report of what was measured: tables, CSV, JSON, plots, BD-rates, goals."""
+"""The report of a plan's measurements: tables, CSV, JSON, plots, BD-rates, goals."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ _RATES = {"BPFE": "BPFE", "bpp": "bits/pixel"}  # file name -> column
 
 
 class Report:
-    """What was measured of a plan. :meth:`write` writes, into `output`:
+    """The measurements of a plan. :meth:`write` writes, into `output`:
 
         results.csv: the columns of the tables, a line a point, with all digits.
         curves.csv: each point's settings, rates in detail, and every metric.
@@ -120,7 +120,7 @@ class Report:
         return rows
 
     def qualities(self):
-        """list[str]: the columns of quality that were measured; larger is better."""
+        """Lists the columns of quality that were measured; larger is better."""
         found = dict.fromkeys(column for row in self.rows().values() for column in row)
         ordered = [column for column in COLUMNS if column in found]
         ordered += [column for column in found if column not in COLUMNS]
@@ -131,20 +131,20 @@ class Report:
         ]
 
     def means(self):
-        """(rows, spreads) by label: means over the seeds, and standard deviations."""
+        """Computes (rows, spreads) by label: means over the seeds, and standard deviations."""
         repeats = {}
         for name, row in self.rows().items():
             repeats.setdefault(self.plan.points[name].label, []).append(row)
         return average_rows(repeats)
 
     def table(self):
-        """str: in Markdown."""
+        """Formats the table in Markdown."""
         means, spreads = self.means()
         more = [column for column in self.qualities() if column not in COLUMNS]
         return format_table(means, self.plan.columns or (*DEFAULT_COLUMNS, *more), spreads)
 
     def plots(self):
-        """list[(str, str, str)]: of each plot the file's stem, and the columns x and y."""
+        """Lists the plots, (str, str, str): of each the file's stem, and the columns x and y."""
         plan = self.plan
         if len(plan.ys) == 1:
             return [("curves", plan.x, plan.ys[0])]
@@ -217,7 +217,7 @@ class Report:
         return wanted, "kB/image"
 
     def bd_rates(self):
-        """list[dict]: as :func:`format_bd_rates` takes them."""
+        """Computes the BD-rates, list[dict] as :func:`format_bd_rates` takes them."""
         seeds = self.plan.seeds or (None,)
         wanted, rate = self._wanted_bd_rates()
         return [
@@ -244,7 +244,8 @@ class Report:
         return compare_curves(*pairs, method=wanted.method)
 
     def check_goals(self):
-        """list[(bool, str)]: of each goal, whether it was reached, and what was measured, in words."""
+        """Checks each goal, list[(bool, str)]: whether it was reached, and what was measured, in
+        words."""
         return [self._check_goal(goal) for goal in self.plan.goals]
 
     def _check_goal(self, goal):

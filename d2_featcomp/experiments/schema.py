@@ -1,4 +1,4 @@
-"""What a plan consists of."""
+"""The parts of a plan."""
 
 import dataclasses
 import re
@@ -83,7 +83,7 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to train, measure, compare and draw.
+    """Trainings, measurements, comparisons and pictures of an experiment.
 
     Attributes:
         title (str): above tables and plots.

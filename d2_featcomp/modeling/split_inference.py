@@ -20,7 +20,7 @@ __all__ = ["EdgeFeatures", "SplitInference"]
 
 @dataclass(frozen=True)
 class EdgeFeatures:
-    """What the edge sub-model computes of one image.
+    """Latents of one image, before they are coded.
 
     Attributes:
         tensors (list[Tensor]): the latent y, each (C', H', W') float.
@@ -38,7 +38,7 @@ class SplitInference:
 
     @torch.no_grad()
     def edge_inference(self, batched_inputs):
-        """The edge sub-model: images to bitstreams.
+        """Runs the edge sub-model: images to bitstreams.
 
         Args:
             batched_inputs (list[dict]): each with "image", (C, H, W) Tensor, and optionally "height"
@@ -56,7 +56,7 @@ class SplitInference:
 
     @torch.no_grad()
     def edge_features(self, batched_inputs):
-        """The edge sub-model, without the codec: for coding the same features in several ways.
+        """Runs the edge sub-model, without the codec: for coding the same features in several ways.
 
         Args:
             batched_inputs (list[dict]): as :meth:`edge_inference` takes them.
@@ -72,7 +72,7 @@ class SplitInference:
 
     @torch.no_grad()
     def compute_batch_features(self, batched_inputs):
-        """The edge sub-model, without the codec, for several images at once: what a GPU needs to be
+        """Runs the edge sub-model, without the codec, for several images at once: what a GPU needs to be
         busy.
 
         Args:
@@ -146,7 +146,7 @@ class SplitInference:
 
     @torch.no_grad()
     def cloud_inference(self, bitstreams):
-        """The cloud sub-model: bitstreams, and nothing else, to outputs.
+        """Runs the cloud sub-model: bitstreams, and nothing else, to outputs.
 
         Args:
             bitstreams (list[FeatureBitstream]): of this model's edge sub-model.
@@ -207,7 +207,7 @@ class SplitInference:
 
     @torch.no_grad()
     def decode(self, stream, feature_codec=None):
-        """The first part of the cloud sub-model: checks a bitstream and decodes its payload.
+        """Runs the first part of the cloud sub-model: checks a bitstream and decodes its payload.
 
         Args:
             stream (FeatureBitstream): of this model's edge sub-model.
@@ -223,7 +223,7 @@ class SplitInference:
         return decompress_stream(stream, feature_codec or self.feature_codec, device=self.device)
 
     def compute_outputs(self, tensors, stream, feature_codec=None):
-        """The rest of the cloud sub-model, for one image.
+        """Runs the rest of the cloud sub-model, for one image.
 
         Args:
             tensors (list[Tensor]): from :meth:`decode`.
@@ -237,7 +237,7 @@ class SplitInference:
 
     @torch.no_grad()
     def compute_batch_outputs(self, batch, streams, feature_codec=None):
-        """The rest of the cloud sub-model, for several images at once.
+        """Runs the rest of the cloud sub-model, for several images at once.
 
         Args:
             batch (list[list[Tensor]]): of each image what :meth:`decode` returned.
@@ -280,7 +280,8 @@ class SplitInference:
     outputs_of, outputs_of_batch = compute_outputs, compute_batch_outputs  # earlier names
 
     def normalized_images(self, batched_inputs):
-        """list[dict] of images -> ImageList, normalized and padded as the network itself does."""
+        """Converts list[dict] of images to an ImageList, normalized and padded as the network itself
+        does."""
         preprocess_image = getattr(self.network, "preprocess_image", None)
         if preprocess_image is not None:
             return preprocess_image(batched_inputs)

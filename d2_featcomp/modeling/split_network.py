@@ -272,7 +272,8 @@ class SplitNetwork(SplitInference, nn.Module):
         return self._hash(text, [self._edge_weights(), WatchedWeights(codec), self._pixels])
 
     def fingerprint_v1(self):
-        """bytes: 4, as bitstreams of format 1 carry it: of the edge sub-model's weights alone."""
+        """Returns bytes: 4, the fingerprint in bitstreams of format 1: of the edge sub-model's weights
+        alone."""
         if self._given_fingerprints is not None:
             return self._given_fingerprints[1]
         return self._hash("", [self._edge_weights()])
@@ -300,7 +301,7 @@ class SplitNetwork(SplitInference, nn.Module):
         return self._watched
 
     def sub_model_names(self, sub_model):
-        """Names, in the state dict, of what a sub-model depends on.
+        """Lists the weights of a sub-model, by their names in the state dict.
 
         Args:
             sub_model (str): "edge" or "cloud".

@@ -25,7 +25,7 @@ BACKBONE, IMAGE, LAYER = "backbone", "image", "layer"
 
 
 class SplitPoint(abc.ABC):
-    """Where a network is split.
+    """A point at which a network is split.
 
     Attributes:
         name (str): as `MODEL.FEATCOMP.SPLIT_POINT` names it.

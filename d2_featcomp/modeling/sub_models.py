@@ -1,4 +1,4 @@
-"""Which weights the edge and the cloud sub-model need."""
+"""The weights of the edge and of the cloud sub-model."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""What back-and-forth prediction does with its predictions (BaF sec. 3.3 and 4)."""
+"""Loss and consolidation of back-and-forth prediction (BaF sec. 3.3 and 4)."""
 
 import torch
 
@@ -6,7 +6,7 @@ __all__ = ["charbonnier_loss", "consolidate"]
 
 
 def charbonnier_loss(predicted, target, eps=1e-3):
-    """Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
+    """Computes the Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
 
     Args:
         predicted, target (Tensor): float, of one shape.

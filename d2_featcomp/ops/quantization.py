@@ -1,4 +1,4 @@
-"""Uniform scalar quantization: what the three papers do to a feature before it is coded.
+"""Uniform scalar quantization of features, as in the three papers.
 
 Shape shorthand in this module:
     C, H, W: channels, height and width of a feature
@@ -73,7 +73,7 @@ def quantize_uniform(x, bits, low, high):
 
 
 def quantize_minmax(x, bits, per_channel):
-    """:func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
+    """Computes :func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
 
     Args:
         x (Tensor): (C, H, W) float, not empty.
@@ -121,7 +121,7 @@ def _to_integers(symbols, bits):
 
 
 def dequantize_uniform(symbols, bits, low, high):
-    """Inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
+    """Dequantizes, the inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
 
     Args:
         symbols (Tensor): integers in [0, 2^n - 1]; any float dtype if `bits` is 32.
@@ -138,8 +138,8 @@ def dequantize_uniform(symbols, bits, low, high):
 
 
 def dequantize_by_table(symbols, bits, low, high):
-    """:func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's way to
-    multiply and add cannot change a bit of the result.
+    """Computes :func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's
+    way to multiply and add cannot change a bit of the result.
 
     Args:
         symbols (Tensor): (C, H, W) integers in [0, 2^n - 1], on any device.

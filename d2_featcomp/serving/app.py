@@ -29,7 +29,8 @@ class _TooLargeError(Exception):
 
 
 def build_app(service):
-    """
+    """Builds the web application of a service.
+
     Args:
         service (CloudService): that answers.
 
@@ -145,7 +146,8 @@ class _Receiver:
         self._receiving = 0
 
     async def body(self, request, keep):
-        """
+        """Reads the body of a request.
+
         Args:
             request (Request): whose body is read to its end.
             keep (bool): whether the body is wanted.

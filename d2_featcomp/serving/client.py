@@ -28,7 +28,7 @@ class ServerFaultError(RuntimeError):
 
 
 class WrongServerError(ValueError):
-    """What answers is no server of this program's: another service, a proxy, a login page."""
+    """The server that answered is none of this program's: another service, a proxy, a login page."""
 
 
 class CloudClient:
@@ -172,7 +172,7 @@ def read_fingerprint(data):
 
 
 def _content(answer):
-    """The JSON object of an answer; {} if there is none."""
+    """Reads the JSON object of an answer; {} if there is none."""
     try:
         content = answer.json()
     except ValueError:
@@ -196,6 +196,6 @@ def _asked_wait(answer):
 
 
 def _reason(answer):
-    """What an answer says, in one short line."""
+    """Reads the reason in an answer, in one short line."""
     told = _content(answer).get("detail") or answer.text
     return " ".join(str(told)[:1000].split())[:200] or "nothing"

@@ -20,7 +20,8 @@ _LABEL_BYTES = 8
 
 
 def load_service(cfg, weights, folder, names=None, **settings):
-    """
+    """Loads a cloud sub-model and starts a service of it.
+
     Args:
         cfg (CfgNode): of the split network, see :func:`read_config`; MODEL.FEATCOMP.SERVER says
             how large batches are.
@@ -51,7 +52,8 @@ def load_service(cfg, weights, folder, names=None, **settings):
 
 
 def count_output_bytes_per_pixel(cfg):
-    """
+    """Counts the memory that outputs take.
+
     Args:
         cfg (CfgNode): of the split network.
 
@@ -73,7 +75,8 @@ def count_output_bytes_per_pixel(cfg):
 
 
 def find_class_names(cfg):
-    """sequence[str]: of the first data set in DATASETS.TEST that has names; () if none has."""
+    """Finds the names of classes of the first data set in DATASETS.TEST that has names; () if none
+    has."""
     for dataset in cfg.DATASETS.TEST:
         if categories := read_categories(dataset):
             return [category["name"] for category in categories]
@@ -81,7 +84,7 @@ def find_class_names(cfg):
 
 
 def ray_app(args):
-    """An application for Ray Serve: the same service, in several processes on several machines.
+    """Builds an application for Ray Serve: the same service, in several processes on several machines.
 
         serve run d2_featcomp.serving:ray_app weights=deployed/cloud.pth output=results replicas=2
 

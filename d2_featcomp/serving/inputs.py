@@ -1,4 +1,4 @@
-"""What the edge program takes: images, folders, patterns, videos, cameras."""
+"""Inputs of the edge program: images, folders, patterns, videos, cameras."""
 
 import contextlib
 import glob
@@ -18,7 +18,8 @@ CAMERA = "camera:"
 
 
 def list_inputs(given):
-    """
+    """Lists the files and cameras that a user names.
+
     Args:
         given (sequence[str]): images, folders of images, patterns such as `photos/*.jpg`, video files,
             or `camera:0` for the first camera.
@@ -48,7 +49,8 @@ def list_inputs(given):
 
 
 def name_inputs(entries):
-    """
+    """Names files and cameras.
+
     Args:
         entries (sequence[str]): from :func:`list_inputs`.
 
@@ -61,7 +63,8 @@ def name_inputs(entries):
 
 
 def read_frames(entry, name=None):
-    """
+    """Reads the pictures of a file or camera.
+
     Args:
         entry (str): from :func:`list_inputs`.
         name (str or None): of the entry, from :func:`name_inputs`; None takes the file's stem.

@@ -23,7 +23,8 @@ DISPARITY_SCALE = 256  # of 16-bit maps: value = 256 * disparity + 1, as Citysca
 
 
 def make_result(name, output, class_names=()):
-    """
+    """Makes the JSON result of an image from the network's output.
+
     Args:
         name (str): of the image.
         output (dict): of :meth:`cloud_inference` for one bitstream.

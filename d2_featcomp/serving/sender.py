@@ -39,7 +39,8 @@ class Sender:
         self._tell = tell or (lambda message: print(message, file=sys.stderr))
 
     def send(self, identity):
-        """
+        """Sends a bitstream of the spool.
+
         Args:
             identity (str): of a bitstream in the spool.
 

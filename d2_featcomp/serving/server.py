@@ -28,7 +28,7 @@ _PROBE_PERIOD = 1.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class ServiceSettings:
-    """How a service behaves under load.
+    """Settings of a service.
 
     Attributes:
         max_batch (int): bitstreams that the network computes at once, of images of one padded size.
@@ -139,7 +139,8 @@ class CloudService:
         return self._stopping
 
     def submit(self, identity, data, name=None):
-        """
+        """Submits a bitstream, to be computed.
+
         Args:
             identity (str): of :func:`make_stream_id`.
             data (bytes): the bitstream.
@@ -189,11 +190,11 @@ class CloudService:
         return needed
 
     def repeat(self, identity):
-        """Future of (result, seconds) of a bitstream that was submitted before, or None."""
+        """Finds the future of (result, seconds) of a bitstream that was submitted before, or None."""
         return self._find(identity, lambda: None)
 
     def knows(self, identity):
-        """bool: whether :meth:`repeat` would find it now."""
+        """Tells whether :meth:`repeat` would find it now."""
         with self._lock:
             if identity in self._pending:
                 return True
@@ -308,7 +309,8 @@ class CloudService:
                 job.future.set_result(outcome)
 
     def _outputs(self, batch):
-        """Of each job its output, or the exception; whatever one client sends, the others are served."""
+        """Computes of each job its output, or the exception; whatever one client sends, the others are
+        served."""
         outcomes, decoded = {}, {}
         for job in batch:
             try:
@@ -331,7 +333,7 @@ class CloudService:
         return [outcomes[job] for job in batch]
 
     def storage_error(self):
-        """OSError or None: why results cannot be written, tried at most once a second."""
+        """Finds out, OSError or None, why results cannot be written, tried at most once a second."""
         with self._probe_lock:
             if time.monotonic() - self._probed > _PROBE_PERIOD:
                 self._probe_error = self._probe()
@@ -357,8 +359,8 @@ class CloudService:
         self._thread.join()
 
     def metrics(self):
-        """dict: counts of bitstreams, of their bytes and batches, of those that wait; and quantiles of
-        the seconds that the cloud sub-model took, its batch for each bitstream."""
+        """Returns dict: counts of bitstreams, of their bytes and batches, of those that wait; and
+        quantiles of the seconds that the cloud sub-model took, its batch for each bitstream."""
         with self._lock:
             latencies, counts = sorted(self._latencies), dict(self.counts)
             queued = len(self._waiting)
@@ -371,7 +373,7 @@ class CloudService:
 
 
 def _fit(job, other):
-    """Whether two can be computed at once."""
+    """Tells whether two can be computed at once."""
     return job.stream.sizes.padded == other.stream.sizes.padded
 
 

@@ -1,4 +1,4 @@
-"""Bitstreams that are not sent yet, on disk: they outlive the program and the network."""
+"""A spool of bitstreams that are not sent yet: on disk, they outlive the program and the network."""
 
 import contextlib
 import hashlib
@@ -90,7 +90,7 @@ class Spool:
         return identity
 
     def waiting(self):
-        """list[str]: ids, the oldest first."""
+        """Lists the ids, the oldest first."""
         times = {}
         for entry in self._entries():
             identity = _read_identity(entry)
@@ -100,7 +100,7 @@ class Spool:
         return sorted(times, key=lambda identity: (times[identity], identity))
 
     def strangers(self):
-        """list[str]: names of what lies in the folder and is no bitstream that :meth:`add` wrote."""
+        """Lists what lies in the folder and is no bitstream that :meth:`add` wrote."""
         return sorted(
             entry.name
             for entry in self._entries()
@@ -124,7 +124,7 @@ class Spool:
             return None
 
     def name(self, identity):
-        """str: that a bitstream was added with."""
+        """Reads the name that a bitstream was added with."""
         try:
             with open(self._path(identity, NAME_SUFFIX), "rb") as file:
                 return file.read().decode("utf-8", "surrogateescape")
@@ -170,7 +170,8 @@ class Spool:
 
 
 def _read_identity(entry):
-    """The id of a spool's file; None of what is none, e.g. a folder, or a name that is not UTF-8."""
+    """Reads the id of a spool's file; None of what is none, e.g. a folder, or a name that is not
+    UTF-8."""
     identity = entry.name[: -len(SUFFIX)]
     known = entry.name.endswith(SUFFIX) and is_stream_id(identity) and entry.is_file()
     return identity if known else None

@@ -140,7 +140,8 @@ def find_mask(folder, name):
 
 
 def annotation(line, size, masks, is_group):
-    """
+    """Makes an annotation from a line of the segmentation file.
+
     Args:
         line (dict): of the segmentation file.
         size ((int, int)): width and height of the image, in pixels.

@@ -23,7 +23,8 @@ _MAPS_LOOKED_AT = 10  # when the data set is loaded
 
 
 def register_cityscapes_multi_task(name, root, part):
-    """
+    """Registers a part of Cityscapes, with disparity.
+
     Args:
         name (str): to register.
         root (str): folder with `leftImg8bit`, `gtFine` and `disparity`.
@@ -40,7 +41,8 @@ def register_cityscapes_multi_task(name, root, part):
 
 
 def load_cityscapes_multi_task(root, part):
-    """
+    """Lists the records of a part of Cityscapes, with disparity.
+
     Args:
         root, part (str): see :func:`register_cityscapes_multi_task`.
 

@@ -56,7 +56,8 @@ def register_image_folders(names):
 
 
 def list_images(folder):
-    """
+    """Lists the image files of a folder.
+
     Args:
         folder (str): its sub-folders are not looked into.
 

@@ -30,7 +30,7 @@ def find_data_root():
 
 
 def procedural_recipe(counts=None, seed=2021):
-    """The embedded data set: marked shapes over textured surfaces.
+    """Makes the recipe of the embedded data set: marked shapes over textured surfaces.
 
     Args:
         counts (dict[str, int] or None): images in "train" and "val"; None: 2000 and 200.
@@ -45,7 +45,8 @@ def procedural_recipe(counts=None, seed=2021):
 
 
 def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None, seed=2021):
-    """Real pixels: RGBA cut-outs over photographs; "train" and "val" share neither.
+    """Makes the recipe of a data set of real pixels: RGBA cut-outs over photographs; "train" and "val"
+    share neither.
 
     Args:
         cutouts (str): folder with a sub-folder a class, see :func:`list_cutouts`.

@@ -72,7 +72,7 @@ class _ConvOfEnlarged(nn.Module):
 
 
 def convolve_enlarged(conv, x, scale):
-    """A 3 x 3 convolution of an enlarged map, computed once where it would give the same again.
+    """Computes a 3 x 3 convolution of an enlarged map, once where it would give the same again.
 
     Within a block of equal values, all outputs but those on the block's border see the same.
 

@@ -27,7 +27,7 @@ _POINTWISE = (*_FIXED, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def sampled_pyramid(backbone, images, stride, names):
-    """What nearest down-sampling leaves of a feature pyramid: the same numbers, of fewer sums.
+    """Computes what nearest down-sampling leaves of a feature pyramid: the same numbers, of fewer sums.
 
     Args:
         backbone (Backbone): that the images go through.
@@ -67,7 +67,8 @@ def sampled_pyramid(backbone, images, stride, names):
 
 
 def _is_plain(backbone, names):
-    """Whether each value of a level depends on its own surroundings alone, and no more is asked for."""
+    """Tells whether each value of a level depends on its own surroundings alone, and no more is asked
+    for."""
     own = backbone._out_features[: len(backbone.in_features)]
     convolutions = [*backbone.lateral_convs, *backbone.output_convs]
     return set(names) <= set(own) and all(
@@ -84,7 +85,7 @@ def _around(x, ratio, dim):
 
 
 def _enlarged(x, above, ratio, dim):
-    """What is kept of a level, from what is kept of the next coarser one: by nearest up-sampling."""
+    """Computes what is kept of a level from that of the next coarser one, by nearest up-sampling."""
     if ratio < 4:
         return of_blocks(x, dim, 1, (0, 0))
     kept = 2 if above == 2 else 3  # rows that are kept of a block; of 2 all

@@ -71,7 +71,8 @@ class CompressibleMultiTask(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs):
-        """
+        """Computes losses in training, else outputs.
+
         Args:
             batched_inputs (list[dict]): each with "image", (3, h, w) Tensor; in training the targets of
                 the heads, "sem_seg" and "disparity"; else optionally "height" and "width", the size in
@@ -114,7 +115,8 @@ class CompressibleMultiTask(nn.Module):
     weigh_losses = weight_losses  # earlier name
 
     def preprocess_image(self, batched_inputs):
-        """list[dict] -> ImageList, normalized, padded to a multiple of the features' stride."""
+        """Converts list[dict] to an ImageList, normalized, padded to a multiple of the features'
+        stride."""
         images = [record["image"].to(self.device) for record in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.stride)

@@ -241,7 +241,7 @@ class BaF(FeatureSplit):
         return torch.where(scale == 0, torch.zeros_like(y_hat), (y_hat - shift) / safe)
 
     def distillation_loss(self, restored, features):
-        """Charbonnier loss after the activation (eq. 7), a mean."""
+        """Computes the Charbonnier loss after the activation (eq. 7), a mean."""
         activated = (self.layer.activate(each["z"]) for each in (restored, features))
         restored, original = activated
         return charbonnier_loss(restored, original.detach())

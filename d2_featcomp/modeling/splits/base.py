@@ -50,8 +50,8 @@ point; for splits inside a layer it is the whole backbone.
 
 
 class FeatureSplit(nn.Module, abc.ABC):
-    """What happens to the features at a split point: the edge reduces them to latents y, the cloud
-    restores them from y_hat.
+    """Reduction and restoration of the features at a split point: the edge reduces them to latents y,
+    the cloud restores them from y_hat.
 
     Which of the module's weights belong to the edge and which to the cloud follows from which of them
     :meth:`reduce` and :meth:`restore` read.
@@ -104,7 +104,8 @@ class FeatureSplit(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def reduced_shapes(self, image_size):
-        """
+        """Computes the shapes of the latents.
+
         Args:
             image_size ((int, int)): height and width, in pixels, of a padded image.
 
@@ -113,7 +114,8 @@ class FeatureSplit(nn.Module, abc.ABC):
         """
 
     def distillation_loss(self, restored, features):
-        """What training with `LOSS: distill` minimizes, by default :func:`compute_distillation_loss`.
+        """Computes the loss of training with `LOSS: distill`, by default
+        :func:`compute_distillation_loss`.
 
         Args:
             restored, features (dict[str, Tensor]): as :meth:`restore` returns, and :meth:`reduce` takes.
@@ -125,7 +127,7 @@ class FeatureSplit(nn.Module, abc.ABC):
 
 
 def compute_distillation_loss(restored, features):
-    """Distance of the restored features from the original ones.
+    """Computes the distance of the restored features from the original ones.
 
     Args:
         restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.

@@ -12,7 +12,8 @@ __all__ = ["format_channel_order", "read_channel_order"]
 
 
 def format_channel_order(layer, order, scores, images):
-    """
+    """Formats an order of channels as a file.
+
     Args:
         layer (int): number of the layer.
         order (Tensor): (P,) int64, best first.
@@ -32,7 +33,8 @@ def format_channel_order(layer, order, scores, images):
 
 
 def read_channel_order(path, *, layer, channels):
-    """
+    """Reads a file of :func:`format_channel_order`.
+
     Args:
         path (str): file.
         layer (int): number of the layer that it must be for.

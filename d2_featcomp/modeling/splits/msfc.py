@@ -62,7 +62,8 @@ class MSFF(nn.Module):
         weight_init.c2_xavier_fill(self.fuse)
 
     def forward(self, pyramid):
-        """
+        """Fuses the levels of a pyramid.
+
         Args:
             pyramid (list[Tensor]): fine to coarse, each (N, C, h / s_k, w / s_k) float.
 
@@ -207,7 +208,8 @@ class MSFR(nn.Module):
         return size_align(x, size, down=self.downsample, up=self.upsample)
 
     def forward(self, fused, image_size):
-        """
+        """Rebuilds the levels of a pyramid.
+
         Args:
             fused (Tensor): F', (N, C, h / s, w / s) float, s the stride of any level.
             image_size ((int, int)): h, w in pixels.

@@ -1,4 +1,4 @@
-"""How one feature map is brought to the size of another: SizeAlign of the MSFC paper; chosen rows."""
+"""Resampling of feature maps to the size of another: SizeAlign of the MSFC paper; chosen rows."""
 
 import functools
 
@@ -12,7 +12,7 @@ UPSAMPLE_MODES = ("nearest", "bilinear")
 
 
 def size_align(x, size, *, down="nearest", up="nearest"):
-    """SizeAlign(A, B) of the MSFC paper, eq. 2-5.
+    """Computes SizeAlign(A, B) of the MSFC paper, eq. 2-5.
 
     Args:
         x (Tensor): (N, C, H, W) float.
@@ -36,12 +36,13 @@ def size_align(x, size, *, down="nearest", up="nearest"):
 
 
 def level_size(image_size, stride):
-    """Height and width of a pyramid level: those of the padded image over `stride`, rounded up."""
+    """Computes height and width of a pyramid level: those of the padded image over `stride`, rounded
+    up."""
     return tuple(-(-side // stride) for side in image_size)
 
 
 def of_blocks(x, dim, size, chosen):
-    """Of each block of rows (or columns) the chosen ones, in that order.
+    """Selects, of each block of rows (or columns), the chosen ones, in that order.
 
     Args:
         x (Tensor): (N, C, H, W).

@@ -16,7 +16,7 @@ __all__ = ["Darknet", "Darknet53", "DarknetTiny", "Shortcut", "TinyPool", "conv_
 
 
 def conv_unit(in_channels, out_channels, kernel_size, *, stride=1, norm="BN"):
-    """Convolution, batch norm, leaky ReLU of slope 0.1: Darknet's "convolutional" layer.
+    """Builds convolution, batch norm, leaky ReLU of slope 0.1: Darknet's "convolutional" layer.
 
     Args:
         in_channels, out_channels, kernel_size, stride (int): of the convolution.
@@ -103,7 +103,8 @@ class Darknet(Backbone):
         return self._stride
 
     def forward(self, x):
-        """
+        """Computes the features of images.
+
         Args:
             x (Tensor): (N, 3, h, w) float, RGB in [0, 1].
 
@@ -186,7 +187,8 @@ class Darknet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def Darknet53(cfg, input_shape):
-    """YOLO-v3's backbone: layers 0 to 74, outputs "dark3" (stride 8), "dark4" (16) and "dark5" (32).
+    """Builds YOLO-v3's backbone: layers 0 to 74, outputs "dark3" (stride 8), "dark4" (16) and "dark5"
+    (32).
 
     Args:
         cfg (CfgNode): `MODEL.YOLOV3.NORM` is used.
@@ -210,7 +212,7 @@ def Darknet53(cfg, input_shape):
 
 @BACKBONE_REGISTRY.register()
 def DarknetTiny(cfg, input_shape):
-    """YOLO-v3-tiny's backbone: layers 0 to 12, outputs "dark4" (stride 16) and "dark5" (32).
+    """Builds YOLO-v3-tiny's backbone: layers 0 to 12, outputs "dark4" (stride 16) and "dark5" (32).
 
     Args and result are those of :func:`Darknet53`.
     """

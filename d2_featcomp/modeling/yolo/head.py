@@ -87,7 +87,8 @@ class YOLOV3Head(nn.Module):
         }
 
     def forward(self, features):
-        """
+        """Computes raw predictions.
+
         Args:
             features (list[Tensor]): of the backbone, coarse to fine.
 

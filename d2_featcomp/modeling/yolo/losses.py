@@ -23,7 +23,7 @@ def _best_anchor(sizes, anchors):
 
 
 def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold):
-    """The losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
+    """Computes the losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
 
     Each object belongs to the anchor whose shape fits it best, in the cell of its centre. Centre: binary
     cross-entropy of tx and ty, whose gradient, sigmoid(tx) minus its target, is Darknet's; size: half

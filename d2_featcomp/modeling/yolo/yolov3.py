@@ -106,7 +106,8 @@ class YOLOV3(nn.Module):
         return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
 
     def forward(self, batched_inputs):
-        """
+        """Computes losses in training, else detections.
+
         Args:
             batched_inputs (list[dict]): each with "image", (3, height, width) Tensor; in training
                 "instances" with `gt_boxes` and `gt_classes`; else optionally "height" and "width", the
@@ -128,7 +129,8 @@ class YOLOV3(nn.Module):
         ]
 
     def predict(self, features):
-        """dict[str, Tensor] of the backbone -> list[Tensor] of :class:`YOLOV3Head`."""
+        """Computes predictions: dict[str, Tensor] of the backbone -> list[Tensor] of
+        :class:`YOLOV3Head`."""
         return self.head([features[name] for name in self.in_features])
 
     def losses(self, raw, images, instances):
@@ -164,7 +166,8 @@ class YOLOV3(nn.Module):
             )
 
     def detect(self, raw):
-        """
+        """Detects objects in raw predictions.
+
         Args:
             raw (list[Tensor]): as :class:`YOLOV3Head` gives them.
 
@@ -200,13 +203,14 @@ class YOLOV3(nn.Module):
         return detector_postprocess(inner, record.get("height", size[0]), record.get("width", size[1]))
 
     def _origin(self, size, padded):
-        """Where an image of height and width `size` starts in its padded image: x, y in pixels."""
+        """Computes where an image of height and width `size` starts in its padded image: x, y in
+        pixels."""
         if not self.letterbox:
             return 0, 0
         return (padded[1] - size[1]) // 2, (padded[0] - size[0]) // 2
 
     def preprocess_image(self, batched_inputs):
-        """Scaled, letterboxed or padded images.
+        """Scales, letterboxes or pads images.
 
         Args:
             batched_inputs (list[dict]): each with "image", (3, height, width) Tensor.
