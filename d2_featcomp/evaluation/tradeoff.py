@@ -41,7 +41,7 @@ COLUMNS = {
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
 
-_HEADS = {"times smaller": "compression ratio"}  # of printed tables
+_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}  # of printed tables
 
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
