@@ -9,7 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import write_text
-from .torchvision_names import is_torchvision_resnet, names_of_detectron2
+from .torchvision_names import is_torchvision_resnet, rename_as_detectron2
 from .weight_files import read_weight_file
 
 __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
@@ -97,7 +97,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         if "model" not in loaded:
             loaded = {"model": loaded}
         if is_torchvision_resnet(loaded["model"]):
-            weights = names_of_detectron2(loaded["model"])
+            weights = rename_as_detectron2(loaded["model"])
             return {"model": weights, "__author__": "torchvision", "matching_heuristics": True}
         if parse_qs(self._query).get("matching_heuristics") == ["True"]:
             loaded["matching_heuristics"] = True

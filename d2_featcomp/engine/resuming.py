@@ -16,7 +16,7 @@ __all__ = ["ResumableLoader", "ResumableMapper", "ResumptionHook", "same_generat
 _KEY = "_featcomp_place"  # in a mapped record, until it is handed on
 
 
-def generator_states(device=True):
+def read_generator_states(device=True):
     """States of the random number generators of Python, NumPy and PyTorch.
 
     Args:
@@ -41,7 +41,7 @@ def set_generator_states(states):
     """Sets the states of all random number generators.
 
     Args:
-        states (dict): of :func:`generator_states`.
+        states (dict): of :func:`read_generator_states`.
     """
     version, python, gauss = states["python"]
     random.setstate((version, tuple(python.tolist()), gauss))
@@ -55,7 +55,7 @@ def set_generator_states(states):
 @contextlib.contextmanager
 def same_generators_after():
     """Leaves the random number generators, at the end, as they were."""
-    states = generator_states()
+    states = read_generator_states()
     try:
         yield
     finally:
@@ -101,12 +101,12 @@ class ResumableMapper:
             set_generator_states(self._waiting[place])
         elif worker and arrived and self._count == arrived:
             set_generator_states(self._after[process])
-        before = generator_states(device=False)
+        before = read_generator_states(device=False)
         mapped = self._mapper(record)
         if mapped is None:  # Detectron2 takes another record in its place
             return None
         self._count += 1
-        after = generator_states(device=False) if worker else None
+        after = read_generator_states(device=False) if worker else None
         return {**mapped, _KEY: (place, before, after)}
 
 
@@ -139,7 +139,7 @@ class ResumableLoader:
         resumed, self._resumed = self._resumed, None
         if resumed and resumed["start"]:
             set_generator_states(resumed["start"])
-        self._start = generator_states(device=False)
+        self._start = read_generator_states(device=False)
         batches = iter(self.loader)
         if resumed:
             for _ in range(resumed["batches"]):
@@ -170,7 +170,7 @@ class ResumableLoader:
             "setting": (workers, comm.get_world_size(), *_numbers(self._sampler())),
             "seed": getattr(self._sampler(), "_seed", None),
             "start": self._start,
-            "now": generator_states(),
+            "now": read_generator_states(),
             "arrived": dict(self._arrived),
             "after": dict(self._after) if workers else {},
             "waiting": dict(self._waiting),

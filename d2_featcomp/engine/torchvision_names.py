@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["is_torchvision_resnet", "names_of_detectron2"]
+__all__ = ["is_torchvision_resnet", "rename_as_detectron2"]
 
 
 def is_torchvision_resnet(weights):
@@ -10,7 +10,7 @@ def is_torchvision_resnet(weights):
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(weights)
 
 
-def names_of_detectron2(weights):
+def rename_as_detectron2(weights):
     """Renames weights of torchvision as Detectron2 does.
 
     Args:

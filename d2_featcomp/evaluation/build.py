@@ -20,7 +20,7 @@ from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
-__all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "rate_evaluator", "task_evaluators"]
+__all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "build_rate_evaluator", "build_task_evaluators"]
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -133,13 +133,13 @@ def build_evaluator(cfg, dataset_name):
         ValueError: the data set has no annotations, its `evaluator_type` or a task head is unknown, or
             it does not fit the network.
     """
-    evaluators = task_evaluators(cfg, dataset_name)
+    evaluators = build_task_evaluators(cfg, dataset_name)
     if cfg.MODEL.FEATCOMP.ENABLED:
-        evaluators.append(rate_evaluator(cfg))
+        evaluators.append(build_rate_evaluator(cfg))
     return DatasetEvaluators(evaluators)
 
 
-def task_evaluators(cfg, dataset_name):
+def build_task_evaluators(cfg, dataset_name):
     """Builds, list[DatasetEvaluator], the data set's own; arguments and errors are those of
     :func:`build_evaluator`."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -158,7 +158,7 @@ def task_evaluators(cfg, dataset_name):
     return EVALUATOR_REGISTRY.get(kind)(cfg, dataset_name, _folder(cfg))
 
 
-def rate_evaluator(cfg):
+def build_rate_evaluator(cfg):
     """Builds the FeatureRateEvaluator, which writes where the data set's evaluators do."""
     return FeatureRateEvaluator(_folder(cfg))
 

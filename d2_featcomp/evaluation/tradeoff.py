@@ -14,11 +14,11 @@ __all__ = [
     "DEFAULT_COLUMNS",
     "OF_MEANS",
     "average_rows",
+    "find_rate_for_accuracy",
     "format_bd_rates",
     "format_table",
     "make_rows",
     "plot_curves",
-    "rate_for_accuracy",
     "write_bd_rates",
     "write_csv",
 ]
@@ -191,7 +191,7 @@ def write_csv(rows, path):
     files.write_csv(["setting", *columns], lines, path)
 
 
-def rate_for_accuracy(rates, accuracies, accuracy):
+def find_rate_for_accuracy(rates, accuracies, accuracy):
     """Interpolates the lowest rate at which a curve reaches an accuracy, by the logarithm of the rate.
 
     Args:

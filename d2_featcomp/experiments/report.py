@@ -17,11 +17,11 @@ from ..evaluation.tradeoff import (
     DEFAULT_COLUMNS,
     OF_MEANS,
     average_rows,
+    find_rate_for_accuracy,
     format_bd_rates,
     format_table,
     make_rows,
     plot_curves,
-    rate_for_accuracy,
     write_bd_rates,
 )
 from ..evaluation.tradeoff import write_csv as write_rows
@@ -259,7 +259,7 @@ class Report:
             return False, f"{lacking[0]}: {needed} was not measured"
         if goal.compression_ratio_against:
             points = self.curves(plan.x, needed).get(goal.compression_ratio_against, [])
-            rate = rate_for_accuracy(
+            rate = find_rate_for_accuracy(
                 [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
             )
             what = f"compression ratio against {goal.compression_ratio_against} at the same {needed}"

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from ..deploy import draw_images
 from ..engine.inference import build_for_inference
 from ..engine.steps import train_stages
-from ..evaluation.rate_budget import OperatingPoint, within_budget
+from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
 from ..files import write_text
 from .keys import find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
@@ -247,8 +247,8 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
         least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
         if least != least:
             raise ValueError(f"{quality} of the uncompressed network was not measured")
-        chosen = within_budget(measured, least_quality=least)
+        chosen = choose_within_budget(measured, least_quality=least)
     else:
-        chosen = within_budget(measured, most_rate=target_kb)
+        chosen = choose_within_budget(measured, most_rate=target_kb)
     overrides = points[chosen.name].overrides
     return chosen, [str(part) for pair in overrides.items() for part in pair]

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..codecs import FeatureBitstream, build_feature_codec
 from ..codecs.structures import OWN_LIMITS
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
-from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
+from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
 from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
 from .split_backbone import SplitBackbone, open_call
@@ -297,7 +297,7 @@ class SplitNetwork(SplitInference, nn.Module):
                 for name in self.sub_model_names("edge")
                 if not name.startswith("feature_codec.") and not name.endswith("num_batches_tracked")
             }
-            self._watched = WatchedWeights(self, names, saved_name)
+            self._watched = WatchedWeights(self, names, make_saved_name)
         return self._watched
 
     def sub_model_names(self, sub_model):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .checkpoint_names import saved_name
+from .checkpoint_names import make_saved_name
 from .fingerprint import read_weights
 from .split_backbone import DecodedLatents
 
@@ -48,7 +48,7 @@ def _read(model, inside):
 
     found = []
     for part in (head, tail):
-        names = {saved_name(name) for name in read_weights(model, part)}
+        names = {make_saved_name(name) for name in read_weights(model, part)}
         # Counters that no output depends on stay with the statistics that they count for.
         counters = {name.replace(*_STATISTICS) for name in names if name.endswith(_STATISTICS[0])}
         found.append((names | counters) & inside)
@@ -65,7 +65,7 @@ def drop_other_weights(model, kept):
     for prefix, module in model.named_modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
-                full = saved_name(f"{prefix}.{name}" if prefix else name)
+                full = make_saved_name(f"{prefix}.{name}" if prefix else name)
                 if value is None or full in kept or name in module._non_persistent_buffers_set:
                     continue
                 gone = value.detach().to("meta")

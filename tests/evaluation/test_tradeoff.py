@@ -8,11 +8,11 @@ from d2_featcomp.evaluation.tradeoff import (
     COLUMNS,
     OF_MEANS,
     average_rows,
+    find_rate_for_accuracy,
     format_bd_rates,
     format_table,
     make_rows,
     plot_curves,
-    rate_for_accuracy,
     write_bd_rates,
     write_csv,
 )
@@ -44,7 +44,9 @@ RESULTS = {
     ],
 )
 def test_rate_for_accuracy(rates, accuracies, accuracy, rate):
-    assert rate_for_accuracy(rates, accuracies, accuracy) == pytest.approx(rate, rel=1e-12, nan_ok=True)
+    assert find_rate_for_accuracy(rates, accuracies, accuracy) == pytest.approx(
+        rate, rel=1e-12, nan_ok=True
+    )
 
 
 def test_rows_hold_the_known_columns_that_were_measured():

@@ -20,7 +20,7 @@ from d2_featcomp.evaluation import (
     FeatureRateEvaluator,
     ReconstructionEvaluator,
 )
-from d2_featcomp.evaluation.build import task_evaluators
+from d2_featcomp.evaluation.build import build_task_evaluators
 from d2_featcomp.experiments.collecting import can_collect, collect, evaluate_collected
 
 
@@ -149,7 +149,7 @@ def test_who_can_be_collected_from(data, configured):
     assert all(
         map(can_collect, (FeatureRateEvaluator(), DisparityEvaluator(), ReconstructionEvaluator()))
     )
-    assert all(map(can_collect, task_evaluators(cfg, "collected")))
+    assert all(map(can_collect, build_task_evaluators(cfg, "collected")))
     assert not can_collect(DatasetEvaluator())
 
     class Other(COCOEvaluator):

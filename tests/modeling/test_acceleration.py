@@ -23,7 +23,7 @@ from d2_featcomp.modeling.acceleration.sampled_pyramid import sampled_pyramid
 from d2_featcomp.modeling.processor import computes_bfloat16
 from d2_featcomp.modeling.split_backbone import DecodedLatents
 from d2_featcomp.modeling.splits import MSFR
-from d2_featcomp.modeling.splits.resampling import level_size, size_align
+from d2_featcomp.modeling.splits.resampling import align_size, compute_level_size
 
 NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -71,7 +71,7 @@ def test_a_sampled_pyramid_is_the_pyramid_where_it_is_sampled(norm, fuse_type, s
     assert found.keys() == set(LEVELS)
     for name, level in whole.items():
         target = tuple(side // stride for side in size)
-        wanted = size_align(level, target) if level.shape[-1] > target[1] else level
+        wanted = align_size(level, target) if level.shape[-1] > target[1] else level
         torch.testing.assert_close(found[name], wanted, rtol=1e-12, atol=1e-12)
     assert sampled_pyramid(network, images, stride, ("p3",)).keys() == {"p3"}
 
@@ -114,7 +114,7 @@ def test_reconstruction_repeats_what_is_equal(monkeypatch, norm, strides, size):
         norm=norm,
     )
     network = network.double().eval()
-    fused = torch.randn(2, 6, *level_size(size, strides[-1])).double()
+    fused = torch.randn(2, 6, *compute_level_size(size, strides[-1])).double()
     slow = network(fused, size)
     calls = []
 

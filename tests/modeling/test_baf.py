@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling import format_channel_order, read_channel_order, split_network
-from d2_featcomp.modeling.checkpoint_names import saved_name
+from d2_featcomp.modeling.checkpoint_names import make_saved_name
 from d2_featcomp.modeling.conv_layer import ConvLayer
 from d2_featcomp.modeling.split_point import InsideLayer
 from d2_featcomp.modeling.splits import BaF, BaFPredictor
@@ -304,7 +304,7 @@ def test_gradients_reach_the_predictor_alone_and_norms_stay(build_baf, loss, mak
     assert ("loss_distill" in losses) == (loss != "task")
     assert ("loss_box" in losses) == (loss != "distill")
     sum(losses.values()).backward()
-    parameters = {saved_name(name): p for name, p in network.named_parameters()}
+    parameters = {make_saved_name(name): p for name, p in network.named_parameters()}
     moved = {name for name, p in parameters.items() if p.grad is not None}
     assert moved == {name for name in parameters if name.startswith("feature_split.predictor.")}
     assert all(p.grad.abs().sum() > 0 for p in network.feature_split.predictor.parameters())

@@ -74,9 +74,9 @@ def benchmark_edge(settings):
     network = random_network(MSFC, settings.device)
     quick = find_quick_encoder(network.backbone)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     low = copy.deepcopy(network)
-    low.fuse_for_inference(torch.bfloat16)
+    low.accelerate("bfloat16")
     record = random_record(settings.size)
 
     def plain():
@@ -94,7 +94,7 @@ def benchmark_edge(settings):
         variants["bfloat16"] = lambda: low.edge_features([record])
     if settings.compiles and shutil.which("g++"):
         compiled = copy.deepcopy(network)
-        compiled.fuse_for_inference(compile_edge=True)
+        compiled.accelerate("compiled")
         start = time.perf_counter()
         compiled.edge_features([record])
         compile_seconds = time.perf_counter() - start
@@ -186,7 +186,7 @@ def benchmark_cloud(settings):
     detect = build_plain(network, [tensors], stream.sizes.padded, backbone=False)
     inputs = [{"image": record["image"], "height": settings.size[0], "width": settings.size[1]}]
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     seconds = median_times(
         {
             "plain": lambda: detect(inputs),
@@ -212,7 +212,7 @@ def benchmark_baf_edge(settings):
     """The edge sub-model of BaF, selected channels only, against all channels of the same layers."""
     network = random_network(BAF, settings.device)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     record = random_record(BAF_SIZE)
 
     def plain():

@@ -8,7 +8,7 @@ from d2_featcomp.codecs import FeatureBitstream
 
 from .common import median_times, share
 from .networks import MSFC, build_plain, computes_bfloat16, random_network, random_record
-from .training import training_step
+from .training import train_once
 
 
 def benchmark_throughput(settings):
@@ -23,7 +23,7 @@ def benchmark_throughput(settings):
 def _inference(settings, images):
     network = random_network(MSFC, settings.device)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     batch = [random_record(settings.size) for _ in range(images)]
     streams = network.edge_inference(batch)
     decoded = [network.decode(stream) for stream in streams]
@@ -46,11 +46,11 @@ def _inference(settings, images):
     }
     if computes_bfloat16(settings.device):
         low = copy.deepcopy(network)
-        low.fuse_for_inference(torch.bfloat16)
+        low.accelerate("bfloat16")
         variants["edge sub-model, bfloat16"] = lambda: low.compute_batch_features(batch)
     if settings.compiles and settings.device.type == "cuda":
         compiled = copy.deepcopy(network)
-        compiled.fuse_for_inference(compile_edge=True)
+        compiled.accelerate("compiled")
         variants["edge sub-model, compiled"] = lambda: compiled.compute_batch_features(batch)
     variants["cloud sub-model, decoded features"] = lambda: network.compute_batch_outputs(
         decoded, streams
@@ -65,9 +65,9 @@ def _inference(settings, images):
 def _training(settings, images):
     variants = {}
     for precision, autocast in (("", False), (", autocast to bfloat16", True)):
-        for name, cut in (("training iteration", True), ("Mask R-CNN's training iteration", False)):
-            variants[f"{name}{precision}"] = training_step(
-                settings.device, cut, settings.size, images, autocast
+        for name, split in (("training iteration", True), ("Mask R-CNN's training iteration", False)):
+            variants[f"{name}{precision}"] = train_once(
+                settings.device, split, settings.size, images, autocast
             )
     yield from _rows(variants, "Mask R-CNN's training iteration", images, settings)
 

@@ -7,7 +7,7 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
 from ..splits import MSFC, MSFR
-from ..splits.resampling import of_blocks
+from ..splits.resampling import select_in_blocks
 
 __all__ = ["convolve_enlarged", "convolve_levels_once", "convolve_repeated_values_once"]
 
@@ -86,4 +86,4 @@ def convolve_enlarged(conv, x, scale):
     """
     y = conv(F.interpolate(x, scale_factor=3.0, mode="nearest"))
     chosen = (0, *[1] * (scale - 2), 2)
-    return of_blocks(of_blocks(y, 2, 3, chosen), 3, 3, chosen)
+    return select_in_blocks(select_in_blocks(y, 2, 3, chosen), 3, 3, chosen)

@@ -17,7 +17,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import FPN
 from torch import nn
 
-from ..splits.resampling import of_blocks
+from ..splits.resampling import select_in_blocks
 from .folding import OneDnnConv2d
 
 __all__ = ["sampled_pyramid"]
@@ -81,16 +81,16 @@ def _is_plain(backbone, names):
 def _around(x, ratio, dim):
     """Keeps, of each `ratio` rows (or columns), those that a 3 x 3 convolution at the first of them
     needs: this one, the next, and the last, which is the one before the next block's first."""
-    return x if ratio < 4 else of_blocks(x, dim, ratio, (0, 1, ratio - 1))
+    return x if ratio < 4 else select_in_blocks(x, dim, ratio, (0, 1, ratio - 1))
 
 
 def _enlarged(x, above, ratio, dim):
     """Computes what is kept of a level from that of the next coarser one, by nearest up-sampling."""
     if ratio < 4:
-        return of_blocks(x, dim, 1, (0, 0))
+        return select_in_blocks(x, dim, 1, (0, 0))
     kept = 2 if above == 2 else 3  # rows that are kept of a block; of 2 all
     # The finer block's rows 0, 1 and last lie on the coarser one's rows 0, 0 and last.
-    return of_blocks(x, dim, kept, (0, 0, kept - 1))
+    return select_in_blocks(x, dim, kept, (0, 0, kept - 1))
 
 
 def _sampled(conv, x, ratio):

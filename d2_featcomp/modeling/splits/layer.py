@@ -4,7 +4,7 @@ from detectron2.config import configurable
 
 from ..split_point import InsideLayer
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import level_size
+from .resampling import compute_level_size
 
 __all__ = ["IntermediateLayerSplit"]
 
@@ -39,5 +39,6 @@ class IntermediateLayerSplit(FeatureSplit):
 
     def reduced_shapes(self, image_size):
         return [
-            (shape.channels, *level_size(image_size, shape.stride)) for shape in self.shapes.values()
+            (shape.channels, *compute_level_size(image_size, shape.stride))
+            for shape in self.shapes.values()
         ]

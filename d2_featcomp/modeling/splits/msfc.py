@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
 
@@ -49,7 +49,7 @@ class MSFF(nn.Module):
         channels (int): C, of each of them and of the result.
         reduction (int): of the squeeze-and-excitation block.
         kernel_size (int): of the convolution, odd.
-        downsample (str): see :func:`size_align`.
+        downsample (str): see :func:`align_size`.
         level (int): index of the level whose size the result has; -1, the coarsest, is the paper's.
     """
 
@@ -71,7 +71,7 @@ class MSFF(nn.Module):
             Tensor: (N, C, h / s, w / s).
         """
         size = pyramid[self.level].shape[-2:]
-        aligned = [size_align(x, size, down=self.downsample) for x in pyramid]
+        aligned = [align_size(x, size, down=self.downsample) for x in pyramid]
         return self.fuse(self.attention(torch.cat(aligned, dim=1)))
 
 
@@ -162,7 +162,7 @@ class MSFR(nn.Module):
         channels (int): C.
         pool_top (bool): whether the levels above the fused ones are pooled.
         direction (str): "bottom_up" or "top_down".
-        downsample (str): see :func:`size_align`.
+        downsample (str): see :func:`align_size`.
         upsample (str): likewise, or "subpixel" (SizeAlign is "nearest" then).
         norm (str): a Detectron2 norm after each convolution; "" (the paper): none.
     """
@@ -204,8 +204,8 @@ class MSFR(nn.Module):
             self.add_module(self.names[level], conv)
 
     def _align(self, x, image_size, level):
-        size = level_size(image_size, self.strides[level])
-        return size_align(x, size, down=self.downsample, up=self.upsample)
+        size = compute_level_size(image_size, self.strides[level])
+        return align_size(x, size, down=self.downsample, up=self.upsample)
 
     def forward(self, fused, image_size):
         """Rebuilds the levels of a pyramid.
@@ -231,7 +231,7 @@ class MSFR(nn.Module):
         conv, size = getattr(self, self.names[level]), aligned.shape[-2:]
         if isinstance(conv, SubpixelConv2d):
             return conv(rebuilt[source])[..., : size[0], : size[1]]
-        return conv(size_align(rebuilt[source], size, down=self.downsample, up=self.upsample))
+        return conv(align_size(rebuilt[source], size, down=self.downsample, up=self.upsample))
 
 
 def _top_levels(backbone):
@@ -352,7 +352,7 @@ class MSFC(FeatureSplit):
         return self.msfr(self.decoder(y_hats[0]), image_size)
 
     def reduced_shapes(self, image_size):
-        return [(self.channels, *level_size(image_size, self.stride))]
+        return [(self.channels, *compute_level_size(image_size, self.stride))]
 
 
 def _check_choice(key, value, choices):

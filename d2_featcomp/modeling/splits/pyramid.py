@@ -5,7 +5,7 @@ from detectron2.config import configurable
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .msfc import _top_levels
-from .resampling import level_size
+from .resampling import compute_level_size
 
 __all__ = ["PyramidSplit"]
 
@@ -50,5 +50,6 @@ class PyramidSplit(FeatureSplit):
 
     def reduced_shapes(self, image_size):
         return [
-            (shape.channels, *level_size(image_size, shape.stride)) for shape in self.shapes.values()
+            (shape.channels, *compute_level_size(image_size, shape.stride))
+            for shape in self.shapes.values()
         ]

@@ -5,13 +5,13 @@ import functools
 import torch
 import torch.nn.functional as F
 
-__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "level_size", "of_blocks", "size_align"]
+__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "align_size", "compute_level_size", "select_in_blocks"]
 
 DOWNSAMPLE_MODES = ("nearest", "average")
 UPSAMPLE_MODES = ("nearest", "bilinear")
 
 
-def size_align(x, size, *, down="nearest", up="nearest"):
+def align_size(x, size, *, down="nearest", up="nearest"):
     """Computes SizeAlign(A, B) of the MSFC paper, eq. 2-5.
 
     Args:
@@ -35,13 +35,13 @@ def size_align(x, size, *, down="nearest", up="nearest"):
     return F.interpolate(x, size=size, mode="nearest")
 
 
-def level_size(image_size, stride):
+def compute_level_size(image_size, stride):
     """Computes height and width of a pyramid level: those of the padded image over `stride`, rounded
     up."""
     return tuple(-(-side // stride) for side in image_size)
 
 
-def of_blocks(x, dim, size, chosen):
+def select_in_blocks(x, dim, size, chosen):
     """Selects, of each block of rows (or columns), the chosen ones, in that order.
 
     Args:

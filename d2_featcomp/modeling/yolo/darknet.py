@@ -12,10 +12,10 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-__all__ = ["Darknet", "Darknet53", "DarknetTiny", "Shortcut", "TinyPool", "conv_unit"]
+__all__ = ["Darknet", "Darknet53", "DarknetTiny", "Shortcut", "TinyPool", "build_conv_unit"]
 
 
-def conv_unit(in_channels, out_channels, kernel_size, *, stride=1, norm="BN"):
+def build_conv_unit(in_channels, out_channels, kernel_size, *, stride=1, norm="BN"):
     """Builds convolution, batch norm, leaky ReLU of slope 0.1: Darknet's "convolutional" layer.
 
     Args:
@@ -70,7 +70,7 @@ class Darknet(Backbone):
     """A chain of layers with the numbers that they have in Darknet's own configuration files.
 
     Args:
-        layers (list[nn.Module]): of :func:`conv_unit`, :class:`Shortcut` or :class:`TinyPool`.
+        layers (list[nn.Module]): of :func:`build_conv_unit`, :class:`Shortcut` or :class:`TinyPool`.
         out_features (dict[str, int]): name of an output -> number of the layer that gives it.
     """
 
@@ -198,13 +198,13 @@ def Darknet53(cfg, input_shape):
         Darknet
     """
     norm = cfg.MODEL.YOLOV3.NORM
-    channels, layers, ends = 32, [conv_unit(input_shape.channels, 32, 3, norm=norm)], []
+    channels, layers, ends = 32, [build_conv_unit(input_shape.channels, 32, 3, norm=norm)], []
     for blocks in (1, 2, 8, 8, 4):
-        layers.append(conv_unit(channels, 2 * channels, 3, stride=2, norm=norm))
+        layers.append(build_conv_unit(channels, 2 * channels, 3, stride=2, norm=norm))
         channels *= 2
         for _ in range(blocks):
-            layers.append(conv_unit(channels, channels // 2, 1, norm=norm))
-            layers.append(conv_unit(channels // 2, channels, 3, norm=norm))
+            layers.append(build_conv_unit(channels, channels // 2, 1, norm=norm))
+            layers.append(build_conv_unit(channels // 2, channels, 3, norm=norm))
             layers.append(Shortcut(back=3))
         ends.append(len(layers) - 1)
     return Darknet(layers=layers, out_features={"dark3": ends[2], "dark4": ends[3], "dark5": ends[4]})
@@ -218,7 +218,7 @@ def DarknetTiny(cfg, input_shape):
     """
     channels, layers = input_shape.channels, []
     for number, width in enumerate((16, 32, 64, 128, 256, 512, 1024)):
-        layers.append(conv_unit(channels, width, 3, norm=cfg.MODEL.YOLOV3.NORM))
+        layers.append(build_conv_unit(channels, width, 3, norm=cfg.MODEL.YOLOV3.NORM))
         channels = width
         if number < 6:
             layers.append(TinyPool(stride=1 if number == 5 else 2))

@@ -8,7 +8,7 @@ Shape shorthand in this module:
 
 import torch
 
-__all__ = ["corners", "decode_predictions"]
+__all__ = ["convert_to_corners", "decode_predictions"]
 
 # exp() of the predicted log size stays finite, and no box is wider than this many anchors.
 MAX_LOG_SIZE = 8.0
@@ -38,7 +38,7 @@ def decode_predictions(raw, anchors, stride):
     return boxes.flatten(1, 3), raw[..., 4].flatten(1), raw[..., 5:].flatten(1, 3)
 
 
-def corners(boxes):
+def convert_to_corners(boxes):
     """Converts (..., 4) "cxcywh" to (..., 4) x1, y1, x2, y2."""
     centres, sizes = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1)
