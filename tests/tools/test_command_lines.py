@@ -204,7 +204,7 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
         ((*select, tmp_path / "yolo.pth" / "a.json", *images, *weights), "cannot write"),
         (
             (*select, tmp_path / "a.json", *images, *weights, "MODEL.FEATCOMP.LAYER", 7),
-            "cut in its layers",
+            "split in its layers",
         ),
         ((*label, tmp_path / "photos", "--score", 2, *weights), "from 0 to 1"),
         ((*label, tmp_path / "photos"), "no weights"),
