@@ -178,7 +178,7 @@ def test_a_predictor_for_something_else_is_refused(settings, tmp_path):
 
 def test_what_cannot_be_trained_is_refused_at_once(settings, tmp_path):
     for more, words in (
-        ({"MODEL__FEATCOMP__SPLIT": "IntermediateLayerSplit"}, "IntermediateLayerSplit has nothing to train"),
+        ({"MODEL__FEATCOMP__SPLIT": "IntermediateLayerSplit"}, "LayerSplit has nothing to train"),
         ({"MODEL__FEATCOMP__BAF__HIDDEN_CHANNELS": 100}, "HIDDEN_CHANNELS is 100"),
     ):
         with pytest.raises(ValueError, match=words):
