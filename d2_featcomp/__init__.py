@@ -1,4 +1,4 @@
-"""Collaborative intelligence for Detectron2: networks cut in two, with real feature bitstreams between.
+"""Collaborative intelligence for Detectron2: split networks, with real feature bitstreams between.
 
 Importing this package registers its meta-architecture, feature splits, image codecs and data sets.
 """

@@ -25,17 +25,19 @@ def add_featcomp_config(cfg):
     cfg.MODEL.FEATCOMP = CN()
     featcomp = cfg.MODEL.FEATCOMP
 
-    # False builds the task network alone, uncut: the uncompressed reference.
+    # False builds the task network alone, not split: the uncompressed reference.
     featcomp.ENABLED = True
-    # The Detectron2 meta-architecture that is cut.
+    # The Detectron2 meta-architecture that is split.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
-    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchor "Pyramid" that reduces nothing; "BaF", and
-    # its anchors "Layer" (all channels) and "Image" (the image itself, by jpeg420 or hevc420); "QLayer"
-    # (MTL: the features as they are, trained to be compressible).
+    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchor "PyramidSplit" that reduces nothing;
+    # "BaF", and its anchors "IntermediateLayerSplit" (all channels) and "ImageSplit" (the image itself,
+    # by jpeg420 or hevc420); "QLayer" (MTL: the features as they are, trained to be compressible).
+    # "Pyramid", "Layer" and "Image" are earlier names of those three.
     featcomp.SPLIT = "MSFC"
     # Where the network is split: "backbone" (after it), a stage inside it, e.g. "res3" of a ResNet,
     # alone or below an FPN, "layer12" (of a Darknet) or "image" (before the network). "" is the split's
-    # own: "image" for Image, the layer of LAYER for BaF and Layer, "backbone" for the others.
+    # own: "image" for ImageSplit, the layer of LAYER for BaF and IntermediateLayerSplit, "backbone" for
+    # the others.
     featcomp.SPLIT_POINT = ""
 
     # How the reduced features become bytes. Evaluation always runs through it.
@@ -43,7 +45,7 @@ def add_featcomp_config(cfg):
     # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc; and, for images in
     # colour, jpeg420 and hevc420.
     featcomp.CODEC.NAME = "jpegxl"
-    # Bit depth n of a symbol, 2..16; 32 sends float32 (codec "raw" only).
+    # Bit depth n of a symbol, 2..16; 32 codes float32 (codec "raw" only).
     featcomp.CODEC.BITS = 4
     # Of lossy codecs, in their own scale: JPEG quality 1..100, JPEG XL distance 0..25 (0: lossless),
     # AVIF quality 0..99, HEVC QP 0..51. None is the codec's default.
@@ -51,7 +53,7 @@ def add_featcomp_config(cfg):
     # Larger is slower and smaller: PNG 0..9, JPEG XL 1..9, AVIF 0..10, HEVC preset 0..8. None is the
     # codec's default.
     featcomp.CODEC.EFFORT = None
-    # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, sent as
+    # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, coded as
     # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
@@ -61,13 +63,14 @@ def add_featcomp_config(cfg):
     # Hidden channels of its network, for each group; 0: 20 for one channel, up to 64.
     featcomp.CODEC.LEARNED.HIDDEN = 0
 
-    # How both halves are computed: "plain", with the weights as they are; "fused", faster and equal but
-    # for rounding; "compiled", fused, the edge half by torch.compile (a C++ compiler, and half a minute
-    # for each image size and number of images at once); "bfloat16", fused, the edge half in that type:
-    # less exact, and only where the processor computes in it.
+    # How both sub-models are computed: "plain", with the weights as they are; "fused", by conv-BN
+    # folding and other ways that are faster and equal but for rounding; "compiled", as "fused", the edge
+    # sub-model by torch.compile (a C++ compiler, and half a minute for each image size and number of
+    # images at once); "bfloat16", as "fused", the edge sub-model in that type: less exact, and only
+    # where the processor computes in it.
     featcomp.INFERENCE = "plain"
 
-    # The cloud half as a server.
+    # The cloud sub-model as a server.
     featcomp.SERVER = CN()
     # Bitstreams that the network computes at once, of images of one padded size.
     featcomp.SERVER.MAX_BATCH = 8
@@ -86,7 +89,7 @@ def add_featcomp_config(cfg):
 
     # Single-stream feature codec (MSFC sec. 3.2).
     featcomp.SSFC = CN()
-    # C', the channels that are sent: 8, 16, 32 or 64 in the paper, any number here.
+    # C', the channels of the latent: 8, 16, 32 or 64 in the paper, any number here.
     featcomp.SSFC.CHANNELS = 64
     featcomp.SSFC.KERNEL_SIZE = 3
     # Detectron2 norm of the encoder; "SyncBN" for small batches on several GPUs.
@@ -102,13 +105,13 @@ def add_featcomp_config(cfg):
     # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
     featcomp.MSFR.NORM = ""
 
-    # Back-and-forth prediction (BaF sec. 3), and its anchor "Layer": the backbone's layer at whose
-    # batch norm it is cut, in Darknet's numbering.
+    # Back-and-forth prediction (BaF sec. 3), and its anchor: the backbone's layer at whose batch norm
+    # it is split, in Darknet's numbering.
     featcomp.LAYER = 12
     featcomp.BAF = CN()
-    # C, the channels that are sent.
+    # C, the channels of the latent.
     featcomp.BAF.CHANNELS = 64
-    # A file of tools/select_channels.py. "": step 2 of training selects them, on so many images.
+    # A file of tools/select_channels.py. "": stage 2 of training selects them, on so many images.
     featcomp.BAF.CHANNEL_ORDER = ""
     featcomp.BAF.SELECTION_IMAGES = 1000
     # Training starts from the linear prediction that is best on so many images, by least squares; 0
@@ -120,7 +123,7 @@ def add_featcomp_config(cfg):
     # Bit depths of training; each image is quantized with one of them. () is CODEC.BITS, as in the
     # paper; (2, 3, 4, 5, 6, 7, 8) trains one predictor for all.
     featcomp.BAF.TRAIN_BITS = ()
-    # Whether predictions of sent channels are brought into the bins that were received (eq. 6).
+    # Whether predictions of the latent's channels are brought into the bins of its symbols (eq. 6).
     featcomp.BAF.CONSOLIDATE = True
 
     # The quantization surrogate of training, at CODEC.BITS: "none" (the MSFC paper), "noise" (uniform,
@@ -129,23 +132,23 @@ def add_featcomp_config(cfg):
     featcomp.TRAIN_QUANTIZATION = ""
     # QLayer: a trained factor for each channel, by which the edge multiplies and the cloud divides.
     featcomp.CHANNEL_GAINS = False
-    # The compressibility loss (MTL eq. 5) of what is sent, added in training.
+    # The compressibility loss (MTL eq. 5) of the latent, added in training.
     featcomp.COMPRESSIBILITY = CN()
     # 0 leaves it out. In CompressibleMultiTask the weight is trained and this is where it starts.
     featcomp.COMPRESSIBILITY.WEIGHT = 0.0
-    # "features" (the paper) or "steps" of the quantizer: then shrinking all features gains nothing.
+    # "features" (the paper) or "steps", in step sizes: then shrinking all features gains nothing.
     featcomp.COMPRESSIBILITY.UNITS = "features"
     # What training minimizes: "task" (the network's losses), "distill" (distance of the restored
     # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". tools/train_net.py
-    # takes it from each step below.
+    # takes it from each stage below.
     featcomp.LOSS = "task"
-    # Trains only the split, batch norm statistics frozen too. tools/train_net.py sets it in step 2.
+    # Trains only the split, batch norm statistics frozen too. tools/train_net.py sets it in stage 2.
     featcomp.FREEZE_TASK_NETWORK = False
 
-    # The three steps of MSFC sec. 4, for tools/train_net.py. Each runs like a Detectron2 training of
-    # its own: what is not listed here comes from SOLVER.
+    # The three training stages of MSFC sec. 4, for tools/train_net.py. Each runs like a Detectron2
+    # training of its own: what is not listed here comes from SOLVER.
     featcomp.TRAIN = CN()
-    # Which steps to run, e.g. (2, 3). () is all three, or 2 and 3 where MODEL.WEIGHTS already holds
+    # Which stages to run, e.g. (2, 3). () is all three, or 2 and 3 where MODEL.WEIGHTS already holds
     # a whole task network; with SPLIT QLayer, which has nothing to be trained alone, 3.
     featcomp.TRAIN.STEPS = ()
     # "SGD" (Detectron2's, with SOLVER.MOMENTUM), "Adam" or "AdamW".
@@ -158,7 +161,7 @@ def add_featcomp_config(cfg):
     # is estimated and lowered in stages 2 and 3. 0 fits the entropy model and leaves the network alone.
     featcomp.TRAIN.RATE_WEIGHT = 0.0
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
-    for step, (iterations, decay, rate) in enumerate(
+    for stage, (iterations, decay, rate) in enumerate(
         [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],
         start=1,
     ):
@@ -168,10 +171,10 @@ def add_featcomp_config(cfg):
         node.BASE_LR = rate
         # Iterations at which the rate is multiplied by SOLVER.GAMMA.
         node.LR_STEPS = decay
-        if step > 1:
+        if stage > 1:
             # See LOSS above.
             node.LOSS = "task"
-        featcomp.TRAIN[f"STEP{step}"] = node
+        featcomp.TRAIN[f"STEP{stage}"] = node
     # Of stages 2 and 3: the learning rate of the entropy model.
     featcomp.TRAIN.ENTROPY_LR = 0.005
     # 4: the entropy model alone, fitted by Adam to the symbols of so many training images.
@@ -217,9 +220,10 @@ def _add_multi_task_config(cfg):
     multi_task.LOSS_WEIGHTS = CN()
     # First values, e.g. (("disparity", 5.0),); 1 for tasks that are not named.
     multi_task.LOSS_WEIGHTS.INITIAL = ()
-    # When Adam updates them: after each "epoch" (the paper), "step", or "never"; never in step 2.
+    # When Adam updates them: after each "epoch" (the paper), each "iteration", or "never";
+    # never in stage 2.
     multi_task.LOSS_WEIGHTS.UPDATE = "epoch"
     # Adam's learning rate, of the weights' logarithms: about how far one update moves them. None is 0.05
     # for "epoch", so that the paper's 250 epochs bring a weight from 1 to anything between 1/1000 and
-    # 1000 and leave time to settle, and 0.001 for "step".
+    # 1000 and leave time to settle, and 0.001 for "iteration".
     multi_task.LOSS_WEIGHTS.BASE_LR = None

@@ -106,7 +106,7 @@ CONFIGS = {
             "MODEL.FPN.OUT_CHANNELS",
             16,
             "MODEL.FEATCOMP.SPLIT",
-            "Pyramid",
+            "PyramidSplit",
             "MODEL.FEATCOMP.CODEC.BITS",
             8,
         ),
@@ -114,14 +114,14 @@ CONFIGS = {
     "image": (
         "configs/quick/msfc_R18.yaml",
         (
-            *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SPLIT", "Image"),
+            *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SPLIT", "ImageSplit"),
             *("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8),
         ),
     ),
     "baf": ("configs/quick/baf_yolov3_tiny.yaml", ()),
     "layer": (
         "configs/quick/baf_yolov3_tiny.yaml",
-        ("MODEL.FEATCOMP.SPLIT", "Layer", "MODEL.FEATCOMP.CODEC.BITS", 8),
+        ("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
     ),
     "tasks": ("configs/quick/mtl_R34.yaml", ("MODEL.RESNETS.DEPTH", 18)),
     "gains": (

@@ -36,7 +36,8 @@ def parse_args():
 
 
 def read_curve(path, rate, quality, curve=None):
-    """
+    """Reads a curve from a CSV file.
+
     Args:
         path (str): CSV file.
         rate, quality (str): columns, in upper or lower case.
@@ -62,7 +63,7 @@ def read_curve(path, rate, quality, curve=None):
                 f"{path}: no column {wanted!r}; there are {', '.join(columns.values()) or 'none'}"
             )
     if "curve" in columns:
-        lines = _of_curve(path, lines, columns["curve"], curve)
+        lines = _select_curve(path, lines, columns["curve"], curve)
     elif curve is not None:
         raise ValueError(f"{path}: no column 'curve' to find {curve!r} in")
     rates, qualities = [], []
@@ -77,7 +78,7 @@ def read_curve(path, rate, quality, curve=None):
     return rates, qualities
 
 
-def _of_curve(path, lines, column, curve):
+def _select_curve(path, lines, column, curve):
     names = list(dict.fromkeys(line[column] for line in lines if line[column]))
     if curve is None and len(names) > 1:
         raise ValueError(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The cloud half as a program: feature bitstreams to results, from files or as a server.
+"""The cloud sub-model as a program: feature bitstreams to results, from files or as a server.
 
     tools/cloud.py --weights deployed/cloud.pth --input out/ --output results/
     tools/cloud.py --weights deployed/cloud.pth --output results/ --serve 0.0.0.0:8000
@@ -24,17 +24,17 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from d2_featcomp.deploy import find_categories, load_half, read_config
+from d2_featcomp.deploy import find_categories, load_sub_model, read_config
 from d2_featcomp.engine import parse_arguments, report_errors
 from d2_featcomp.serving import (
     ServiceSettings,
     draw_result,
     load_service,
+    make_result,
     match_categories,
     name_bitstreams,
     open_annotations,
     require_free_names,
-    result_of,
     run_server,
     write_coco_results,
     write_result,
@@ -46,7 +46,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config-file", help="of the network that is cut (default: the one in the weights' file)"
+        "--config-file", help="of the split network (default: the one in the weights' file)"
     )
     parser.add_argument("--weights", help="cloud.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
     parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
@@ -135,7 +135,7 @@ def convert(network, args, categories):
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
-        result = result_of(name, output, categories)
+        result = make_result(name, output, categories)
         write_result(result, args.output)
         results.append({key: value for key, value in result.items() if key != "maps"})
         if args.images:
@@ -193,7 +193,7 @@ def main(args):
     if args.serve:
         serve(args, cfg, weights)
         return
-    network = load_half(cfg, weights, "cloud")
+    network = load_sub_model(cfg, weights, "cloud")
     if convert(network, args, find_categories(cfg, weights, network, args.classes)):
         sys.exit(3)
 

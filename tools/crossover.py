@@ -4,9 +4,9 @@
     tools/crossover.py --config-file configs/msfc_R50.yaml --input photos \\
         --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
 
-Measures on this machine the medians of both ways: edge network, its codec, cloud half and bytes of the
-split; image codec, the whole network after it and bytes of the image, as the network gets it. The table
-adds the transfer at several bandwidths; at the cross-over both take equally long. --edge-factor
+Measures on this machine the medians of both ways: edge network, its codec, cloud sub-model and bytes of
+the split; image codec, the whole network after it and bytes of the image, as the network gets it. The
+table adds the transfer at several bandwidths; at the cross-over both take equally long. --edge-factor
 tells how many times slower the edge device is than this machine.
 """
 
@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.engine import (
-    as_input,
     build_for_inference,
+    make_input,
     parse_arguments,
     report_errors,
     require_weights,
     setup_config,
-    timed,
+    time_call,
 )
-from d2_featcomp.serving import all_frames
+from d2_featcomp.serving import read_all_frames
 
 BANDWIDTHS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
 
@@ -36,10 +36,10 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--config-file", required=True, help="of the split network")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns or videos")
     parser.add_argument(
-        "--anchor-weights", help="the uncut network that gets the image (default: MODEL.WEIGHTS)"
+        "--anchor-weights", help="the whole network, which gets the image (default: MODEL.WEIGHTS)"
     )
     parser.add_argument("--image-codec", default="jpeg420", help="for the image (default: jpeg420)")
     parser.add_argument("--image-quality", type=float, default=90, help="its QUALITY (default: 90)")
@@ -59,9 +59,9 @@ def parse_args():
 
 def measure(network, record):
     """(seconds on the edge, bytes, seconds in the cloud) of one image."""
-    (features,), edge = timed(network.edge_features, [record])
-    data, coding = timed(lambda: network.encode(features).to_bytes())
-    _, cloud = timed(lambda: network.cloud_inference([FeatureBitstream.from_bytes(data)]))
+    (features,), edge = time_call(network.edge_features, [record])
+    data, coding = time_call(lambda: network.encode(features).to_bytes())
+    _, cloud = time_call(lambda: network.cloud_inference([FeatureBitstream.from_bytes(data)]))
     return edge + coding, len(data), cloud
 
 
@@ -85,7 +85,7 @@ def main(args):
         args.config_file,
         [
             *args.opts,
-            *("MODEL.FEATCOMP.SPLIT", "Image", "MODEL.FEATCOMP.CODEC.NAME", args.image_codec),
+            *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.NAME", args.image_codec),
             *("MODEL.FEATCOMP.CODEC.QUALITY", args.image_quality, "MODEL.FEATCOMP.CODEC.BITS", 8),
             *("MODEL.FEATCOMP.CODEC.EFFORT", None, "MODEL.FEATCOMP.CODEC.QUANTIZER", ""),
             *("MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT", 0.0),
@@ -96,12 +96,12 @@ def main(args):
         "image": build_for_inference(image_cfg, args.anchor_weights or cfg.MODEL.WEIGHTS),
     }
     found = {name: [] for name in networks}
-    frames = all_frames(args.input)
+    frames = read_all_frames(args.input)
     warm = set()  # sizes: some are compiled for
     for _, (_, picture) in zip(
         tqdm(range(args.limit), desc="images", mininterval=1), frames, strict=False
     ):
-        record = as_input(picture, cfg)
+        record = make_input(picture, cfg)
         for name, network in networks.items():
             if record["image"].shape not in warm:
                 measure(network, record)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Runs a network with compressed features on images and draws what was sent and what came out.
+"""Runs a network with compressed features on images and draws the latents and the outputs.
 
 For every input image it writes, below --output:
 
-    NAME_detections.png   what is found; with --reference, beside what that uncut network finds
+    NAME_detections.png   what is found; with --reference, beside what that network finds, not split
     NAME_tasks.png        of networks with several tasks: all that they predict
-    NAME_features.png     the tiled features that are sent
+    NAME_features.png     the tiled latents
     NAME.d2fc             the feature bitstream itself
 """
 
@@ -30,7 +30,9 @@ def parse_args():
     parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument(
-        "--reference", metavar="WEIGHTS", help="checkpoint of the uncut network, to compare with"
+        "--reference",
+        metavar="WEIGHTS",
+        help="checkpoint of the network before it was split, to compare with",
     )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="smallest score shown (0 to 1)"

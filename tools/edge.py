@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The edge half as a program: images to feature bitstreams, in files or to a server.
+"""The edge sub-model as a program: images to feature bitstreams, in files or to a server.
 
     tools/edge.py --weights deployed/edge.pth --input photos/ --output out/
     tools/edge.py --weights deployed/edge.pth --input video.mp4 --connect cloud.example:8000 \\
@@ -25,8 +25,8 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-from d2_featcomp.deploy import load_half, read_config, read_description
-from d2_featcomp.engine import as_input, parse_arguments, report_errors, timed
+from d2_featcomp.deploy import load_sub_model, read_config, read_description
+from d2_featcomp.engine import make_input, parse_arguments, report_errors, time_call
 from d2_featcomp.files import write_bytes
 from d2_featcomp.serving import (
     CloudClient,
@@ -34,10 +34,10 @@ from d2_featcomp.serving import (
     Sender,
     Spool,
     collect_answers,
-    frames_of,
     list_inputs,
     name_inputs,
     open_image_table,
+    read_frames,
     run_ahead,
     write_image_table,
 )
@@ -48,7 +48,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config-file", help="of the network that is cut (default: the one in the weights' file)"
+        "--config-file", help="of the split network (default: the one in the weights' file)"
     )
     parser.add_argument("--weights", help="edge.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
     parser.add_argument(
@@ -105,7 +105,7 @@ def edge_features(args, cfg, network, failures):
     with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
         for entry, entry_name in zip(entries, name_inputs(entries), strict=True):
             with told(entry, failures):
-                for name, picture in frames_of(entry, entry_name):
+                for name, picture in read_frames(entry, entry_name):
                     if args.limit is not None and count >= args.limit:
                         return
                     count += 1
@@ -113,8 +113,8 @@ def edge_features(args, cfg, network, failures):
                         if name.lower() in seen:
                             raise ValueError(f"a frame has this name, too: it is left out ({entry})")
                         seen.add(name.lower())
-                        record = as_input(picture, cfg)
-                        (features,), seconds = timed(network.edge_features, [record])
+                        record = make_input(picture, cfg)
+                        (features,), seconds = time_call(network.edge_features, [record])
                         yield name, features, seconds
             progress.update()
 
@@ -155,7 +155,7 @@ def main(args):
     table, listed = open_image_table(args.input, args.output)
     if args.input:
         cfg = read_config(args.weights, args.config_file, args.opts)
-        network = load_half(cfg, cfg.MODEL.WEIGHTS, "edge")
+        network = load_sub_model(cfg, cfg.MODEL.WEIGHTS, "edge")
         categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
         # Where times are measured, nothing runs beside.
         ahead = 0 if link else args.in_flight
@@ -163,7 +163,7 @@ def main(args):
     for name, features, network_seconds in images:
         data = None
         with told(name, failures):
-            stream, codec_seconds = timed(network.encode, features)
+            stream, codec_seconds = time_call(network.encode, features)
             data = stream.to_bytes()
         if data is None:
             continue

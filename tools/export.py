@@ -6,20 +6,20 @@
 
 writes, into --output:
 
-    edge.pth    the weights of the edge half, for tools/edge.py
-    cloud.pth   those of the cloud half, for tools/cloud.py
+    edge.pth    the weights of the edge sub-model, for tools/edge.py
+    cloud.pth   those of the cloud sub-model, for tools/cloud.py
     edge.onnx   the edge network, for onnxruntime and the like (with --onnx), checked against PyTorch
 
 Each holds what its program needs beside: configuration, names of the classes, input size and format,
-codec and fingerprint; in edge.onnx they are metadata. Settings that change what is sent stay those of
+codec and fingerprint; in edge.onnx they are metadata. Settings that change the bitstreams stay those of
 the export.
-Both halves carry the same fingerprint; a cloud half refuses bitstreams of any other edge half.
+Both carry the same fingerprint; a cloud sub-model refuses bitstreams of any other edge sub-model.
 """
 
 import argparse
 import os
 
-from d2_featcomp.deploy import export_halves, export_onnx, load_half, read_description
+from d2_featcomp.deploy import export_onnx, export_sub_models, load_sub_model, read_description
 from d2_featcomp.engine import parse_arguments, report_errors, setup_config
 
 CHECKED_WITH = ("MODEL.DEVICE", "cpu", "MODEL.FEATCOMP.INFERENCE", "plain")
@@ -29,7 +29,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--config-file", required=True, help="of the split network")
     parser.add_argument("--output", default="output/deployed", help="folder (default: output/deployed)")
     parser.add_argument(
         "--classes",
@@ -44,13 +44,13 @@ def parse_args():
 
 def main(args):
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    for half, path in export_halves(cfg, args.output, args.classes).items():
-        print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, the {half} half")
+    for sub_model, path in export_sub_models(cfg, args.output, args.classes).items():
+        print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, the {sub_model} sub-model")
     if args.onnx:
         path = os.path.join(args.output, "edge.onnx")
         edge = os.path.join(args.output, "edge.pth")
         plain = setup_config(args.config_file, [*args.opts, *CHECKED_WITH])
-        found = export_onnx(load_half(plain, edge, "edge"), path, read_description(edge))
+        found = export_onnx(load_sub_model(plain, edge, "edge"), path, read_description(edge))
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB")
         print(
             f"against PyTorch: {found.differing} of {found.compared} symbols differ, and "

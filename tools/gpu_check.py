@@ -213,7 +213,7 @@ def run_part(part, limit, folder):
     return {**about, "lines": lines}
 
 
-def table_of(done):
+def make_table(done):
     """str: a line for each result; status and time beside the first of each part."""
     rows = []
     for part in done:
@@ -259,7 +259,7 @@ def main(args):
     prepare_file(args.output)
     with tempfile.TemporaryDirectory() as folder:
         done = run_parts(args, folder)
-    print(f"\n{table_of(done)}\n\nwritten to {args.output}", flush=True)
+    print(f"\n{make_table(done)}\n\nwritten to {args.output}", flush=True)
     if any(part["status"] != "ok" for part in done):
         sys.exit(1)
 
@@ -280,7 +280,7 @@ def run_parts(args, folder):
         print(f"{part.name} ...", flush=True)
         with _signs_of_life():
             done.append(run_part(part, part.seconds if extra else min(part.seconds, left), folder))
-        print(table_of(done[-1:]), flush=True)
+        print(make_table(done[-1:]), flush=True)
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"== {part.name}: {done[-1]['status']}\n{done[-1].pop('log', '')}\n")
         write_text(json.dumps({"device": args.device, "parts": done}, indent=1), args.output)

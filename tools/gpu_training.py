@@ -20,11 +20,11 @@ from detectron2.data import DatasetCatalog
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import (
     Trainer,
-    config_of_step,
     evaluate,
+    make_stage_config,
     report_errors,
     setup_config,
-    train_steps,
+    train_stages,
 )
 
 MEASURED = 12  # iterations, of which the second half counts
@@ -101,9 +101,9 @@ class TimedTrainer(Trainer):
 
 
 def seconds_per_iteration(cfg):
-    """float: of the detector and the split together, the slower of the two steps."""
-    os.makedirs(config_of_step(cfg, 3, "").OUTPUT_DIR, exist_ok=True)
-    trainer = TimedTrainer(config_of_step(cfg, 3, ""))
+    """Measures the detector and the split together, the slower of the two stages."""
+    os.makedirs(make_stage_config(cfg, 3, "").OUTPUT_DIR, exist_ok=True)
+    trainer = TimedTrainer(make_stage_config(cfg, 3, ""))
     trainer.times = []
     trainer.train()
     return statistics.median(trainer.times[MEASURED // 2 :])
@@ -124,7 +124,7 @@ def main(args):
     print(f"{1000 * seconds:.0f} ms an iteration: {first} and {second} of them", flush=True)
     whole = {f"{step}1.MAX_ITER": first, f"{step}3.MAX_ITER": second, "OUTPUT_DIR": args.output}
     start = time.perf_counter()
-    train_steps(configure(args, size, **whole))
+    train_stages(configure(args, size, **whole))
     trained = time.perf_counter() - start
     results = {}
     for name, enabled, weights in (
@@ -147,7 +147,7 @@ def main(args):
 
 
 def final_losses(folder):
-    """dict[str, list[float]]: of each step, the total losses that were logged."""
+    """Reads the total losses of each stage: dict[str, list[float]]."""
     found = {}
     for step in (1, 3):
         with open(os.path.join(folder, f"step{step}", "metrics.json"), encoding="utf-8") as file:

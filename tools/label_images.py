@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Labels a folder of images with what an uncut network is confident to see in them.
+"""Labels a folder of images with what a network is confident to see in them.
 
 Writes FOLDER/annotations.json in COCO's format; annotations that are there are kept, as
 annotations.bak.json. Where no ground truth is at hand, the data set `images:FOLDER` then measures how
-much of these detections a network with compressed features keeps; the uncut network itself reaches
+much of these detections a network with compressed features keeps; the network without them reaches
 100 AP.
 
     tools/label_images.py --config-file configs/baf_yolov3_tiny.yaml --images photos \\

@@ -14,7 +14,7 @@ import sys
 
 from detectron2.data import DatasetCatalog
 
-from d2_featcomp.data.datasets.scenes import data_root, photo_recipe
+from d2_featcomp.data.datasets.scenes import find_data_root, photo_recipe
 from d2_featcomp.data.scenes import MANIFEST, is_complete, write_scenes
 from d2_featcomp.engine import report_errors
 
@@ -42,7 +42,7 @@ def parse_args():
     if not args.check and not (args.cutouts and args.backgrounds):
         parser.error("--cutouts and --backgrounds are needed")
     foreign = f"{args.name}_train" in DatasetCatalog and not os.path.exists(
-        os.path.join(data_root(), args.name, MANIFEST)
+        os.path.join(find_data_root(), args.name, MANIFEST)
     )
     if not re.fullmatch(r"[A-Za-z]\w*", args.name) or (
         foreign and not args.check and args.name != "photo_scenes"
@@ -56,7 +56,7 @@ def parse_args():
 
 
 def main(args):
-    root = os.path.join(data_root(), args.name)
+    root = os.path.join(find_data_root(), args.name)
     if args.check:
         sys.exit(0 if is_complete(root) else 1)
     composers, description = photo_recipe(

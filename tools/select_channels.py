@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Orders the channels of the layer at the cut by how much they tell of its input (BaF eq. 2 and 3).
+"""Orders the channels of the layer at the split point by how much they tell of its input (BaF eq. 2 and
+3).
 
 The images are those of DATASETS.TRAIN; `images:FOLDER` is any folder of images. Name the file that is
 written in MODEL.FEATCOMP.BAF.CHANNEL_ORDER:
@@ -36,8 +37,8 @@ def parse_args():
 
 def main(args):
     prepare_file(args.output)
-    # All channels are looked at, whatever is sent of them later.
-    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "Layer"])
+    # All channels are looked at, whichever are coded later.
+    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"])
     network = build_model(cfg).eval()
     checkpointer = FeatCompCheckpointer(network)
     checkpointer.load(cfg.MODEL.WEIGHTS)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Where to cut a network: operations, time and bytes of each candidate, and who is fastest when.
+"""Where to split a network: operations, time and bytes of each candidate, and who is fastest when.
 
     tools/split_table.py --config-file configs/msfc_R50.yaml --input photos --edge-factor 4 \\
         --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
 
 Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
-Darknet can be cut, all channels quantized to --bits and coded by JPEG XL; and the split of the
+Darknet can be split, all channels quantized to --bits and coded by JPEG XL; and the split of the
 configuration. kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted
 by fvcore. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last
 column tells at which bandwidths a candidate has the shortest end-to-end latency; --edge-factor tells how
@@ -21,8 +21,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.engine import (
-    as_input,
-    fastest_ranges,
+    find_fastest_ranges,
+    make_input,
     measure_splits,
     parse_arguments,
     report_errors,
@@ -30,17 +30,18 @@ from d2_featcomp.engine import (
     setup_config,
 )
 from d2_featcomp.files import prepare_file, write_text
-from d2_featcomp.serving import all_frames
+from d2_featcomp.serving import read_all_frames
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--config-file", required=True, help="of the split network")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns or videos")
     parser.add_argument(
-        "--anchor-weights", help="of the uncut network, for all candidates but the configured one"
+        "--anchor-weights",
+        help="of the network before it was split, for all candidates but the configured one",
     )
     parser.add_argument("--bits", type=int, default=8, help="of features that are not reduced (8)")
     parser.add_argument("--image-quality", type=int, default=90, help="of the JPEG image (90)")
@@ -52,7 +53,7 @@ def parse_args():
 
 
 def as_range(given):
-    """A range of bandwidths, as text."""
+    """Formats a range of bandwidths."""
     if given is None:
         return "never"
     low, high = given
@@ -69,8 +70,8 @@ def main(args):
         prepare_file(args.output)
     cfg = setup_config(args.config_file, args.opts)
     require_weights(cfg)
-    frames = itertools.islice(all_frames(args.input), args.limit)
-    records = [as_input(picture, cfg) for _, picture in frames]
+    frames = itertools.islice(read_all_frames(args.input), args.limit)
+    records = [make_input(picture, cfg) for _, picture in frames]
     costs = measure_splits(
         cfg,
         records,
@@ -79,9 +80,9 @@ def main(args):
         image_quality=args.image_quality,
         progress=lambda items: tqdm(items, desc="images", mininterval=1),
     )
-    ranges = fastest_ranges(costs, args.edge_factor)
+    ranges = find_fastest_ranges(costs, args.edge_factor)
     head = [
-        "cut",
+        "split",
         "split point",
         "sends",
         "edge kMAC/px",

@@ -5,10 +5,10 @@
         MODEL.WEIGHTS output/model_final.pth
 
 measures the config's own codec at several bit depths, beside the image and all features coded by common
-codecs and the uncut network. Other curves are chosen by flags, or described in a YAML file (--curves;
-its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots, a summary.
-The same command again goes on where it was stopped; other curves may be added. --target-kb and
---max-drop choose among the settings on the convex hull of quality over rate.
+codecs and the network before it was split. Other curves are chosen by flags, or described in a YAML file
+(--curves; its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots,
+a summary. The same command again goes on where it was stopped; other curves may be added. --target-kb
+and --max-drop choose among the settings on the convex hull of quality over rate.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network that is cut")
+    parser.add_argument("--config-file", required=True, help="of the split network")
     parser.add_argument("--output", default="output/sweep", help="folder (default: output/sweep)")
     parser.add_argument("--curves", metavar="YAML", help="what to measure; or these flags:")
     listed = {"type": lambda text: text.split(","), "metavar": "A,B"}
@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument(
         "--anchor-weights",
         metavar="WEIGHTS",
-        help="the network before it was trained to be cut, for anchors and the uncompressed network",
+        help="the network before it was trained to be split, for anchors and the uncompressed network",
     )
     parser.add_argument(
         "--bd-method", default="cubic", choices=("cubic", "pchip", "akima"), help="of BD-rates"

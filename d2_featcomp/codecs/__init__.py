@@ -1,5 +1,6 @@
 """Latents <-> bytes: feature codecs, image codecs, and the bitstream that carries what they code."""
 
+from ..deprecation import make_getattr
 from .base import FEATURE_CODEC_REGISTRY, FeatureCodec, build_feature_codec
 from .bitstream import CodedTensor, DecodeLimits, FeatureBitstream, ImageSizes, StreamDescription
 from .images import (
@@ -11,4 +12,6 @@ from .images import (
 )
 from .learned import LearnedFeatureCodec
 from .quantized import QuantizedFeatureCodec
-from .streams import compress_stream, decompress_stream, describe_stream, stream_step_sizes
+from .streams import compress_stream, decompress_stream, describe_stream, read_step_sizes
+
+__getattr__ = make_getattr(__name__, {"stream_step_sizes": "read_step_sizes"})

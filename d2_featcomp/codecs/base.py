@@ -25,7 +25,7 @@ unless it says otherwise).
 
 
 class FeatureCodec(nn.Module, abc.ABC):
-    """Codes the latents y of one image, and stands for that in training.
+    """Codes the latents y of one image, with a quantization surrogate for training.
 
     It is a part of the network: its parameters are trained and saved with it. What decoding depends on
     must be parameters, buffers, or in :meth:`describe`; all of it goes into the fingerprint.
@@ -37,15 +37,18 @@ class FeatureCodec(nn.Module, abc.ABC):
 
     Attributes:
         name (str): in the registry; by default the name of the class.
-        bits (int): n of fixed-length symbols, 2..16; 32 if latents are sent as float32.
+        bits (int): n of fixed-length symbols, 2..16; 32 for float32 latents.
         lossless (bool): whether the decoder gets the very symbols that were coded.
         quantizer (str): "none", "fixed", "tensor" or "channel", see :class:`QuantizedFeatureCodec`.
+        estimated_bytes (Tensor or None): in training, the bytes of an image of the last batch, as a
+            codec with a model of its rate estimates them; logged as "bytes_per_image".
     """
 
     name = ""
     bits = 8
     lossless = True
     quantizer = "none"
+    estimated_bytes = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -80,8 +83,8 @@ class FeatureCodec(nn.Module, abc.ABC):
     def quantize(self, ys):
         """Quantizes and restores latents.
 
-        In training this is the quantization surrogate, differentiable; in evaluation what the decoder
-        would see.
+        In training this is the quantization surrogate, differentiable; in evaluation y_hat is what
+        decoding gives.
 
         Args:
             ys (list[Tensor]): each (N, C, H, W) float.
@@ -99,7 +102,8 @@ class FeatureCodec(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def compress(self, ys):
-        """
+        """Quantizes and codes the latents of one image.
+
         Args:
             ys (list[Tensor]): latents of one image, each (C, H, W) float, on any device.
 
@@ -129,12 +133,13 @@ class FeatureCodec(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def step_sizes(self, tensors, shapes, device="cpu"):
-        """
+        """Reads the step sizes of coded latents.
+
         Args and errors are those of :meth:`decompress`; payloads are not decoded.
 
         Returns:
             list[Tensor]: for each tensor the distance of neighbouring values of its quantizer, float32,
-            (1, 1, 1) or (C, 1, 1); 0 where float32 was sent.
+            (1, 1, 1) or (C, 1, 1); 0 for float32 latents.
         """
 
     @property

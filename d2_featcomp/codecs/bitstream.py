@@ -1,4 +1,4 @@
-"""The feature bitstream: what travels from the edge to the cloud for one image.
+"""The feature bitstream: the bytes from the edge to the cloud for one image.
 
 Numbers are little-endian; "varint" is an unsigned LEB128 number of up to five bytes, in its shortest
 form; "size" is two varints, height and width in pixels; "text" is one length byte and that many ASCII
@@ -30,7 +30,7 @@ shapes) is not in it: the network that reads the stream knows it, see :class:`St
       tensors             varint          number of tensors, then for each:
         strings           varint          2 * number of strings, + 1 if "y" is fixed-length symbols
         for each string                   in the order of their names, "y" among them
-          name            text            printable ASCII; "" stands for "y"
+          name            text            printable ASCII; "" means "y"
           length          varint          bytes
         ranges            varint          number of ranges
     -- side information, for each tensor -----------------------------------------------------
@@ -72,7 +72,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from .images import BitstreamError
-from .images.raw import packed_size
+from .images.raw import count_fixed_length_bytes
 from .structures import CodedTensor, DecodeLimits, ImageSizes, StreamDescription
 from .wire import CHECKSUM_BYTES, FINGERPRINT_BYTES, VERSIONS, join_parts, parse_stream, write_parts
 
@@ -185,10 +185,14 @@ class FeatureBitstream:
         return 8 * sum(len(string) for tensor in self.tensors for string in tensor.strings.values())
 
     @property
-    def packed_bits(self):
+    def fixed_length_bits(self):
         """int: what `payload_bits` would be with fixed-length symbols."""
         shapes = self.require_description().shapes
-        return 8 * sum(packed_size(channels * h * w, self.bits) for channels, h, w in shapes)
+        return 8 * sum(
+            count_fixed_length_bytes(channels * h * w, self.bits) for channels, h, w in shapes
+        )
+
+    packed_bits = fixed_length_bits  # earlier name
 
     @property
     def total_bits(self):

@@ -5,7 +5,6 @@ Shape shorthand in this module:
 """
 
 import torch
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
 from .base import FEATURE_CODEC_REGISTRY
@@ -30,7 +29,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     In training, :meth:`quantize` adds the rate term "entropy", the estimated bits a symbol: minimizing
     it fits the context model. Its gradient for the latents is that of `rate_weight` times the estimated
-    bytes of an image; with 0 they get none. The estimate is logged as "bytes_per_image".
+    bytes of an image; with 0 they get none.
 
     Args:
         channels (sequence[int]): C of each latent.
@@ -105,8 +104,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             model(self.positions(y.float())) for model, y in zip(self.context_models, ys, strict=True)
         )
         symbols = sum(y.numel() for y in ys)
-        if has_event_storage():
-            get_event_storage().put_scalar("bytes_per_image", bits.detach() / 8 / len(ys[0]))
+        self.estimated_bytes = bits.detach() / 8 / len(ys[0])
         return bits / symbols
 
     def positions(self, y):

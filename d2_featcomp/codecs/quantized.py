@@ -19,7 +19,7 @@ from ..ops import (
 )
 from .base import FeatureCodec
 from .images import build_image_codec
-from .images.raw import pack_symbols, packed_size
+from .images.raw import count_fixed_length_bytes, write_fixed_length
 from .structures import CodedTensor
 from .symbols import SymbolDecoder, arrange, dequantize, step_size, symbols_from_image
 
@@ -39,24 +39,24 @@ DEFAULTS = {
 class QuantizedFeatureCodec(FeatureCodec):
     """Quantizes latents uniformly and codes the symbols by an image codec.
 
-    A payload is never larger than fixed-length symbols: where the image codec would need more, those are
-    sent in its place.
+    A payload is never larger than fixed-length symbols: where the image codec would need more, those
+    take its place.
 
-    In evaluation :meth:`quantize` and `forward` give what the decoder would see of a lossless image
-    codec; the loss of a lossy one is in :meth:`decompress` of :meth:`compress` alone.
+    In evaluation :meth:`quantize` and `forward` give the y_hat of a lossless image codec; the loss of a
+    lossy one is in :meth:`decompress` of :meth:`compress` alone.
 
     Args:
         image_codec (ImageCodec): also fixes the bit depth.
         quantizer (str): "fixed" (one range for all data), "tensor" or "channel" (their own minimum
-            and maximum, sent as float16).
+            and maximum, coded as float16).
         value_range ((float, float)): the range of "fixed"; must be float16 values.
         train_quantization (str): the quantization surrogate of training: "none", "noise" (uniform, one
-            step wide; gradients flow through the range, too) or "ste" (rounding in the range that would
-            be sent, with a straight-through gradient).
+            step size wide; gradients flow through the range, too) or "ste" (rounding in the range that
+            would be coded, with a straight-through gradient).
         train_bits (tuple[int]): with "ste", each image of a training batch is quantized with one of
             these bit depths; () is the image codec's.
         compressibility_units (str or None): adds the rate term "compressibility" in training, of
-            latents measured in "features" (as they are, MTL eq. 5) or "steps" (of the quantizer; then it
+            latents measured in "features" (as they are, MTL eq. 5) or "steps" (in step sizes; then it
             does not help to make all latents smaller). None adds none.
 
     Raises:
@@ -98,7 +98,7 @@ class QuantizedFeatureCodec(FeatureCodec):
         if image_codec.layout == "colour" and not feature_split.codec_defaults.get("colour"):
             raise ValueError(
                 f"codec {codec.NAME!r} codes colour images, not features: use it with "
-                "MODEL.FEATCOMP.SPLIT Image, or choose another MODEL.FEATCOMP.CODEC.NAME"
+                "MODEL.FEATCOMP.SPLIT ImageSplit, or choose another MODEL.FEATCOMP.CODEC.NAME"
             )
         return cls(image_codec=image_codec, **settings)
 
@@ -227,9 +227,9 @@ class QuantizedFeatureCodec(FeatureCodec):
         if self.quantizer != "fixed":
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
         payload = self.encode_symbols(symbols, index)
-        fixed_length = len(payload) > packed_size(symbols.numel(), self.bits)
+        fixed_length = len(payload) > count_fixed_length_bytes(symbols.numel(), self.bits)
         if fixed_length:
-            payload = pack_symbols(_to_numpy(symbols, self.bits), self.bits)
+            payload = write_fixed_length(_to_numpy(symbols, self.bits), self.bits)
         return CodedTensor({"y": payload}, ranges, fixed_length)
 
     def encode_symbols(self, symbols, index):

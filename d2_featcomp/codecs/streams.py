@@ -3,11 +3,12 @@
 from .bitstream import FeatureBitstream, StreamDescription
 from .symbols import SymbolDecoder
 
-__all__ = ["compress_stream", "decompress_stream", "describe_stream", "stream_step_sizes"]
+__all__ = ["compress_stream", "decompress_stream", "describe_stream", "read_step_sizes"]
 
 
 def describe_stream(feature_codec, *, split, shapes, feature_elements):
-    """
+    """Describes the bitstreams of a network.
+
     Args:
         feature_codec (FeatureCodec): that codes the latents.
         split (str): name of the feature split.
@@ -76,23 +77,23 @@ def decompress_stream(stream, feature_codec=None, device="cpu"):
         BitstreamError, ImportError: as :meth:`FeatureCodec.decompress`.
         ValueError: a stream of format 2 without description or codec.
     """
-    codec = _codec_of(stream, feature_codec)
+    codec = _choose_codec(stream, feature_codec)
     return codec.decompress(stream.tensors, stream.require_description().shapes, device)
 
 
-def stream_step_sizes(stream, feature_codec=None, device="cpu"):
-    """Step sizes of a bitstream's quantizer. Args and errors are those of :func:`decompress_stream`.
+def read_step_sizes(stream, feature_codec=None, device="cpu"):
+    """Reads the step sizes of a bitstream. Args and errors are those of :func:`decompress_stream`.
 
     Returns:
         list[Tensor]: as :meth:`FeatureCodec.step_sizes`.
     """
-    codec = _codec_of(stream, feature_codec)
+    codec = _choose_codec(stream, feature_codec)
     return codec.step_sizes(stream.tensors, stream.require_description().shapes, device)
 
 
-def _codec_of(stream, feature_codec):
+def _choose_codec(stream, feature_codec):
     if stream.version == 1:
-        return SymbolDecoder.declared_by(stream.require_description())
+        return SymbolDecoder.from_description(stream.require_description())
     if feature_codec is None:
         raise ValueError(
             "a feature bitstream of format 2 is decoded by the codec of its network: give it"

@@ -1,4 +1,4 @@
-"""What a feature bitstream is made of: image sizes, coded tensors, a description; and limits."""
+"""Parts of a feature bitstream: image sizes, coded tensors, a description; and limits."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a decoder accepts; anything beyond is refused before memory is allocated for it.
+    """Limits of a decoder; anything beyond is refused before memory is allocated for it.
 
     The defaults hold for photographs of up to 16 megapixels. Masks and maps of an answer are made at the
     original size, so a server's memory for one answer is about `max_original_pixels` bytes a detection.
@@ -101,13 +101,13 @@ OWN_LIMITS = DecodeLimits(
 
 @dataclass(frozen=True, eq=False)
 class CodedTensor:
-    """One coded tensor. Comparable and hashable: equal where the same bytes are sent.
+    """One coded tensor. Comparable and hashable: equal for equal bytes.
 
     Attributes:
         strings (dict[str, bytes]): named parts of the payload, sorted by name; where a codec has only
             one, it is "y". Names are 1 to 255 printable ASCII characters.
         ranges (ndarray or None): float16 (k, 2), k at least 1: low and high of each range of the
-            quantizer; None where none is sent.
+            quantizer; None where the bitstream holds none.
         fixed_length (bool): whether the string "y" holds fixed-length symbols in place of the codec's
             data.
 
@@ -152,7 +152,8 @@ class CodedTensor:
 
 @dataclass(frozen=True)
 class StreamDescription:
-    """What the fingerprint of a bitstream implies: the network that wrote or reads it knows this.
+    """Settings that the fingerprint of a bitstream implies: the network that wrote or reads it knows
+    this.
 
     Attributes:
         split (str): name of the feature split, e.g. "MSFC".

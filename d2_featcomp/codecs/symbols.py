@@ -19,7 +19,7 @@ from ..ops import (
     untile_channels,
 )
 from .images import BitstreamError, find_image_codec
-from .images.raw import unpack_symbols
+from .images.raw import read_fixed_length
 
 __all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size", "symbols_from_image"]
 
@@ -32,7 +32,8 @@ class SymbolDecoder:
         name (str): of the codec.
         bits (int): n, or 32.
         quantizer (str): "none", "fixed", "tensor" or "channel".
-        value_range ((float, float) or None): of the fixed range; None where it is sent, as in format 1.
+        value_range ((float, float) or None): of the fixed range; None where the bitstream holds
+            it, as in format 1.
         decode_symbols (callable): of a payload, a shape (C, H, W) and the index of the tensor; returns
             as many symbols, an integer Tensor, or raises BitstreamError.
     """
@@ -44,7 +45,7 @@ class SymbolDecoder:
     decode_symbols: Callable
 
     @classmethod
-    def declared_by(cls, description):
+    def from_description(cls, description):
         """Builds the decoder of a stream of format 1 from its description.
 
         Raises:
@@ -106,7 +107,7 @@ class SymbolDecoder:
         if bits == FLOAT_BITS:
             return _decode_floats(payload, shape).to(device)
         if tensor.fixed_length:
-            symbols = _to_torch(unpack_symbols(payload, shape[0] * shape[1] * shape[2], bits))
+            symbols = _to_torch(read_fixed_length(payload, shape[0] * shape[1] * shape[2], bits))
         else:
             symbols = self.decode_symbols(payload, shape, index)
         return dequantize(symbols.reshape(shape).to(device), bits, low, high)
@@ -153,7 +154,8 @@ def _rows(symbols):
 def _colour(symbols):
     if len(symbols) != 3:
         raise ValueError(
-            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT Image"
+            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT "
+            "ImageSplit"
         )
     return symbols.permute(1, 2, 0)
 

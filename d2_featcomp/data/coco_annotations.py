@@ -13,7 +13,8 @@ FORMAT_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, TypeError
 
 
 def explain_format_error(path, error):
-    """
+    """Explains an error in a file of annotations.
+
     Args:
         path (str): of the annotations.
         error (Exception): one of FORMAT_ERRORS.

@@ -4,16 +4,17 @@ import numpy as np
 
 from .images import MODES_16_BIT, open_image
 
-__all__ = ["disparity_in_pixels", "read_disparity", "read_stored_disparity"]
+__all__ = ["convert_disparity", "read_disparity", "read_stored_disparity"]
 
 
 def read_disparity(path):
     """As :func:`read_stored_disparity`, in pixels: (height, width) float32, 0 where it is unknown."""
-    return disparity_in_pixels(read_stored_disparity(path))
+    return convert_disparity(read_stored_disparity(path))
 
 
 def read_stored_disparity(path):
-    """
+    """Reads a disparity map as it is stored.
+
     Args:
         path (str): 16-bit gray PNG.
 
@@ -32,6 +33,6 @@ def read_stored_disparity(path):
     return values.astype(np.uint16)
 
 
-def disparity_in_pixels(stored):
-    """Any shape uint16 -> float32."""
+def convert_disparity(stored):
+    """Converts stored values to pixels: any shape, uint16 -> float32."""
     return np.maximum(stored.astype(np.float32) - 1, 0) / 256

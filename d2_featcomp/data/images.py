@@ -16,7 +16,8 @@ _UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, Image.Decompression
 
 
 def open_image(path, read):
-    """
+    """Opens an image file and reads it.
+
     Args:
         path (str): an image file.
         read (callable): gets the opened `PIL.Image.Image`.
@@ -38,9 +39,9 @@ def open_image(path, read):
 
 
 def read_image(path, format=None):
-    """Detectron2's function of this name, but for gray images of 16 bits (of thermal cameras, depth
-    sensors or X-rays): these are scaled from 0..65535 to 0..255, where Detectron2 makes white of all
-    above 255.
+    """Reads an image as Detectron2's function of this name does, but for gray images of 16 bits (of
+    thermal cameras, depth sensors or X-rays): these are scaled from 0..65535 to 0..255, where Detectron2
+    makes white of all above 255.
 
     Args:
         path (str): an image file; turned as its EXIF data say.

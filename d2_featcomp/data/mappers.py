@@ -9,9 +9,9 @@ from detectron2.data import DatasetMapper, get_detection_dataset_dicts, transfor
 from detectron2.data import detection_utils as utils
 from detectron2.utils.registry import Registry
 
-from .disparity import disparity_in_pixels, read_stored_disparity
+from .disparity import convert_disparity, read_stored_disparity
 from .images import read_image, read_sem_seg
-from .requirements import network_name, require_labels
+from .requirements import find_network_name, require_labels
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
@@ -44,11 +44,12 @@ class ImageMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg, is_train=True):
-        labels = _sem_seg_labels(cfg) if network_name(cfg) in _SEMANTIC_NETWORKS else {}
+        labels = _sem_seg_labels(cfg) if find_network_name(cfg) in _SEMANTIC_NETWORKS else {}
         return {**super().from_config(cfg, is_train), **labels}
 
     def __call__(self, record):
-        """
+        """Maps a record to what a network takes.
+
         Args:
             record (dict): of a data set, in Detectron2's format. Not changed.
 
@@ -107,7 +108,8 @@ class MultiTaskMapper:
         }
 
     def __call__(self, record):
-        """
+        """Maps a record to what a network takes.
+
         Args:
             record (dict): with "file_name" and, where they are known, "sem_seg_file_name" (gray, the
                 class of each pixel) and "disparity_file_name" (see :func:`read_disparity`). Not changed.
@@ -135,7 +137,7 @@ class MultiTaskMapper:
         if "disparity_file_name" in record:
             stored = read_stored_disparity(record["disparity_file_name"])
             _require_size(record["disparity_file_name"], stored, image)
-            disparity = disparity_in_pixels(_apply(applied, stored)) * np.float32(_width_scale(applied))
+            disparity = convert_disparity(_apply(applied, stored)) * np.float32(_width_scale(applied))
             record["disparity"] = torch.from_numpy(np.ascontiguousarray(disparity))
         return record
 
@@ -174,7 +176,8 @@ def _width_scale(applied):
 
 
 def build_train_mapper(cfg):
-    """
+    """Builds the mapper of training records.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
 
@@ -201,7 +204,8 @@ def build_test_mapper(cfg):
 
 
 def train_dicts(cfg):
-    """
+    """Loads the training records.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
 

@@ -1,8 +1,8 @@
-"""What a network's training needs of its data, looked at before the training starts."""
+"""Checks of the training data against what a network needs, before the training starts."""
 
 from detectron2.data import MetadataCatalog
 
-__all__ = ["class_setting", "network_name", "predicts_masks", "require_labels"]
+__all__ = ["find_class_setting", "find_network_name", "predicts_masks", "require_labels"]
 
 # Meta-architecture -> the config node that holds its number of classes of instances.
 _CLASS_NODES = {
@@ -13,25 +13,26 @@ _CLASS_NODES = {
 }
 
 
-def network_name(cfg):
-    """Returns the meta-architecture of the network, whether or not it is cut."""
+def find_network_name(cfg):
+    """Returns the meta-architecture of the network, whether or not it is split."""
     name = cfg.MODEL.META_ARCHITECTURE
     return cfg.MODEL.FEATCOMP.TASK_NETWORK if name == "SplitNetwork" else name
 
 
-def class_setting(cfg):
-    """
+def find_class_setting(cfg):
+    """Finds the setting of the number of classes.
+
     Returns:
         (str, int) or None: the key that says how many classes of instances the network tells apart, and
         its value; None for networks that find no instances or are not known here.
     """
-    node = _CLASS_NODES.get(network_name(cfg))
+    node = _CLASS_NODES.get(find_network_name(cfg))
     return (f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES) if node else None
 
 
 def predicts_masks(cfg):
     """Returns whether the network predicts masks of instances."""
-    return bool(cfg.MODEL.MASK_ON) and _CLASS_NODES.get(network_name(cfg)) == "ROI_HEADS"
+    return bool(cfg.MODEL.MASK_ON) and _CLASS_NODES.get(find_network_name(cfg)) == "ROI_HEADS"
 
 
 def require_labels(cfg, records):
@@ -42,14 +43,15 @@ def require_labels(cfg, records):
         records (list[dict]): in Detectron2's format.
     """
     featcomp = cfg.MODEL.FEATCOMP
-    setting = class_setting(cfg)
+    setting = find_class_setting(cfg)
     if setting is None or featcomp.TRAIN.MAPPER or (featcomp.ENABLED and featcomp.LOSS == "distill"):
         return
     names = ", ".join(map(repr, cfg.DATASETS.TRAIN))
     if not any("annotations" in record for record in records):
         raise ValueError(
-            f"the data sets {names} (DATASETS.TRAIN) have no annotations, which {network_name(cfg)} is "
-            "trained on: a folder needs a file annotations.json in COCO's format"
+            f"the data sets {names} (DATASETS.TRAIN) have no annotations, which "
+            f"{find_network_name(cfg)} is trained on: a folder needs a file annotations.json in "
+            "COCO's format"
         )
     annotations = [
         annotation
@@ -58,7 +60,7 @@ def require_labels(cfg, records):
         if not annotation.get("iscrowd", 0)
     ]
     _require_classes(cfg, names, *setting, annotations)
-    _require_key("bbox", "a box", f"{network_name(cfg)} is trained on boxes", names, annotations)
+    _require_key("bbox", "a box", f"{find_network_name(cfg)} is trained on boxes", names, annotations)
     if predicts_masks(cfg):
         need = "MODEL.MASK_ON is True: set it to False or add masks"
         _require_key("segmentation", "a mask", need, names, annotations)

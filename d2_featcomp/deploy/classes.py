@@ -5,11 +5,12 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["as_categories", "choose_categories", "count_classes", "read_categories"]
+__all__ = ["choose_categories", "count_classes", "make_categories", "read_categories"]
 
 
-def as_categories(names):
-    """
+def make_categories(names):
+    """Makes categories of COCO's format.
+
     Args:
         names (sequence[str or dict]): of classes, in the network's order, or categories already.
 
@@ -23,7 +24,8 @@ def as_categories(names):
 
 
 def count_classes(network):
-    """
+    """Counts the classes of instances that a network detects.
+
     Args:
         network (nn.Module): any.
 
@@ -58,7 +60,7 @@ def read_categories(dataset):
             return [{"id": numbers[index], "name": name} for index, name in enumerate(names)]
     listed = _read_listed(metadata.get("json_file"))
     if names and len(names) != len(listed):
-        return as_categories(names)
+        return make_categories(names)
     return [
         {"id": entry["id"], "name": name}
         for entry, name in zip(listed, names or [c["name"] for c in listed], strict=True)
@@ -100,7 +102,7 @@ def choose_categories(cfg, count, names=None, known=()):
         )
     given = [known, *map(read_categories, (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))]
     found = next((categories for categories in given if len(categories) == count), None)
-    categories = list(found or as_categories([str(index) for index in range(count)]))
+    categories = list(found or make_categories([str(index) for index in range(count)]))
     if names:
         categories = [
             {"id": category["id"], "name": name}

@@ -5,11 +5,11 @@ import os
 import tempfile
 
 from ..engine import CheckpointError, setup_config
-from ..engine.command_line import plain_config
+from ..engine.command_line import make_plain_config
 
 __all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
 
-# Settings of training, of the machine and of what is shown: none changes what is sent, or what the
+# Settings of training, of the machine and of what is shown: none changes the bitstreams, or what the
 # cloud's weights stand for.
 FREE = (
     *("CUDNN_BENCHMARK", "DATALOADER.*", "DATASETS.*", "FLOAT32_PRECISION", "GLOBAL.*", "OUTPUT_DIR"),
@@ -62,7 +62,7 @@ def describe_network(cfg, network, categories):
         "config": dump_config(cfg),
         "fingerprint": network.fingerprint().hex(),
         "fingerprint_v1": network.fingerprint_v1().hex(),
-        "split": network.split_name,
+        "split": network.stored_split_name,
         "split_point": network.split_point.name,
         "categories": [dict(category) for category in categories],
         "input": {
@@ -106,7 +106,7 @@ def read_dumped_config(text, overrides=(), source="config"):
 
 
 def require_same_config(cfg, text, source):
-    """Raises CheckpointError where a configuration sends, or understands, other features than weights
+    """Raises CheckpointError where a configuration codes, or decodes, other features than weights
     were exported for.
 
     Args:
@@ -115,7 +115,7 @@ def require_same_config(cfg, text, source):
         source (str): file of the weights, for the message.
     """
     asked, written = map(
-        _flatten, (plain_config(cfg), plain_config(read_dumped_config(text, (), source)))
+        _flatten, (make_plain_config(cfg), make_plain_config(read_dumped_config(text, (), source)))
     )
     differing = [
         key
@@ -132,7 +132,7 @@ def require_same_config(cfg, text, source):
     more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise CheckpointError(
         f"{source!r} was exported with {some}{more}: edge and cloud would no longer mean the same by "
-        "what is sent. Leave these settings (or --config-file) out, or export both sub-models again "
+        "a bitstream. Leave these settings (or --config-file) out, or export both sub-models again "
         "with them (tools/export.py)"
     )
 

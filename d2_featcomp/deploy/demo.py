@@ -7,7 +7,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.images import read_image
-from ..engine.inference import as_input
+from ..engine.inference import make_input
 from ..files import write_bytes
 from .classes import choose_categories, count_classes
 from .naming import name_files
@@ -17,7 +17,7 @@ __all__ = ["draw_images"]
 
 
 def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
-    """Writes, for each image, what is found in it, what was sent, and the bitstream itself.
+    """Writes, for each image, what is found in it, its latents, and the bitstream itself.
 
     Args:
         cfg (CfgNode): that `model` was built from; its data sets give the class names, none is loaded.
@@ -26,7 +26,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
             "sem_seg_file_name" and "disparity_file_name" of the truth.
         folder (str): where `NAME_detections.png` or, for several tasks, `NAME_tasks.png`, and
             `NAME_features.png` and `NAME.d2fc` go, NAME as :func:`name_files` gives it.
-        reference (nn.Module or None): the uncut network, to draw beside.
+        reference (nn.Module or None): the network that is not split, to draw beside.
         threshold (float): instances of a lower score are not drawn.
     """
     categories = choose_categories(cfg, count_classes(model))
@@ -36,7 +36,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
     names = name_files([record["file_name"] for record in records])
     for name, record in zip(names, tqdm(records, desc="images", mininterval=1), strict=True):
         picture = read_image(record["file_name"], "RGB")
-        inputs = [as_input(picture, cfg)]
+        inputs = [make_input(picture, cfg)]
         output = model(inputs)[0]
         stream = output["bitstream"]
         stem = os.path.join(folder, name)

@@ -21,7 +21,7 @@ ROUNDING = 2**-13  # of the largest value of a tensor; what 100 layers of float3
 
 
 class OnnxCheck(NamedTuple):
-    """What :func:`check_onnx` finds.
+    """Result of :func:`check_onnx`.
 
     Attributes:
         largest (float): difference of features.
@@ -38,24 +38,25 @@ class OnnxCheck(NamedTuple):
 
 
 class EdgeNetwork(nn.Module):
-    """The edge half of a network, from the image to what is quantized, as one module.
+    """The edge sub-model of a network, from the image to the latents, as one module.
 
     Args:
-        network (SplitInference): in evaluation mode; what it sends is no image.
+        network (SplitInference): in evaluation mode; it codes features, not the image.
 
     Raises:
-        ValueError: its split sends the image itself, so there is no edge network.
+        ValueError: its split codes the image itself, so there is no edge network.
     """
 
     def __init__(self, network):
         super().__init__()
         if network.sends_image:
-            raise ValueError(f"split {network.split_name} sends the image: there is no edge network")
+            raise ValueError(f"split {network.split_name} codes the image: there is no edge network")
         self.backbone = network.backbone
         self._encode = find_quick_encoder(network.backbone) or network.backbone.encode_features
 
     def forward(self, image):
-        """
+        """Computes the latents of an image.
+
         Args:
             image (Tensor): (1, 3, H, W) float32, as the network's own preprocessing gives it: normalized
                 and padded, see :meth:`SplitInference.normalized_images`.
@@ -132,11 +133,11 @@ def export_onnx(network, path, about=None):
 
 
 def _metadata(network, about):
-    """dict[str, str]."""
+    """Makes the metadata, dict[str, str]."""
     codec = network.feature_codec
     found = {
         "fingerprint": network.fingerprint().hex(),
-        "split": network.split_name,
+        "split": network.stored_split_name,
         "bits": str(codec.bits),
         "quantizer": codec.quantizer,
         "value_range": json.dumps(codec.value_range),
@@ -155,8 +156,8 @@ def _preprocessed(network, image):
 
 
 def check_onnx(network, path, seed=0):
-    """Runs the exported network in onnxruntime, beside the edge half itself, on random images of several
-    sizes, and compares features and, in the ranges of the latter, symbols.
+    """Runs the exported network in onnxruntime, beside the edge sub-model itself, on random images of
+    several sizes, and compares features and, in the ranges of the latter, symbols.
 
     Args:
         network (SplitInference): that was exported.
@@ -194,7 +195,7 @@ def check_onnx(network, path, seed=0):
 
 
 def _compare_symbols(wanted, values, codec):
-    """(int, int): symbols that differ, beyond rounding and within it."""
+    """Counts symbols (int, int) that differ, beyond rounding and within it."""
     if codec.quantizer == "fixed":
         low, high = codec.value_range
     else:

@@ -1,4 +1,4 @@
-"""Pictures of what is sent and of what comes out of it."""
+"""Pictures of latents and of outputs."""
 
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
@@ -15,7 +15,7 @@ _MIN_SIDE = 384  # px; smaller pictures are enlarged by a whole number
 
 
 def draw_features(bitstream, feature_codec):
-    """The features of a bitstream as they were tiled for the image codec.
+    """Draws the latents of a bitstream as they were tiled for the image codec.
 
     Args:
         bitstream (FeatureBitstream): of a network's results.
@@ -98,7 +98,7 @@ def collect_metadata(outputs, categories=(), dataset=None):
 
 
 def draw_tasks(image, outputs, record, metadata, *, bgr):
-    """What several tasks predict, below the truth.
+    """Draws what several tasks predict, below the truth.
 
     Args:
         image (Tensor): (3, h, w) in [0, 255], RGB, as the network got it.
@@ -151,7 +151,7 @@ def draw_tasks(image, outputs, record, metadata, *, bgr):
 
 
 def _shown_size(image):
-    """(width, height) in which a (3, h, w) image is shown, to leave room for captions."""
+    """Computes (width, height) in which a (3, h, w) image is shown, to leave room for captions."""
     height, width = image.shape[-2:]
     zoom = max(1, -(-192 // min(height, width)))
     return width * zoom, height * zoom
@@ -168,7 +168,7 @@ def _colours(count):
 
 
 def _heat(values):
-    """(h, w) in [0, 1] -> (h, w, 3) uint8; 0, which is unknown, is black."""
+    """Colours (h, w) in [0, 1] -> (h, w, 3) uint8; 0, which is unknown, is black."""
     from matplotlib import colormaps
 
     drawn = colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * (values > 0)[..., None]

@@ -1,4 +1,4 @@
-"""What each place to cut a network costs: multiply-accumulates, time, bytes."""
+"""Costs of each split point of a network: multiply-accumulates, time, bytes."""
 
 import dataclasses
 import logging
@@ -19,27 +19,27 @@ from ..codecs import (
     build_image_codec,
     compress_stream,
     decompress_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 from ..codecs.structures import OWN_LIMITS
 from ..engine.inference import build_for_inference
-from ..engine.timing import timed, wait_for_gpu
-from ..modeling.split_backbone import Received
+from ..engine.timing import time_call, wait_for_gpu
+from ..modeling.split_backbone import DecodedLatents
 from ..modeling.split_point import BACKBONE, list_split_points
 from .onnx_export import EdgeNetwork
 
-__all__ = ["SplitCost", "fastest_ranges", "measure_splits"]
+__all__ = ["SplitCost", "find_fastest_ranges", "measure_splits"]
 
 IMAGE = "image"
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitCost:
-    """Medians over images, of one place to cut.
+    """Costs of one split point, medians over images.
 
     Attributes:
-        name (str): of the cut, e.g. "MSFC"; "image" sends the image itself.
-        sends (str): names of what is sent.
+        name (str): of the split, e.g. "MSFC"; "image" codes the image itself.
+        sends (str): what is coded: an image, or names of features.
         edge_macs, cloud_macs (float): multiply-accumulates for each pixel of the network's input.
         edge_seconds, cloud_seconds (float): of the networks.
         encode_seconds, decode_seconds (float): of the codec.
@@ -60,13 +60,13 @@ class SplitCost:
     split_point: str = IMAGE
 
     def seconds(self, edge_factor=1.0):
-        """float: all but the transfer, on an edge device that is so many times slower."""
+        """Sums all but the transfer, on an edge device that is so many times slower."""
         edge = edge_factor * (self.edge_seconds + self.encode_seconds)
         return edge + self.decode_seconds + self.cloud_seconds
 
 
-def fastest_ranges(costs, edge_factor=1.0):
-    """At which bandwidths each split has the shortest end-to-end latency.
+def find_fastest_ranges(costs, edge_factor=1.0):
+    """Finds the bandwidths at which each split has the shortest end-to-end latency.
 
     Args:
         costs (list[SplitCost]): to compare.
@@ -97,19 +97,19 @@ def fastest_ranges(costs, edge_factor=1.0):
 
 
 def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90, progress=iter):
-    """Measures the cut of a configuration, and the other places at which its network can be cut; all of
-    them computed plainly, whatever MODEL.FEATCOMP.INFERENCE says.
+    """Measures the split of a configuration, and the other points at which its network can be split; all
+    of them computed plainly, whatever MODEL.FEATCOMP.INFERENCE says.
 
-    The others send features as they are, quantized to `bits` in their own range: after each stage of a
+    The others code features as they are, quantized to `bits` in their own range: after each stage of a
     ResNet (below a pyramid with the finer stages that the pyramid needs), the whole pyramid, or after
-    each layer of a Darknet at which it can be cut.
+    each layer of a Darknet at which it can be split.
 
     Args:
-        cfg (CfgNode): of a network that is cut, with MODEL.WEIGHTS.
-        records (list[dict]): images, as :func:`as_input` gives them.
-        anchor_weights (str): checkpoint of the uncut network; "" is MODEL.WEIGHTS.
+        cfg (CfgNode): of a network that is split, with MODEL.WEIGHTS.
+        records (list[dict]): images, as :func:`make_input` gives them.
+        anchor_weights (str): checkpoint of the network before it was split; "" is MODEL.WEIGHTS.
         bits (int): bit depth of features that are not reduced.
-        image_quality (int): of the JPEG that is sent in place of features, 1..100.
+        image_quality (int): of the JPEG in place of features, 1..100.
         progress (callable): wraps the records.
 
     Returns:
@@ -117,35 +117,37 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`load_weights`. ValueError: no images, or the
-        configured split sends the image.
+        configured split codes the image.
     """
     if not records:
         raise ValueError("there are no images to measure")
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.FEATCOMP.INFERENCE = "plain"  # as the uncut network
-    cut = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
-    if cut.sends_image:
-        raise ValueError("MODEL.FEATCOMP.SPLIT Image cuts no network: choose another split")
-    uncut = build_for_inference(cfg, anchor_weights or cfg.MODEL.WEIGHTS, enabled=False)
-    places = _places(uncut.backbone)
+    cfg.MODEL.FEATCOMP.INFERENCE = "plain"  # as the whole network
+    split = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
+    if split.sends_image:
+        raise ValueError(
+            "MODEL.FEATCOMP.SPLIT ImageSplit codes the image, no features: choose another split"
+        )
+    whole_network = build_for_inference(cfg, anchor_weights or cfg.MODEL.WEIGHTS, enabled=False)
+    places = _places(whole_network.backbone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that it takes for constant
-        macs = _count_macs(cut, uncut, places, records[0])
+        macs = _count_macs(split, whole_network, places, records[0])
     feature_codec = QuantizedFeatureCodec(
         image_codec=build_image_codec("jpegxl", bits=bits), quantizer="tensor"
     )
     image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
     rows = {}
-    _measure_image(cut, uncut, places, records[0], feature_codec, image_codec)  # warms up
+    _measure_image(split, whole_network, places, records[0], feature_codec, image_codec)  # warms up
     for record in progress(records):
-        found = _measure_image(cut, uncut, places, record, feature_codec, image_codec)
+        found = _measure_image(split, whole_network, places, record, feature_codec, image_codec)
         for name, values in found.items():
             rows.setdefault(name, []).append(values)
     sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
-    sends[cut.split_name] = "reduced features"
-    points = {IMAGE: IMAGE, cut.split_name: cut.split_point.name}
-    can_be = list_split_points(uncut.backbone)
+    sends[split.split_name] = "reduced features"
+    points = {IMAGE: IMAGE, split.split_name: split.split_point.name}
+    can_be = list_split_points(whole_network.backbone)
     points |= {place.name: place.point if place.point in can_be else "" for place in places}
     return [
         SplitCost(
@@ -161,11 +163,11 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """After which modules a backbone is cut, and whose outputs are sent then."""
+    """A split point of a backbone: modules before it, and those whose outputs are coded."""
 
     name: str
     parts: tuple  # names of modules of the backbone that the edge runs
-    outputs: tuple  # names of modules whose outputs are sent; "" is the backbone itself
+    outputs: tuple  # names of modules whose outputs are coded; "" is the backbone itself
     sends: str
     point: str  # as the split point there is called
 
@@ -177,7 +179,7 @@ def _places(backbone):
         return [*found, _Place("pyramid", ("",), ("",), levels, BACKBONE)]
     if isinstance(backbone, ResNet):
         return _stages(backbone, "", ())
-    if hasattr(backbone, "cut_layers"):
+    if hasattr(backbone, "list_split_layers"):
         return [
             _Place(
                 f"layer {number}",
@@ -186,20 +188,20 @@ def _places(backbone):
                 f"{backbone.layers[number].out_channels} channels",
                 f"layer{number}",
             )
-            for number in backbone.cut_layers()
+            for number in backbone.list_split_layers()
         ]
     return [_Place("backbone", ("",), ("",), ", ".join(backbone.output_shape()), BACKBONE)]
 
 
 def _stages(resnet, prefix, needed):
-    """Cuts after each stage; `needed` are stages that what follows the last one reads."""
+    """Lists the points after each stage; `needed` are stages that what follows the last one reads."""
     found, parts = [], [f"{prefix}stem"]
     for name in resnet.stage_names:
         parts.append(f"{prefix}{name}")
-        sent = [n for n in needed if n in [part[len(prefix) :] for part in parts]]
-        sent = sent if name in sent else [*sent, name]
-        outputs = tuple(f"{prefix}{n}" for n in sent)
-        label = ", ".join(n.replace("res", "C") for n in sent)
+        coded = [n for n in needed if n in [part[len(prefix) :] for part in parts]]
+        coded = coded if name in coded else [*coded, name]
+        outputs = tuple(f"{prefix}{n}" for n in coded)
+        label = ", ".join(n.replace("res", "C") for n in coded)
         found.append(_Place(name.replace("res", "C"), tuple(parts), outputs, label, name))
     return found
 
@@ -210,24 +212,25 @@ class _Cloud(nn.Module):
     def __init__(self, network, stream):
         super().__init__()
         self.backbone = network.backbone
-        steps = stream_step_sizes(network.describe_stream(stream), network.feature_codec)
+        steps = read_step_sizes(network.describe_stream(stream), network.feature_codec)
         self._steps, self._size = [step[None] for step in steps], stream.sizes.padded
 
     def forward(self, *y_hats):
-        received = Received([y[None] for y in y_hats], self._steps, self._size)
-        return tuple(self.backbone.decode_features(received).values())
+        decoded = DecodedLatents([y[None] for y in y_hats], self._steps, self._size)
+        return tuple(self.backbone.decode_features(decoded).values())
 
 
 @torch.no_grad()
-def _count_macs(cut, uncut, places, record):
-    """dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's input."""
+def _count_macs(split, whole_network, places, record):
+    """Counts, dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's
+    input."""
     # Not at the top: it imports what only tracing needs.
     from detectron2.utils.analysis import FlopCountAnalysis as DetectorAnalysis
 
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    images = cut.normalized_images([record]).tensor
-    stream = cut.edge_inference([record])[0]
-    whole = DetectorAnalysis(uncut, [record])
+    images = split.normalized_images([record]).tensor
+    stream = split.edge_inference([record])[0]
+    whole = DetectorAnalysis(whole_network, [record])
     by_module, total = whole.by_module(), whole.total()
     prefix = next(name for name in by_module if name.endswith("backbone"))
     backbone = by_module[prefix]
@@ -236,23 +239,23 @@ def _count_macs(cut, uncut, places, record):
         parts = [f"{prefix}.{part}".rstrip(".") for part in place.parts]
         edge = sum(by_module[part] for part in parts)
         found[place.name] = edge, total - edge
-    edge = FlopCountAnalysis(EdgeNetwork(cut), images).total()
-    cloud = FlopCountAnalysis(_Cloud(cut, stream), tuple(cut.decode(stream))).total()
-    found[cut.split_name] = edge, cloud + total - backbone
+    edge = FlopCountAnalysis(EdgeNetwork(split), images).total()
+    cloud = FlopCountAnalysis(_Cloud(split, stream), tuple(split.decode(stream))).total()
+    found[split.split_name] = edge, cloud + total - backbone
     pixels = images.shape[-2] * images.shape[-1]
     return {name: tuple(value / pixels for value in values) for name, values in found.items()}
 
 
 @torch.no_grad()
-def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
-    """dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
+def _measure_image(split, whole_network, places, record, feature_codec, image_codec):
+    """Measures, dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
-    with _timed_modules(uncut.backbone, wanted) as seen:
-        _, total = timed(lambda: uncut([record]))
+    with _timed_modules(whole_network.backbone, wanted) as seen:
+        _, total = time_call(lambda: whole_network([record]))
     picture = record["image"].permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
-    data, encode = timed(lambda: image_codec.encode(picture))
+    data, encode = time_call(lambda: image_codec.encode(picture))
     described = {"shape": picture.shape, "bits": 8, "lossless": False}
-    _, decode = timed(lambda: image_codec.decode(data, **described))
+    _, decode = time_call(lambda: image_codec.decode(data, **described))
     found = {IMAGE: (0.0, encode, decode, total, len(data))}
     for place in places:
         edge = sum(seen[part][1] for part in place.parts)
@@ -262,25 +265,25 @@ def _measure_image(cut, uncut, places, record, feature_codec, image_codec):
             for tensor in (output.values() if isinstance(output, dict) else [output])
         ]
         size = tuple(record["image"].shape[-2:])
-        stream, encode = timed(
+        stream, encode = time_call(
             lambda tensors=tensors, size=size: compress_stream(
                 tensors,
                 feature_codec,
-                split="cut",
+                split="features",
                 fingerprint=bytes(4),
                 sizes=ImageSizes(padded=size, resized=size, original=size),
                 feature_elements=sum(tensor.numel() for tensor in tensors),
             )
         )
         data = stream.to_bytes()
-        _, decode = timed(lambda stream=stream: decompress_stream(stream, feature_codec))
+        _, decode = time_call(lambda stream=stream: decompress_stream(stream, feature_codec))
         found[place.name] = edge, encode, decode, total - edge, len(data)
-    (features,), edge = timed(lambda: cut.edge_features([record]))
-    data, encode = timed(lambda: cut.encode(features).to_bytes())
+    (features,), edge = time_call(lambda: split.edge_features([record]))
+    data, encode = time_call(lambda: split.encode(features).to_bytes())
     stream = FeatureBitstream.from_bytes(data, OWN_LIMITS)
-    tensors, decode = timed(lambda: cut.decode(stream))
-    _, cloud = timed(lambda: cut.outputs_of(tensors, stream))
-    found[cut.split_name] = edge, encode, decode, cloud, len(data)
+    tensors, decode = time_call(lambda: split.decode(stream))
+    _, cloud = time_call(lambda: split.compute_outputs(tensors, stream))
+    found[split.split_name] = edge, encode, decode, cloud, len(data)
     return found
 
 

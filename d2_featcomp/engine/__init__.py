@@ -1,7 +1,6 @@
-"""Training in steps, and what command lines share."""
+"""Training in stages, and what command lines share."""
 
-import importlib
-
+from ..deprecation import make_getattr
 from .arguments import import_modules, parse_arguments
 from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
@@ -12,10 +11,10 @@ from .command_line import (
     run_processes,
     setup_config,
 )
-from .inference import as_input, build_for_inference, prepare_for_inference
+from .inference import build_for_inference, make_input, prepare_for_inference
 from .labelling import label_images
-from .steps import config_of_step, require_step_settings, steps_to_run, train_steps
-from .timing import timed
+from .steps import choose_stages, make_stage_config, require_stage_settings, train_stages
+from .timing import time_call
 from .trainer import Trainer
 
 # Of packages that import this one: found when they are asked for.
@@ -24,10 +23,10 @@ _MOVED = {
         "SplitCost",
         "check_onnx",
         "draw_images",
-        "export_halves",
+        "export_sub_models",
         "export_onnx",
-        "fastest_ranges",
-        "load_half",
+        "find_fastest_ranges",
+        "load_sub_model",
         "measure_splits",
     ),
     "d2_featcomp.experiments": (
@@ -37,7 +36,7 @@ _MOVED = {
         "Sweep",
         "choose_setting",
         "evaluate",
-        "file_digest",
+        "hash_file",
         "measure_settings",
         "plan_sweep",
         "read_experiment",
@@ -47,9 +46,17 @@ _MOVED = {
     ),
 }
 
+_RENAMED = {
+    "as_input": "make_input",
+    "config_of_step": "make_stage_config",
+    "export_halves": "export_sub_models",
+    "fastest_ranges": "find_fastest_ranges",
+    "file_digest": "hash_file",
+    "load_half": "load_sub_model",
+    "require_step_settings": "require_stage_settings",
+    "steps_to_run": "choose_stages",
+    "timed": "time_call",
+    "train_steps": "train_stages",
+}
 
-def __getattr__(name):
-    for package, names in _MOVED.items():
-        if name in names:
-            return getattr(importlib.import_module(package), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = make_getattr(__name__, _RENAMED, _MOVED)

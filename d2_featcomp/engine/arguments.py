@@ -53,7 +53,7 @@ def parse_arguments(parser, arguments=None):
 
 
 def _separate(parser, arguments):
-    """(other arguments, KEY VALUE pairs of Detectron2's configs)."""
+    """Separates (other arguments, KEY VALUE pairs of Detectron2's configs)."""
     top, others, pairs = get_cfg(), [], []
     arguments = iter(arguments)
     for argument in arguments:
@@ -70,7 +70,8 @@ def _separate(parser, arguments):
 
 
 def import_modules(names):
-    """
+    """Imports modules of other projects, for what they register.
+
     Args:
         names (sequence[str]): of modules, looked for in the working directory, too; or paths of .py
             files.

@@ -1,4 +1,4 @@
-"""Selects the channels that BaF sends, on images of the training set."""
+"""Selects the channels that BaF codes, on images of the training set."""
 
 import logging
 import os
@@ -19,12 +19,13 @@ __all__ = ["prepare_split", "select_channels"]
 
 
 def select_channels(cfg, network, images=1000):
-    """Orders the channels of the layer at the cut by what they tell of its input (BaF eq. 2 and 3).
+    """Orders the channels of the layer at the split point by what they tell of its input (BaF eq. 2 and
+    3).
 
     Args:
         cfg (CfgNode): `DATASETS.TRAIN` gives the images, `SEED` which of them, `INPUT.MIN_SIZE_TEST` and
             `MAX_SIZE_TEST` their size.
-        network (nn.Module): a split network that is cut inside its backbone, with trained weights.
+        network (nn.Module): a network that is split inside its backbone, with trained weights.
         images (int): how many to look at, at most; chosen at random.
 
     Returns:
@@ -32,11 +33,13 @@ def select_channels(cfg, network, images=1000):
         and the number of images.
 
     Raises:
-        ValueError: the network is not cut inside its backbone, or `images` is below 1.
+        ValueError: the network is not split inside its backbone, or `images` is below 1.
     """
     point = getattr(network, "split_point", None)
     if not isinstance(point, InsideLayer):
-        raise ValueError("channels can be selected where MODEL.FEATCOMP.SPLIT is BaF or Layer")
+        raise ValueError(
+            "channels can be selected where MODEL.FEATCOMP.SPLIT is BaF or IntermediateLayerSplit"
+        )
     if images < 1:
         raise ValueError(f"{images} images: at least one is needed to select channels")
     correlation, count = ChannelCorrelation(point.layer.stride), 0
@@ -49,7 +52,7 @@ def select_channels(cfg, network, images=1000):
 def prepare_split(cfg, network, missing):
     """Makes a split whose weights were not loaded ready to be trained; only BaF needs it.
 
-    Selects the channels to send, unless a file gave them, writes `channel_order.json` to OUTPUT_DIR, and
+    Selects the channels to code, unless a file gave them, writes `channel_order.json` to OUTPUT_DIR, and
     gives the predictor its first weights, by least squares. The main process does so for all.
 
     Args:
@@ -107,7 +110,7 @@ def _prepare(cfg, network):
 
 
 def _require_same_order(cfg, split):
-    """Of the file that the config names and of the checkpoint that was loaded."""
+    """Requires one order in the file that the config names and in the checkpoint that was loaded."""
     path = cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER
     if not path:
         return
@@ -121,7 +124,8 @@ def _require_same_order(cfg, split):
 
 @torch.no_grad()
 def _layer_inputs(cfg, network, images, task):
-    """Yields (1, Q, H, W), the input of the layer at the cut, of randomly chosen training images."""
+    """Yields (1, Q, H, W), the input of the layer at the split point, of randomly chosen training
+    images."""
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
     mapper = build_test_mapper(cfg)
@@ -130,6 +134,6 @@ def _layer_inputs(cfg, network, images, task):
     try:
         for index in tqdm(sorted(chosen), desc=task, mininterval=1):
             image = network.normalized_images([mapper(records[index])]).tensor
-            yield point.backbone.input_of(point.layer.number, image)
+            yield point.backbone.compute_input(point.layer.number, image)
     finally:
         network.train(training)

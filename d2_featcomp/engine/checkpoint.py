@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and refused when they do not fit."""
+"""Checkpoints: atomic writes, and errors where they do not fit a network."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import write_text
-from .torchvision_names import is_torchvision_resnet, names_of_detectron2
+from .torchvision_names import is_torchvision_resnet, rename_as_detectron2
 from .weight_files import read_weight_file
 
 __all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
@@ -98,7 +98,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         if "model" not in loaded:
             loaded = {"model": loaded}
         if is_torchvision_resnet(loaded["model"]):
-            weights = names_of_detectron2(loaded["model"])
+            weights = rename_as_detectron2(loaded["model"])
             return {"model": weights, "__author__": "torchvision", "matching_heuristics": True}
         if parse_qs(self._query).get("matching_heuristics") == ["True"]:
             loaded["matching_heuristics"] = True
@@ -154,7 +154,7 @@ class FeatCompCheckpointer(DetectionCheckpointer):
             advice = (
                 "it holds the task network alone, or a split with other settings; train the split, "
                 "use the settings it was trained with, or set MODEL.FEATCOMP.ENABLED False to run "
-                "the task network uncut"
+                "the task network alone"
             )
         else:
             advice = "it belongs to another model; use the config that it was trained with"

@@ -1,4 +1,4 @@
-"""What the command lines in tools/ share."""
+"""Setting-up, errors and processes of the command lines in tools/."""
 
 import contextlib
 import os
@@ -12,12 +12,13 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
+from ..modeling import find_split_name
 from .arguments import import_modules
 from .lazy_config import merge_lazy_config, separate_overrides
 
 __all__ = [
     "end_process_group",
-    "plain_config",
+    "make_plain_config",
     "report_errors",
     "require_weights",
     "run_processes",
@@ -36,7 +37,8 @@ def setup_config(config_file, overrides=()):
         overrides (sequence[str]): KEY VALUE pairs; of a LazyConfig "model.backbone.depth=34", too.
 
     Returns:
-        CfgNode: frozen. MODEL.DEVICE is :func:`available_device`.
+        CfgNode: frozen. MODEL.DEVICE is :func:`choose_device`, MODEL.FEATCOMP.SPLIT
+        :func:`find_split_name`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no YAML, YAML with objects of Python (which could
@@ -62,14 +64,16 @@ def setup_config(config_file, overrides=()):
         cfg.merge_from_list(overrides)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
-    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
 
 
-def available_device(name):
-    """
+def choose_device(name):
+    """Chooses the device to compute on.
+
     Args:
         name (str): of a device, e.g. "cpu", "cuda" or "cuda:1".
 
@@ -91,8 +95,8 @@ def available_device(name):
     return name if count else "cpu"
 
 
-def plain_config(cfg):
-    """CfgNode -> dict, of JSON's own types."""
+def make_plain_config(cfg):
+    """Converts a CfgNode to a dict of JSON's own types."""
     return yaml.safe_load(cfg.dump())
 
 
@@ -134,7 +138,7 @@ def _one_of_them(main, args):
 
 
 def _without_worker(message):
-    """What went wrong in a process that loads data, without its traceback."""
+    """Strips the traceback from the error of a process that loads data."""
     if not message.startswith("Caught ") or " in DataLoader worker process" not in message:
         return message
     kind = message.removeprefix("Caught ").partition(" ")[0]

@@ -3,7 +3,7 @@
 from detectron2.data import DatasetCatalog
 
 from ..data.mappers import train_dicts
-from ..evaluation.build import task_evaluators
+from ..evaluation.build import build_task_evaluators
 
 __all__ = ["check_data"]
 
@@ -22,7 +22,7 @@ def check_data(stages):
     if stages[-1].TEST.EVAL_PERIOD >= 0:
         for name in stages[-1].DATASETS.TEST:
             DatasetCatalog.get(name)  # sets what metadata its evaluators need
-            task_evaluators(stages[-1], name)
+            build_task_evaluators(stages[-1], name)
 
 
 def _uses_task_losses(cfg):

@@ -1,4 +1,4 @@
-"""Networks that were trained, and images, as inference takes them."""
+"""Trained networks and images, prepared for inference."""
 
 import numpy as np
 import torch
@@ -8,14 +8,14 @@ from detectron2.modeling import build_model
 from ..modeling import SplitNetwork
 from .checkpoint import load_weights
 
-__all__ = ["as_input", "build_for_inference", "prepare_for_inference", "require_split"]
+__all__ = ["build_for_inference", "make_input", "prepare_for_inference", "require_split"]
 
 
 def prepare_for_inference(model, cfg):
     """Puts a network whose weights are loaded into evaluation mode, as MODEL.FEATCOMP.INFERENCE says.
 
     Args:
-        model (nn.Module): changed in place; one that is not cut is always computed as it is.
+        model (nn.Module): changed in place; one that is not split is always computed as it is.
         cfg (CfgNode): that it was built from.
     """
     model.eval()
@@ -24,10 +24,10 @@ def prepare_for_inference(model, cfg):
 
 
 def require_split(model, wanted):
-    """Raises ValueError if a network that ought to be cut is not."""
+    """Raises ValueError if a network that ought to be split is not."""
     if wanted and not isinstance(model, SplitNetwork):
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not cut: set it to "
+            f"MODEL.META_ARCHITECTURE built a {type(model).__name__} that is not split: set it to "
             "SplitNetwork and MODEL.FEATCOMP.TASK_NETWORK to the network, or MODEL.FEATCOMP.ENABLED to "
             "False"
         )
@@ -39,7 +39,7 @@ def build_for_inference(cfg, weights, enabled=True):
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`; not changed.
         weights (str): checkpoint.
-        enabled (bool): False builds the task network alone, uncut.
+        enabled (bool): False builds the task network alone, not split.
 
     Returns:
         nn.Module
@@ -57,8 +57,9 @@ def build_for_inference(cfg, weights, enabled=True):
     return model
 
 
-def as_input(picture, cfg):
-    """
+def make_input(picture, cfg):
+    """Makes the input of a network from a picture.
+
     Args:
         picture (ndarray): (H, W, 3) uint8 RGB.
         cfg (CfgNode): `INPUT.MIN_SIZE_TEST`, `MAX_SIZE_TEST` and `FORMAT` are used.

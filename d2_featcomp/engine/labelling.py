@@ -1,4 +1,4 @@
-"""Detections of an uncut network as annotations, where there is no ground truth."""
+"""Detections of a network that is not split, as annotations, where there is no ground truth."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..data.datasets.image_folders import ANNOTATIONS, list_images, set_annotations_aside
 from ..data.images import read_image
 from ..files import write_text
-from .inference import as_input
+from .inference import make_input
 
 __all__ = ["label_images"]
 
@@ -27,7 +27,7 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
 
     Args:
         cfg (CfgNode): that `network` was built from; `INPUT` gives size and order of channels.
-        network (nn.Module): an uncut detector in evaluation mode.
+        network (nn.Module): a detector that is not split, in evaluation mode.
         folder (str): of images.
         score (float): smallest score of a detection that becomes an annotation, 0 to 1.
         class_names (sequence[str] or None): of the network's classes; None: COCO's if there are 80, else
@@ -46,7 +46,7 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
     names, images, annotations = class_names or names, [], []
     for number, path in enumerate(tqdm(list_images(folder), desc="labelling", mininterval=1), start=1):
         picture = read_image(path, format="RGB")
-        found = network([as_input(picture, cfg)])[0]["instances"].to("cpu")
+        found = network([make_input(picture, cfg)])[0]["instances"].to("cpu")
         found = found[found.scores >= score]
         height, width = picture.shape[:2]
         name = os.path.basename(path)

@@ -1,10 +1,10 @@
 """LazyConfig files of Detectron2, as the configs that everything here takes.
 
 Of a file `NAME.py` are used: `model`; of `dataloader` the names of the data sets, the batch size, the
-training mapper and the test size; `optimizer`, with each training step's own rate; of `train` the
+training mapper and the test size; `optimizer`, with each training stage's own rate; of `train` the
 weights to start from, device, seed, folder, mixed precision, and when to save and to evaluate. Two
-dictionaries may stand beside them: `featcomp`, the keys of MODEL.FEATCOMP, and `settings`, any others.
-Not used are `train.max_iter` and `lr_multiplier`: each training step has its own length and decay
+dictionaries may be beside them: `featcomp`, the keys of MODEL.FEATCOMP, and `settings`, any others.
+Not used are `train.max_iter` and `lr_multiplier`: each training stage has its own length and decay
 (MODEL.FEATCOMP.TRAIN), by SOLVER's scheduler.
 """
 
@@ -38,7 +38,7 @@ _GROUPS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
 def separate_overrides(overrides):
-    """(KEY VALUE pairs, those of a LazyConfig: "model.backbone.depth=34")."""
+    """Separates (KEY VALUE pairs, those of a LazyConfig: "model.backbone.depth=34")."""
     pairs, lazy = [], []
     rest = iter(overrides)
     for word in rest:
@@ -50,7 +50,8 @@ def separate_overrides(overrides):
 
 
 def merge_lazy_config(cfg, path, overrides=()):
-    """
+    """Merges a LazyConfig file into a config.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`; changed in place.
         path (str): of the LazyConfig file, which is run.
@@ -84,7 +85,7 @@ def merge_lazy_config(cfg, path, overrides=()):
 
 
 def _merge_test_size(cfg, lazy):
-    """INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of the augmentation that resizes test images."""
+    """Sets INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, of the augmentation that resizes test images."""
     for augmentation in OmegaConf.select(lazy, "dataloader.test.mapper.augmentations") or ():
         short, longest = augmentation.get("short_edge_length"), augmentation.get("max_size")
         if short is not None:
@@ -94,7 +95,8 @@ def _merge_test_size(cfg, lazy):
 
 
 def lazy_train_mapper(cfg):
-    """The training mapper of a LazyConfig; None where there is none, or TRAIN.MAPPER names another."""
+    """Builds the training mapper of a LazyConfig; None where there is none, or TRAIN.MAPPER names
+    another."""
     lazy = read_lazy_config(cfg)
     if lazy is None or cfg.MODEL.FEATCOMP.TRAIN.MAPPER:
         return None
@@ -103,10 +105,10 @@ def lazy_train_mapper(cfg):
 
 
 def build_lazy_optimizer(cfg, model):
-    """The optimizer of a LazyConfig, at SOLVER.BASE_LR; None where there is none.
+    """Builds the optimizer of a LazyConfig, at SOLVER.BASE_LR; None where there is none.
 
     Args:
-        cfg (CfgNode): of one training step.
+        cfg (CfgNode): of one training stage.
         model (nn.Module): that it updates.
     """
     lazy = read_lazy_config(cfg)

@@ -1,4 +1,4 @@
-"""Updates of trained loss weights: once an epoch, as in the MTL paper, or every step."""
+"""Updates of trained loss weights: once an epoch, as in the MTL paper, or every iteration."""
 
 import copy
 import math
@@ -13,12 +13,12 @@ from ..modeling import UncertaintyWeighting
 __all__ = ["LossWeightUpdate", "build_loss_weight_hooks", "reset_loss_weights"]
 
 
-RATES = {"epoch": 0.05, "step": 0.001}  # where the config leaves it open
+RATES = {"epoch": 0.05, "iteration": 0.001}  # where the config leaves it open
 
 
 class LossWeightUpdate(HookBase):
-    """Every `period` iterations: one step of Adam on the logarithms of the weights, with the gradient of
-    eq. 6 averaged over these iterations and over all processes.
+    """Every `period` iterations: one update by Adam of the logarithms of the weights, with the gradient
+    of eq. 6 averaged over these iterations and over all processes.
 
     The gradient, w L - 1/2, is computed from the losses, so that mixed precision does not scale it. Of
     an epoch in which training was resumed, what processes other than the main one had seen is lost.
@@ -39,7 +39,7 @@ class LossWeightUpdate(HookBase):
     def after_step(self):
         for name, loss in self._weighting.latest.items():
             loss = float(loss)
-            if math.isfinite(loss):  # mixed precision skips steps that overflow
+            if math.isfinite(loss):  # mixed precision skips iterations that overflow
                 seen = self._seen.setdefault(name, [0.0, 0])
                 seen[0] += loss
                 seen[1] += 1
@@ -69,7 +69,8 @@ class LossWeightUpdate(HookBase):
 
 
 def build_loss_weight_hooks(cfg, model):
-    """
+    """Builds the hooks that update trained loss weights.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
         model (nn.Module): its loss weights, if it has any, are taken out of autograd.
@@ -83,18 +84,19 @@ def build_loss_weight_hooks(cfg, model):
     """
     found = [module for module in model.modules() if isinstance(module, UncertaintyWeighting)]
     settings = cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS
-    periods = {"epoch": _iterations_an_epoch, "step": lambda cfg: 1, "never": None}
-    if settings.UPDATE not in periods:
+    periods = {"epoch": _iterations_an_epoch, "iteration": lambda cfg: 1, "never": None}
+    update = "iteration" if settings.UPDATE == "step" else settings.UPDATE  # its earlier name
+    if update not in periods:
         raise ValueError(
             f"MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE is {settings.UPDATE!r}: choose one of "
             f"{', '.join(map(repr, periods))}"
         )
-    period = periods[settings.UPDATE]
+    period = periods[update]
     for weighting in found:
         weighting.requires_grad_(False)
     if period is None or not found or cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK:
         return []
-    rate = RATES[settings.UPDATE] if settings.BASE_LR is None else settings.BASE_LR
+    rate = RATES[update] if settings.BASE_LR is None else settings.BASE_LR
     return [LossWeightUpdate(weighting, period=period(cfg), learning_rate=rate) for weighting in found]
 
 

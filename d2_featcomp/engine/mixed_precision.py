@@ -10,13 +10,14 @@ __all__ = ["CPUMixedPrecisionTrainer", "cpu_has_bfloat16"]
 
 
 def cpu_has_bfloat16():
-    """Whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX), which alone makes it faster."""
+    """Tells whether this CPU computes in bfloat16 itself (AVX512-BF16 or AMX): else it is no faster."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in all releases of torch
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 class CPUMixedPrecisionTrainer(SimpleTrainer):
-    """What `SOLVER.AMP.ENABLED` means on a CPU: forward in bfloat16 where the CPU has it, else float32.
+    """Mixed precision on a CPU (`SOLVER.AMP.ENABLED`): forward in bfloat16 where the CPU has it, else
+    float32.
 
     bfloat16 has the exponent range of float32, so that no gradient scaling is needed.
     """

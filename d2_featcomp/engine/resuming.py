@@ -16,7 +16,7 @@ __all__ = ["ResumableLoader", "ResumableMapper", "ResumptionHook", "same_generat
 _KEY = "_featcomp_place"  # in a mapped record, until it is handed on
 
 
-def generator_states(device=True):
+def read_generator_states(device=True):
     """States of the random number generators of Python, NumPy and PyTorch.
 
     Args:
@@ -38,9 +38,10 @@ def generator_states(device=True):
 
 
 def set_generator_states(states):
-    """
+    """Sets the states of all random number generators.
+
     Args:
-        states (dict): of :func:`generator_states`.
+        states (dict): of :func:`read_generator_states`.
     """
     version, python, gauss = states["python"]
     random.setstate((version, tuple(python.tolist()), gauss))
@@ -54,7 +55,7 @@ def set_generator_states(states):
 @contextlib.contextmanager
 def same_generators_after():
     """Leaves the random number generators, at the end, as they were."""
-    states = generator_states()
+    states = read_generator_states()
     try:
         yield
     finally:
@@ -77,7 +78,8 @@ class ResumableMapper:
         self._arrived, self._after, self._waiting = {}, {}, {}
 
     def skip(self, arrived, after, waiting):
-        """
+        """Skips the records that an interrupted training had.
+
         Args:
             arrived (dict[int, int]): process that loads data -> its records that were handed on.
             after (dict[int, dict]): its generators' states after the last of them.
@@ -99,12 +101,12 @@ class ResumableMapper:
             set_generator_states(self._waiting[place])
         elif worker and arrived and self._count == arrived:
             set_generator_states(self._after[process])
-        before = generator_states(device=False)
+        before = read_generator_states(device=False)
         mapped = self._mapper(record)
         if mapped is None:  # Detectron2 takes another record in its place
             return None
         self._count += 1
-        after = generator_states(device=False) if worker else None
+        after = read_generator_states(device=False) if worker else None
         return {**mapped, _KEY: (place, before, after)}
 
 
@@ -137,7 +139,7 @@ class ResumableLoader:
         resumed, self._resumed = self._resumed, None
         if resumed and resumed["start"]:
             set_generator_states(resumed["start"])
-        self._start = generator_states(device=False)
+        self._start = read_generator_states(device=False)
         batches = iter(self.loader)
         if resumed:
             for _ in range(resumed["batches"]):
@@ -161,21 +163,22 @@ class ResumableLoader:
         self._after[place[0]] = after
 
     def state_dict(self):
-        """Returns dict: of this process, between two steps of training."""
+        """Returns dict: of this process, between two iterations."""
         workers = getattr(self._source, "num_workers", 0)
         return {
             "batches": self._batches,
             "setting": (workers, comm.get_world_size(), *_numbers(self._sampler())),
             "seed": getattr(self._sampler(), "_seed", None),
             "start": self._start,
-            "now": generator_states(),
+            "now": read_generator_states(),
             "arrived": dict(self._arrived),
             "after": dict(self._after) if workers else {},
             "waiting": dict(self._waiting),
         }
 
     def load_state_dict(self, state):
-        """
+        """Restores the state of this process.
+
         Args:
             state (dict): of :meth:`state_dict` of this process.
         """
@@ -198,7 +201,7 @@ class ResumableLoader:
 class ResumptionHook(HookBase):
     """Puts into checkpoints what a training needs, beside weights and optimizer, to go on as if it had
     not been interrupted: of each process the place in the data and the generators' states, and the
-    numbers that modules keep of past steps as attributes, e.g. RetinaNet's running mean of objects.
+    numbers that modules keep of past iterations as attributes, e.g. RetinaNet's running mean of objects.
 
     It belongs right before the hook that writes checkpoints, in all processes.
 
@@ -233,7 +236,7 @@ class ResumptionHook(HookBase):
 
 
 def _plain_numbers(model):
-    """dict[tuple[str, str], float]: (module, attribute) -> its value."""
+    """Finds numbers, dict[tuple[str, str], float]: (module, attribute) -> its value."""
     return {
         (name, key): value
         for name, module in model.named_modules()
@@ -255,5 +258,5 @@ class _Through:
 
 
 def _numbers(sampler):
-    """What tells the streams of a sampler apart, but for its seed."""
+    """Identifies the stream of a sampler, but for its seed."""
     return type(sampler).__name__, getattr(sampler, "_size", 0)

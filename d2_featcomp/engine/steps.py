@@ -1,4 +1,4 @@
-"""Training in steps, those of MSFC sec. 4: the task network, the split, both."""
+"""Training in stages, those of MSFC sec. 4: the task network, the split, both."""
 
 import logging
 import os
@@ -22,43 +22,43 @@ from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
 
-__all__ = ["config_of_step", "require_step_settings", "steps_to_run", "train_steps"]
+__all__ = ["choose_stages", "make_stage_config", "require_stage_settings", "train_stages"]
 
 TASK_NETWORK, SPLIT, END_TO_END, ENTROPY = 1, 2, 3, 4
-# Of SOLVER: what each step has its own value of, and that value's name in STEPk.
-OF_EACH_STEP = {"MAX_ITER": "MAX_ITER", "BASE_LR": "BASE_LR", "STEPS": "LR_STEPS"}
+# Of SOLVER: what each stage has its own value of, and that value's name in STEPk.
+OF_EACH_STAGE = {"MAX_ITER": "MAX_ITER", "BASE_LR": "BASE_LR", "STEPS": "LR_STEPS"}
 
 
-def config_of_step(cfg, step, weights):
-    """The config under which one step runs as a Detectron2 training of its own.
+def make_stage_config(cfg, stage, weights):
+    """Makes the config under which one stage runs as a Detectron2 training of its own.
 
     Args:
         cfg (CfgNode): of the whole training; not changed.
-        step (int): 1 trains the task network, 2 the split, 3 both; 4 fits the entropy model.
-        weights (str): what the step starts from.
+        stage (int): 1 trains the task network, 2 the split, 3 both; 4 fits the entropy model.
+        weights (str): what the stage starts from.
 
     Returns:
-        CfgNode: frozen; its OUTPUT_DIR is `<OUTPUT_DIR>/step<step>`.
+        CfgNode: frozen; its OUTPUT_DIR is `<OUTPUT_DIR>/step<stage>`.
     """
-    settings = cfg.MODEL.FEATCOMP.TRAIN[f"STEP{step}"]
+    settings = cfg.MODEL.FEATCOMP.TRAIN[f"STEP{stage}"]
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, f"step{step}")
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, f"step{stage}")
     cfg.MODEL.WEIGHTS = weights
-    cfg.MODEL.FEATCOMP.ENABLED = step != TASK_NETWORK
-    cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK = step == SPLIT
+    cfg.MODEL.FEATCOMP.ENABLED = stage != TASK_NETWORK
+    cfg.MODEL.FEATCOMP.FREEZE_TASK_NETWORK = stage == SPLIT
     # The entropy model needs no labels.
-    cfg.MODEL.FEATCOMP.LOSS = "distill" if step == ENTROPY else settings.get("LOSS", "task")
-    if step != ENTROPY:
-        for key, own in OF_EACH_STEP.items():
+    cfg.MODEL.FEATCOMP.LOSS = "distill" if stage == ENTROPY else settings.get("LOSS", "task")
+    if stage != ENTROPY:
+        for key, own in OF_EACH_STAGE.items():
             cfg.SOLVER[key] = settings[own]
     cfg.freeze()
     return cfg
 
 
-def require_step_settings(cfg, overrides=()):
+def require_stage_settings(cfg, overrides=()):
     """Refuses settings that training would not heed: MAX_ITER, BASE_LR and STEPS of SOLVER, in whose
-    place each training step has its own.
+    place each training stage has its own.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
@@ -71,23 +71,23 @@ def require_step_settings(cfg, overrides=()):
     for override in cfg.MODEL.LAZY.OVERRIDES:
         if override.startswith(("train.max_iter", "lr_multiplier", "optimizer.lr")):
             raise ValueError(
-                f"{override!r} is not used by training in steps: set "
+                f"{override!r} is not used by training in stages: set "
                 "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER, BASE_LR and LR_STEPS, and those of STEP2 and STEP3"
             )
     defaults, named = get_cfg().SOLVER, set(overrides[::2])
-    for key, own in OF_EACH_STEP.items():
+    for key, own in OF_EACH_STAGE.items():
         default = defaults[key]
         if f"SOLVER.{key}" not in named and cfg.SOLVER[key] == default:
             continue
         raise ValueError(
-            f"training in steps does not use SOLVER.{key}: set MODEL.FEATCOMP.TRAIN.STEP1.{own}, "
-            f"STEP2.{own} and STEP3.{own}, each step's own (MODEL.FEATCOMP.TRAIN.STEPS tells which "
+            f"training in stages does not use SOLVER.{key}: set MODEL.FEATCOMP.TRAIN.STEP1.{own}, "
+            f"STEP2.{own} and STEP3.{own}, each stage's own (MODEL.FEATCOMP.TRAIN.STEPS tells which "
             f"run), and leave SOLVER.{key} out; where a base file sets it, set it back to {default}"
         )
 
 
-def steps_to_run(cfg):
-    """Returns the steps that `MODEL.FEATCOMP.TRAIN.STEPS` asks for, in order.
+def choose_stages(cfg):
+    """Chooses the stages to run: those that `MODEL.FEATCOMP.TRAIN.STEPS` asks for, in order.
 
     Raises:
         ValueError: anything but distinct, rising numbers from 1 to 4.
@@ -102,7 +102,7 @@ def steps_to_run(cfg):
         return (*first, SPLIT, END_TO_END, *last)
     if list(steps) != sorted(set(steps)) or not set(steps) <= {TASK_NETWORK, SPLIT, END_TO_END, ENTROPY}:
         raise ValueError(
-            f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising step numbers, e.g. (1, 2, 3) or (3,); "
+            f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising stage numbers, e.g. (1, 2, 3) or (3,); "
             "4, or 'entropy', fits the entropy model of codec 'learned'"
         )
     return steps
@@ -125,7 +125,7 @@ def _holds_task_network(cfg):
         return False
 
     def look():
-        checkpointer = FeatCompCheckpointer(_build_on_cpu(config_of_step(cfg, TASK_NETWORK, "")))
+        checkpointer = FeatCompCheckpointer(_build_on_cpu(make_stage_config(cfg, TASK_NETWORK, "")))
         checkpointer.load(cfg.MODEL.WEIGHTS)
         return not checkpointer.missing_task_network
 
@@ -133,7 +133,7 @@ def _holds_task_network(cfg):
 
 
 def _build_on_cpu(cfg):
-    """The network of a config, to look at it."""
+    """Builds the network of a config, to look at it."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
@@ -141,7 +141,7 @@ def _build_on_cpu(cfg):
 
 
 def _by_main_process(look):
-    """What a function returns, or raises, in the main process: for all processes."""
+    """Calls a function in the main process; returns, or raises, in all processes what it did there."""
     found = error = None
     if comm.is_main_process():
         try:
@@ -154,39 +154,39 @@ def _by_main_process(look):
     return found
 
 
-def train_steps(cfg, resume=False):
-    """Trains step by step; every step starts from the one before it, the first from MODEL.WEIGHTS.
+def train_stages(cfg, resume=False):
+    """Trains stage by stage; every stage starts from the one before it, the first from MODEL.WEIGHTS.
 
-    Step k writes to `<OUTPUT_DIR>/step<k>`, the weights of the last one go to
+    Stage k writes to `<OUTPUT_DIR>/step<k>`, the weights of the last one go to
     `<OUTPUT_DIR>/model_final.pth` too.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
-        resume (bool): go on in the step, and at the iteration, where an earlier call stopped, with the
+        resume (bool): go on in the stage, and at the iteration, where an earlier call stopped, with the
             data and the random numbers that would have followed. On CPUs, with the same data set,
             SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and number of processes and threads, the weights
             are then bit for bit those of a training that was not interrupted; on GPUs, whose sums may
             come in any order, and with TEST.PRECISE_BN, they are not.
 
     Returns:
-        dict: results of the last step's evaluation; empty if `TEST.EVAL_PERIOD` is below 0.
+        dict: results of the last stage's evaluation; empty if `TEST.EVAL_PERIOD` is below 0.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: see :func:`steps_to_run`; or the weights to
-        start from lack the task network that steps 2 and 3 need. FloatingPointError: it diverged.
+        ValueError, FileNotFoundError, CheckpointError: see :func:`choose_stages`; or the weights to
+        start from lack the task network that stages 2 and 3 need. FloatingPointError: it diverged.
     """
     logger = logging.getLogger("d2_featcomp")
-    require_step_settings(cfg)
-    steps, weights = steps_to_run(cfg), cfg.MODEL.WEIGHTS
+    require_stage_settings(cfg)
+    steps, weights = choose_stages(cfg), cfg.MODEL.WEIGHTS
     if not resume and comm.is_main_process():
         _forget(cfg, steps)
     comm.synchronize()
     require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
-    check_data([config_of_step(cfg, step, "") for step in steps])
+    check_data([make_stage_config(cfg, step, "") for step in steps])
     _by_main_process(lambda: _check_steps(cfg, steps))
     results = OrderedDict()
     for step in steps:
-        step_cfg = config_of_step(cfg, step, weights)
+        step_cfg = make_stage_config(cfg, step, weights)
         os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
         _seed(cfg)
         if step == ENTROPY:
@@ -206,11 +206,11 @@ def train_steps(cfg, resume=False):
         if trainer.start_iter == 0:
             reset_loss_weights(trainer.checkpointer.model)
         if trainer.start_iter < trainer.max_iter:
-            logger.info("Step %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
+            logger.info("Stage %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
             _train(trainer, step)
             results = getattr(trainer, "_last_eval_results", OrderedDict())
         else:
-            logger.info("Step %d is complete", step)
+            logger.info("Stage %d is complete", step)
         weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
     if comm.is_main_process():
         # Without the optimizer's state.
@@ -234,32 +234,32 @@ def _train(trainer, step):
             raise FloatingPointError("its weights became infinite or NaN")
     except FloatingPointError as error:
         raise FloatingPointError(
-            f"step {step} diverged: lower MODEL.FEATCOMP.TRAIN.STEP{step}.BASE_LR or set "
+            f"stage {step} diverged: lower MODEL.FEATCOMP.TRAIN.STEP{step}.BASE_LR or set "
             f"SOLVER.CLIP_GRADIENTS.ENABLED True ({error})"
         ) from error
 
 
 def _forget(cfg, steps):
-    """Removes the marks by which a later --resume would take an older run's steps for this run's."""
+    """Removes the marks by which a later --resume would take an older run's stages for this run's."""
     for step in steps:
         marks = ("model_final.pth", "fit.pth") if step == ENTROPY else ("last_checkpoint",)
         for name in marks:
-            mark = os.path.join(config_of_step(cfg, step, "").OUTPUT_DIR, name)
+            mark = os.path.join(make_stage_config(cfg, step, "").OUTPUT_DIR, name)
             if os.path.exists(mark):
                 os.remove(mark)
 
 
 def _check_steps(cfg, steps):
-    """Finds mistakes in the settings of any step before the first, by the network of the last one, which
-    has all parts of the others, built once."""
+    """Finds mistakes in the settings of any stage before the first, by the network of the last one,
+    which has all parts of the others, built once."""
     for step in set(steps) - {TASK_NETWORK, ENTROPY}:
-        loss = config_of_step(cfg, step, "").MODEL.FEATCOMP.LOSS
+        loss = make_stage_config(cfg, step, "").MODEL.FEATCOMP.LOSS
         if loss not in LOSSES:
             raise ValueError(
                 f"unknown training loss {loss!r} (MODEL.FEATCOMP.TRAIN.STEP{step}.LOSS): choose one of "
                 f"{', '.join(LOSSES)}"
             )
-    model = _build_on_cpu(config_of_step(cfg, steps[-1], ""))
+    model = _build_on_cpu(make_stage_config(cfg, steps[-1], ""))
     for step in steps:
         _require_trainable(model, step)
 

@@ -1,10 +1,10 @@
-"""How long something takes."""
+"""Wall-clock times of calls."""
 
 import time
 
 import torch
 
-__all__ = ["timed", "wait_for_gpu"]
+__all__ = ["time_call", "wait_for_gpu"]
 
 
 def wait_for_gpu():
@@ -13,8 +13,8 @@ def wait_for_gpu():
         torch.cuda.synchronize()
 
 
-def timed(function, *args):
-    """(what a function returns, the seconds that it took, its work on a GPU included)."""
+def time_call(function, *args):
+    """Calls a function; returns (its result, the seconds that it took, its work on a GPU included)."""
     wait_for_gpu()
     start = time.perf_counter()
     result = function(*args)

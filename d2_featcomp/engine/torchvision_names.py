@@ -2,16 +2,17 @@
 
 import re
 
-__all__ = ["is_torchvision_resnet", "names_of_detectron2"]
+__all__ = ["is_torchvision_resnet", "rename_as_detectron2"]
 
 
 def is_torchvision_resnet(weights):
-    """Whether a state dict is of a ResNet of torchvision, or of those that name weights alike."""
+    """Tells whether a state dict is of a ResNet of torchvision, or of those that name weights alike."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(weights)
 
 
-def names_of_detectron2(weights):
-    """
+def rename_as_detectron2(weights):
+    """Renames weights of torchvision as Detectron2 does.
+
     Args:
         weights (dict[str, Tensor]): of torchvision, e.g. "layer1.0.bn2.weight".
 

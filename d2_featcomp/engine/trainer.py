@@ -1,4 +1,4 @@
-"""Detectron2's trainer, for networks that are cut in two."""
+"""Detectron2's trainer, for split networks."""
 
 import logging
 import weakref
@@ -36,7 +36,7 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg):
-        TrainerBase.__init__(self)  # what follows stands for DefaultTrainer.__init__
+        TrainerBase.__init__(self)  # what follows replaces DefaultTrainer.__init__
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())

@@ -41,7 +41,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_weight_file(path):
-    """
+    """Reads a file of weights, without running code in it.
+
     Args:
         path (str): `.pkl` is a pickle of NumPy arrays, as in Detectron2's and Detectron1's model zoos;
             anything else, e.g. `.pth` and `.pyth`, is of torch.save.

@@ -12,7 +12,7 @@ _METHODS_AGREE = 1.05  # the ratio of rates by the polynomial and by the curves 
 
 
 def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"):
-    """How many percent more bits the tested curve needs for the same quality; negative saves bits.
+    """Computes the Bjontegaard delta rate, in percent: negative where the tested curve saves bits.
 
     The logarithm of the rate is a function of the quality, fitted to each curve and averaged over the
     interval of quality that both cover. Computed by the package bjontegaard.
@@ -87,7 +87,7 @@ def _cheapest(curve):
 
 
 def compare_curves(anchor, test, method="cubic"):
-    """:func:`bd_rate`, with what it complains about in words.
+    """Computes :func:`bd_rate`, with its warnings as text.
 
     Args:
         anchor, test (sequence[(float, float)]): rate and quality of each point.

@@ -1,4 +1,4 @@
-"""Which evaluators a data set calls for."""
+"""Evaluators by data set, and their registry."""
 
 import os
 
@@ -15,12 +15,12 @@ from detectron2.evaluation import (
 from detectron2.utils.registry import Registry
 
 from ..data.images import read_sem_seg
-from ..data.requirements import class_setting, predicts_masks
+from ..data.requirements import find_class_setting, predicts_masks
 from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
-__all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "rate_evaluator", "task_evaluators"]
+__all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "build_rate_evaluator", "build_task_evaluators"]
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -32,7 +32,7 @@ for data sets of type "multi_task", like a task head, for each of `MODEL.MULTI_T
 
 @EVALUATOR_REGISTRY.register()
 def coco(cfg, dataset_name, output_dir):
-    key, num_classes = class_setting(cfg) or ("", None)
+    key, num_classes = find_class_setting(cfg) or ("", None)
     predicted = ["segm"] if predicts_masks(cfg) else []
     if cfg.MODEL.KEYPOINT_ON:
         predicted.append("keypoints")
@@ -120,7 +120,7 @@ def ReconstructionHead(cfg, dataset_name, output_dir):
 
 
 def build_evaluator(cfg, dataset_name):
-    """Builds the data set's evaluators and, if the network is cut, the rate's.
+    """Builds the data set's evaluators and, if the network is split, the rate's.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
@@ -133,14 +133,14 @@ def build_evaluator(cfg, dataset_name):
         ValueError: the data set has no annotations, its `evaluator_type` or a task head is unknown, or
             it does not fit the network.
     """
-    evaluators = task_evaluators(cfg, dataset_name)
+    evaluators = build_task_evaluators(cfg, dataset_name)
     if cfg.MODEL.FEATCOMP.ENABLED:
-        evaluators.append(rate_evaluator(cfg))
+        evaluators.append(build_rate_evaluator(cfg))
     return DatasetEvaluators(evaluators)
 
 
-def task_evaluators(cfg, dataset_name):
-    """list[DatasetEvaluator]: the data set's own; arguments and errors are those of
+def build_task_evaluators(cfg, dataset_name):
+    """Builds, list[DatasetEvaluator], the data set's own; arguments and errors are those of
     :func:`build_evaluator`."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind is None:
@@ -158,8 +158,8 @@ def task_evaluators(cfg, dataset_name):
     return EVALUATOR_REGISTRY.get(kind)(cfg, dataset_name, _folder(cfg))
 
 
-def rate_evaluator(cfg):
-    """FeatureRateEvaluator: that writes where the data set's evaluators do."""
+def build_rate_evaluator(cfg):
+    """Builds the FeatureRateEvaluator, which writes where the data set's evaluators do."""
     return FeatureRateEvaluator(_folder(cfg))
 
 

@@ -1,4 +1,4 @@
-"""Rates of feature bitstreams, counted in whole bytes of what was really sent."""
+"""Rates of feature bitstreams, counted in whole bytes of real bitstreams."""
 
 import csv
 import os
@@ -27,14 +27,14 @@ class FeatureRateEvaluator(DatasetEvaluator):
 
     Its group is "feature_rate":
 
-        BPFE: bits per element of the features at the cut, before any reduction (the whole bitstream),
-            and BPFE_header, BPFE_side_info, BPFE_payload, its parts. All images' bits over all
-            images' elements.
-        BPFE_packed: what BPFE_payload would be with every symbol packed into its n bits, without entropy
-            coding: the fixed-length rate that the MSFC paper reports.
+        BPFE: bits per element of the features at the split point, before any reduction (the whole
+            bitstream), and BPFE_header, BPFE_side_info, BPFE_payload, its parts. All images' bits over
+            all images' elements.
+        BPFE_packed: what BPFE_payload would be with fixed-length symbols of n bits, without entropy
+            coding: the rate that the MSFC paper reports.
         bpp: bits per pixel of the original image.
         kB: kilobytes (1000 bytes) per image.
-        times_smaller: 32 / BPFE, against the features as 32-bit floats.
+        times_smaller: the compression ratio, 32 / BPFE, against the features as 32-bit floats.
 
     Args:
         output_dir (str or None): where to write `feature_rates.csv`, a line an image.
@@ -52,7 +52,8 @@ class FeatureRateEvaluator(DatasetEvaluator):
         self._rows = []
 
     def process(self, inputs, outputs):
-        """
+        """Notes the rates of some images.
+
         Args:
             inputs (list[dict]): with "file_name" or "image_id".
             outputs (list[dict]): with "bitstream", as :meth:`SplitInference.cloud_inference` gives.
@@ -75,7 +76,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
                     stream.header_bits,
                     stream.side_info_bits,
                     stream.payload_bits,
-                    stream.packed_bits,
+                    stream.fixed_length_bits,
                     stream.feature_elements,
                     height * width,
                 )
@@ -91,7 +92,9 @@ class FeatureRateEvaluator(DatasetEvaluator):
         rows.sort()
         if self._output_dir:
             self._write(rows)
-        images, size, header, side_info, payload, packed, elements, pixels = zip(*rows, strict=True)
+        images, size, header, side_info, payload, fixed_length, elements, pixels = zip(
+            *rows, strict=True
+        )
         bits, elements = 8 * sum(size), sum(elements)
         return OrderedDict(
             feature_rate=OrderedDict(
@@ -99,7 +102,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
                 BPFE_header=sum(header) / elements,
                 BPFE_side_info=sum(side_info) / elements,
                 BPFE_payload=sum(payload) / elements,
-                BPFE_packed=sum(packed) / elements,
+                BPFE_packed=sum(fixed_length) / elements,
                 bpp=bits / sum(pixels),
                 kB=sum(size) / len(images) / 1000,
                 times_smaller=32 * elements / bits,

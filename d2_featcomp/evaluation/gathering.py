@@ -1,4 +1,4 @@
-"""What evaluators of one row an image share."""
+"""Rows of evaluators, gathered from all processes."""
 
 from detectron2.utils import comm
 
@@ -6,7 +6,8 @@ __all__ = ["gather_rows"]
 
 
 def gather_rows(rows, distributed):
-    """
+    """Gathers rows of all processes.
+
     Args:
         rows (list): of this process.
         distributed (bool): whether other processes have rows too.

@@ -76,7 +76,8 @@ class DisparityEvaluator(_MeanOverImages):
     output = "disparity"
 
     def process(self, inputs, outputs):
-        """
+        """Measures some images.
+
         Args:
             inputs (list[dict]): with "disparity_file_name", see :func:`read_disparity`.
             outputs (list[dict]): with "disparity", (height, width) float, of the size of that map.
@@ -122,7 +123,8 @@ class ReconstructionEvaluator(_MeanOverImages):
     output = "reconstruction"
 
     def process(self, inputs, outputs):
-        """
+        """Measures some images.
+
         Args:
             inputs (list[dict]): with "image", (3, h, w) in [0, 255].
             outputs (list[dict]): with "reconstruction", (3, h, w) float; values beyond [0, 1] are

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-__all__ = ["OperatingPoint", "convex_hull", "within_budget"]
+__all__ = ["OperatingPoint", "choose_within_budget", "compute_convex_hull"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,9 @@ class OperatingPoint:
     quality: float
 
 
-def convex_hull(points):
-    """The points that no mixture of others beats: the upper hull of quality over rate, while it rises.
+def compute_convex_hull(points):
+    """Computes the convex hull, of points that no mixture of others beats: the upper hull of quality
+    over rate, while it rises.
 
     Args:
         points (iterable[OperatingPoint]): those with a NaN are left out.
@@ -38,8 +39,9 @@ def _slope(first, second):
     return (second.quality - first.quality) / (second.rate - first.rate)
 
 
-def within_budget(points, *, most_rate=None, least_quality=None):
-    """
+def choose_within_budget(points, *, most_rate=None, least_quality=None):
+    """Chooses an operating point within a budget.
+
     Args:
         points (iterable[OperatingPoint]): to choose from.
         most_rate (float or None): take the best quality at no more than this rate.
@@ -53,7 +55,7 @@ def within_budget(points, *, most_rate=None, least_quality=None):
     """
     if (most_rate is None) == (least_quality is None):
         raise ValueError("give either a largest rate or a least quality")
-    hull = convex_hull(points)
+    hull = compute_convex_hull(points)
     if not hull:
         raise ValueError("there are no measured points to choose from")
     if most_rate is not None:

@@ -13,12 +13,12 @@ __all__ = [
     "COLUMNS",
     "DEFAULT_COLUMNS",
     "OF_MEANS",
+    "average_rows",
+    "find_rate_for_accuracy",
     "format_bd_rates",
     "format_table",
-    "mean_rows",
+    "make_rows",
     "plot_curves",
-    "rate_for_accuracy",
-    "rows_of",
     "write_bd_rates",
     "write_csv",
 ]
@@ -41,13 +41,14 @@ COLUMNS = {
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
 
-_HEADS = {"times smaller": "compression ratio"}  # of printed tables
+_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}  # of printed tables
 
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
 
-def rows_of(results):
-    """
+def make_rows(results):
+    """Makes the rows of a table of results.
+
     Args:
         results (dict): setting name -> {group: {metric: value}}.
 
@@ -68,8 +69,9 @@ def _measured(columns, rows):
     return [column for column in columns if any(column in row for row in rows.values())]
 
 
-def mean_rows(repeats):
-    """
+def average_rows(repeats):
+    """Averages rows over seeds.
+
     Args:
         repeats (dict): name -> list of rows of one setting, measured with different seeds.
 
@@ -93,11 +95,12 @@ def _deviation(values):
 
 
 def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
-    """
+    """Formats rows as a table.
+
     Args:
-        rows (dict): as :func:`rows_of` gives.
+        rows (dict): as :func:`make_rows` gives.
         columns (sequence[str]): of :data:`COLUMNS`, to show where they were measured.
-        spreads (dict or None): as :func:`mean_rows` gives, shown after a plus-minus sign.
+        spreads (dict or None): as :func:`average_rows` gives, shown after a plus-minus sign.
 
     Returns:
         str: in Markdown; a dash where something was not measured.
@@ -126,7 +129,8 @@ _PAIR = ("test", "anchor", "column", "points", "method")
 
 
 def format_bd_rates(found):
-    """
+    """Formats BD-rates as a table.
+
     Args:
         found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None, or
             :data:`OF_MEANS`),
@@ -187,8 +191,8 @@ def write_csv(rows, path):
     files.write_csv(["setting", *columns], lines, path)
 
 
-def rate_for_accuracy(rates, accuracies, accuracy):
-    """The lowest rate at which a curve reaches an accuracy, the logarithm of the rate interpolated.
+def find_rate_for_accuracy(rates, accuracies, accuracy):
+    """Interpolates the lowest rate at which a curve reaches an accuracy, by the logarithm of the rate.
 
     Args:
         rates, accuracies (sequence[float]): points of the curve, in any order; rates positive.

@@ -1,6 +1,7 @@
 """Measurements of rate and quality: one plan, one loop, one cache, one report."""
 
-from .keys import file_digest
+from ..deprecation import make_getattr
+from .keys import hash_file
 from .measure import evaluate, measure_settings
 from .plan import plan_sweep, read_experiment, read_sweep
 from .report import Report
@@ -8,3 +9,5 @@ from .run import choose_setting, run_experiment, run_plan, run_sweep
 from .schema import BDRate, Curve, Goal, Plan, Point, Training
 
 Experiment = Sweep = Plan  # as they were called when they were two
+
+__getattr__ = make_getattr(__name__, {"file_digest": "hash_file"})

@@ -4,11 +4,11 @@ import contextlib
 
 from detectron2.modeling import build_model
 
-from ..engine.steps import require_step_settings
+from ..engine.steps import require_stage_settings
 from ..evaluation.tradeoff import COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys
-from .seeds import seeded
+from .seeds import name_repeat
 
 __all__ = ["at", "check_plan"]
 
@@ -41,7 +41,7 @@ def check_plan(plan):
             seen.add(training.name)
             cfg = make_config(training.config_file, training.overrides)
             if training.name and not training.checkpoint:
-                require_step_settings(cfg)
+                require_stage_settings(cfg)
             if training.checkpoint and training.start:
                 raise ValueError("give start or checkpoint, not both")
     for names in (plan.trainings, plan.points):
@@ -51,7 +51,7 @@ def check_plan(plan):
     for point in plan.points.values():
         with at(f"setting {point.name!r}"):
             _require("training", point.training, seen)
-            _check_config(plan.config_of(point), built)
+            _check_config(plan.build_config(point), built)
     if type(plan.images) is not int or plan.images < 0:
         raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
     for column in (plan.x, *plan.ys, *plan.columns):
@@ -109,9 +109,9 @@ def _check_goal(goal, plan):
     else:
         _require("setting", goal.setting, labels)
     _require("setting", goal.minus, {"", *labels})
-    _require("curve", goal.times_fewer_bits_than, {"", *(curve.name for curve in plan.curves)})
-    if bool(goal.column) == bool(goal.times_fewer_bits_than):
-        raise ValueError("it needs either column or times_fewer_bits_than")
+    _require("curve", goal.compression_ratio_against, {"", *(curve.name for curve in plan.curves)})
+    if bool(goal.column) == bool(goal.compression_ratio_against):
+        raise ValueError("it needs either column or compression_ratio_against")
     if goal.column:
         _require_column(goal.column)
     bounds = goal.at_least, goal.at_most
@@ -128,7 +128,7 @@ def _check_pictures(plan):
     )
     reference = plan.pictures.get("reference", "")
     if plan.seeds and reference not in plan.trainings:
-        reference = seeded(reference, plan.seeds[0])
+        reference = name_repeat(reference, plan.seeds[0])
     _require("training", reference, {"", *plan.trainings})
 
 

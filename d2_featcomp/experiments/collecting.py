@@ -1,4 +1,4 @@
-"""What evaluators collect from single images, kept as JSON and given back to them later.
+"""Contributions of single images to evaluators, kept as JSON and given back to them later.
 
 An evaluator's class says in `collects` which of its attributes its `reset` empties and its `process`
 adds to: lists, dictionaries of lists, or arrays of numbers, which are joined, merged and added over the

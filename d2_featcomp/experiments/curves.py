@@ -4,10 +4,10 @@ import itertools
 import os
 
 from ..codecs import FEATURE_CODEC_REGISTRY, find_image_codec
-from ..modeling import Layer, Pyramid, find_feature_split
+from ..modeling import IntermediateLayerSplit, PyramidSplit, find_feature_split
 from .schema import CURVE_KEYS, POINT_KEYS, Curve, Point, require_keys
 
-__all__ = ["expand_anchor", "expand_curve", "make_point", "overrides_before_splitting"]
+__all__ = ["expand_anchor", "expand_curve", "find_overrides_before_splitting", "make_point"]
 
 LOSSLESS_BITS = (2, 3, 4, 6, 8)
 IMAGE_CODECS = ("jpeg420", "jpegxl_rgb", "avif420", "hevc420")
@@ -140,14 +140,15 @@ def _find_split_point(cfg):
 
 
 def _find_anchor_split(cfg):
-    """Names the split that sends all features of a network's split point; "" before the network."""
+    """Names the split that codes all features of a network's split point; "" before the network."""
     split = cfg.MODEL.FEATCOMP.SPLIT
-    if issubclass(find_feature_split(split), (Layer, Pyramid)):
+    if issubclass(find_feature_split(split), (IntermediateLayerSplit, PyramidSplit)):
         return split
-    return {"image": "", "backbone": "Pyramid"}.get(_find_split_point(cfg), "Layer")
+    anchors = {"image": "", "backbone": "PyramidSplit"}
+    return anchors.get(_find_split_point(cfg), "IntermediateLayerSplit")
 
 
-def overrides_before_splitting(weights, cfg):
+def find_overrides_before_splitting(weights, cfg):
     """Finds the network as it was before it was trained to be split: for anchors.
 
     Args:
@@ -166,7 +167,7 @@ def overrides_before_splitting(weights, cfg):
     if not weights and trained and not _find_split_point(cfg).startswith("layer"):
         raise ValueError(
             f"split {split} is trained together with its network: give the weights of the "
-            "network before that (for training in steps: step1/model_final.pth) by --anchor-weights, "
+            "network before that (for training in stages: step1/model_final.pth) by --anchor-weights, "
             "or leave anchors and the uncompressed network out (--anchors none)"
         )
     return {"MODEL.WEIGHTS": os.fspath(weights)} if weights else {}
@@ -195,11 +196,11 @@ def expand_anchor(anchor, cfg, before, training):
             "codec, e.g. image:jpeg420"
         )
     if kind != "image" and not split:
-        sends = cfg.MODEL.FEATCOMP.SPLIT
-        raise ValueError(f"split {sends} has no features to compare with: leave {anchor!r} out")
+        chosen = cfg.MODEL.FEATCOMP.SPLIT
+        raise ValueError(f"split {chosen} has no features to compare with: leave {anchor!r} out")
     overrides = {
         **before,
-        "MODEL.FEATCOMP.SPLIT": "Image" if kind == "image" else split,
+        "MODEL.FEATCOMP.SPLIT": "ImageSplit" if kind == "image" else split,
         f"{_CODEC}QUANTIZER": "",
     }
     if kind == "image":

@@ -11,16 +11,17 @@ from detectron2 import __version__ as detectron2_version
 from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import MetadataCatalog
 
-from ..engine.command_line import plain_config, setup_config
+from ..engine.command_line import make_plain_config, setup_config
+from ..modeling import find_stored_name
 
 __all__ = [
     "describe_versions",
     "digest",
     "digest_data",
-    "file_digest",
     "find_differences",
-    "measured_keys",
-    "trained_keys",
+    "hash_file",
+    "pick_measured_keys",
+    "pick_trained_keys",
 ]
 
 _PACKAGES = (
@@ -110,7 +111,7 @@ def digest_data(dataset, records):
 _DIGESTS = {}
 
 
-def file_digest(path):
+def hash_file(path):
     """Hashes the content of a weight file; "" for no file.
 
     Raises:
@@ -147,7 +148,7 @@ def describe_versions():
     return versions
 
 
-def measured_keys(cfg):
+def pick_measured_keys(cfg):
     """Picks the config keys on which a measurement depends, the codec's and the weights left out.
 
     Args:
@@ -156,20 +157,23 @@ def measured_keys(cfg):
     Returns:
         dict: key such as "MODEL.FEATCOMP.SPLIT" -> value.
     """
-    return _without(plain_config(cfg), _NOT_MEASURED)
+    return _without(make_plain_config(cfg), _NOT_MEASURED)
 
 
-def trained_keys(cfg):
+def pick_trained_keys(cfg):
     """Picks the config keys on which a training's weights depend, those it starts from left out."""
-    return _without(plain_config(cfg), _NOT_TRAINED)
+    return _without(make_plain_config(cfg), _NOT_TRAINED)
 
 
 def _without(plain, patterns):
-    return {
+    kept = {
         key: value
         for key, value in _flat(plain).items()
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
     }
+    # So that results of earlier releases are found.
+    kept["MODEL.FEATCOMP.SPLIT"] = find_stored_name(kept["MODEL.FEATCOMP.SPLIT"])
+    return kept
 
 
 def _flat(tree, prefix=""):
@@ -187,12 +191,12 @@ def find_differences(before, now):
     remove keys, differs only where its value is not the default.
 
     Args:
-        before, now (dict): from :func:`trained_keys`.
+        before, now (dict): from :func:`pick_trained_keys`.
 
     Returns:
         list[str]: "KEY: value before, value now", by key.
     """
-    defaults = trained_keys(setup_config(""))
+    defaults = pick_trained_keys(setup_config(""))
     missing = object()
     found = []
     for key in sorted(before.keys() | now.keys()):

@@ -36,12 +36,12 @@ from ..data.mappers import build_test_mapper
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
-from ..evaluation.build import rate_evaluator, task_evaluators
-from ..evaluation.tradeoff import format_table, rows_of
+from ..evaluation.build import build_rate_evaluator, build_task_evaluators
+from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .collecting import can_collect, collect, evaluate_collected
-from .keys import describe_versions, digest, digest_data, file_digest, measured_keys
+from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
 from .records import Records, locked
 
 __all__ = ["evaluate", "measure_settings"]
@@ -69,7 +69,7 @@ def evaluate(cfg):
     if not comm.is_main_process():
         return {}
     for dataset, results in found.items():
-        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(rows_of({dataset: results})))
+        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(make_rows({dataset: results})))
         print_csv_format(results)
     results = next(iter(found.values())) if len(found) == 1 else found
     verify_results(cfg, results)
@@ -122,12 +122,12 @@ def _find_networks(settings, folder):
             records = get_detection_dataset_dicts([dataset], filter_empty=False)
             datasets[dataset] = records, digest_data(dataset, records) if folder else ""
         records, data = datasets[dataset]
-        key = digest([measured_keys(cfg), file_digest(cfg.MODEL.WEIGHTS), data, versions])
+        key = digest([pick_measured_keys(cfg), hash_file(cfg.MODEL.WEIGHTS), data, versions])
         setting = _Setting.of(name, cfg, key)
         if setting.has_weights:  # and so belongs to a network that was built with it
             key = setting.key
         if key not in found:
-            recorded = folder and all(map(can_collect, task_evaluators(cfg, dataset)))
+            recorded = folder and all(map(can_collect, build_task_evaluators(cfg, dataset)))
             found[key] = (_Recorded if recorded else _Live)(cfg, key, records, folder)
         found[key].settings.append(setting)
     return list(found.values())
@@ -195,7 +195,7 @@ class _Network:
                     self._take(model, record)
 
     def _pass(self, model, record, settings):
-        """Codes an image, through the bytes that would be sent.
+        """Codes an image, through the bytes of a bitstream.
 
         Yields:
             (setting, hash of its symbols, its bitstream, a function that gives the network's outputs)
@@ -215,7 +215,7 @@ class _Network:
 
             def outputs(symbols=symbols, tensors=tensors, stream=stream, codec=codec):
                 if symbols not in known:
-                    known[symbols] = model.outputs_of(tensors, stream, codec)
+                    known[symbols] = model.compute_outputs(tensors, stream, codec)
                 return known[symbols]
 
             yield setting, symbols, stream, outputs
@@ -247,8 +247,8 @@ class _Live(_Network):
         for setting in self.settings:
             if setting.key not in known and setting.key not in self.evaluators:
                 cfg = setting.cfg
-                evaluators = task_evaluators(cfg, cfg.DATASETS.TEST[0])
-                evaluators += [rate_evaluator(cfg)] if setting.codec else []
+                evaluators = build_task_evaluators(cfg, cfg.DATASETS.TEST[0])
+                evaluators += [build_rate_evaluator(cfg)] if setting.codec else []
                 for evaluator in evaluators:
                     evaluator.reset()
                 self.evaluators[setting.key] = setting, evaluators
@@ -283,8 +283,8 @@ class _Recorded(_Network):
             setting.records = Records(self.folder, setting.key)
         # Once, but where an image's symbols are those of a finished result and another image's are not.
         while positions := self._find_pending():
-            self.evaluators = task_evaluators(self.cfg, self.cfg.DATASETS.TEST[0])
-            self.rate_evaluator = rate_evaluator(self.cfg)
+            self.evaluators = build_task_evaluators(self.cfg, self.cfg.DATASETS.TEST[0])
+            self.rate_evaluator = build_rate_evaluator(self.cfg)
             try:
                 self._run(positions)
             finally:
@@ -365,7 +365,9 @@ class _Recorded(_Network):
         if comm.is_main_process():
             places = self._places(self.places, enumerate(order))
         results = OrderedDict()
-        for index, evaluator in enumerate(task_evaluators(setting.cfg, setting.cfg.DATASETS.TEST[0])):
+        for index, evaluator in enumerate(
+            build_task_evaluators(setting.cfg, setting.cfg.DATASETS.TEST[0])
+        ):
             collected = (taken[index] for taken in Records.read(places))
             results.update(evaluate_collected(evaluator, collected) or {})
         results = json.loads(json.dumps(results, default=float))
@@ -379,7 +381,7 @@ class _Recorded(_Network):
         places = []
         if comm.is_main_process():
             places = self._places(setting.places, range(len(self.dataset)))
-        return evaluate_collected(rate_evaluator(setting.cfg), Records.read(places)) or {}
+        return evaluate_collected(build_rate_evaluator(setting.cfg), Records.read(places)) or {}
 
     def _places(self, places, wanted):
         wanted = list(wanted)

@@ -47,7 +47,7 @@ Its keys, all of which may be left out but for some curve, level or anchor:
     goals:                           # bounds: at_least, at_most
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
       - {setting: "MSFC, n = 2", column: box AP, minus: uncompressed, at_least: -2}
-      - {setting: "MSFC, n = 2", times_fewer_bits_than: JPEG pyramid, at_least: 10}
+      - {setting: "MSFC, n = 2", compression_ratio_against: JPEG pyramid, at_least: 10}
       - {bd_rate: MSFC, anchor: JPEG pyramid, column: box AP, at_most: -50}
 
 Anchors: `image` is the image, as the network gets it, coded in colour, and the whole network after it;
@@ -60,11 +60,11 @@ import os
 
 import yaml
 
-from ..data.datasets.scenes import data_root
+from ..data.datasets.scenes import find_data_root
 from ..engine.command_line import require_weights, setup_config
 from .checks import at, check_plan
-from .curves import expand_anchor, expand_curve, make_point, overrides_before_splitting
-from .keys import file_digest
+from .curves import expand_anchor, expand_curve, find_overrides_before_splitting, make_point
+from .keys import hash_file
 from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
@@ -93,11 +93,12 @@ _TYPES = {
     "images": int,
 }
 _WORDS = {list: "a list", dict: "keys with values", str: "text", bool: "true or false", int: "a number"}
+_RENAMED_KEYS = {"times_fewer_bits_than": "compression_ratio_against"}
 ALL_ANCHORS = ("image", "features", "raw")
 
 
 def read_sweep(path):
-    """Reads a plan as it stands in a file; see the top of this module.
+    """Reads a plan as it is in a file; see the top of this module.
 
     Args:
         path (str): YAML.
@@ -129,7 +130,7 @@ def read_sweep(path):
 
 
 def _convert_settings(data, path):
-    """Of the files that d2_featcomp 0.1 read by tools/reproduce.py."""
+    """Converts files that d2_featcomp 0.1 read by tools/reproduce.py."""
     logging.getLogger("d2_featcomp").warning(
         "%s: the key settings is now curves (each with its points) and levels (points of no curve)", path
     )
@@ -216,7 +217,7 @@ def plan_sweep(description, config_file, opts, output=""):
         {**description, "config_file": config_file, "weights": cfg.MODEL.WEIGHTS}, overrides=given
     )
     for point in plan.points.values():
-        file_digest(plan.config_of(point).MODEL.WEIGHTS)  # so that a missing file is found now
+        hash_file(plan.build_config(point).MODEL.WEIGHTS)  # so that a missing file is found now
     return plan
 
 
@@ -267,10 +268,22 @@ def _read_entries(kind, data, key):
     found = []
     for number, entry in enumerate(data.get(key) or ()):
         with at(f"{key}[{number}]"):
+            entry = _rename_keys(entry, f"{key}[{number}]")
             require_keys(entry, [field.name for field in dataclasses.fields(kind)], "it")
             columns = {"columns": tuple(entry["columns"])} if "columns" in entry else {}
             found.append(kind(**{**entry, **columns}))
     return tuple(found)
+
+
+def _rename_keys(entry, where):
+    """Gives keys of earlier releases the names of today; says so in the log."""
+    if not isinstance(entry, dict):
+        return entry
+    for earlier in entry.keys() & _RENAMED_KEYS.keys():
+        logging.getLogger("d2_featcomp").warning(
+            "%s: the key %s is now called %s", where, earlier, _RENAMED_KEYS[earlier]
+        )
+    return {_RENAMED_KEYS.get(key, key): value for key, value in entry.items()}
 
 
 def _read_trainings(data, overrides):
@@ -288,7 +301,7 @@ def _read_trainings(data, overrides):
         require_keys(entry, known, f"trainings.{name}")
         entry = {"config_file": given, **entry}
         if entry.get("checkpoint"):
-            entry["checkpoint"] = os.path.join(data_root(), entry["checkpoint"])
+            entry["checkpoint"] = os.path.join(find_data_root(), entry["checkpoint"])
         trainings[str(name)] = Training(str(name), **entry)
     return trainings
 
@@ -325,7 +338,7 @@ def _read_levels(data):
 
 
 def _expand_anchors(data, trainings):
-    """(curves, levels): of the network before it was trained to be split."""
+    """Makes (curves, levels) of the network before it was trained to be split."""
     alone = "" in trainings
     anchors = data.get("anchors", list(ALL_ANCHORS) if alone else [])
     uncompressed = data.get("uncompressed", alone or bool(anchors))
@@ -339,7 +352,7 @@ def _expand_anchors(data, trainings):
             expand_anchor(anchor, cfg, {}, name)
         before = {}
         if alone:
-            before = overrides_before_splitting(data.get("anchor_weights"), cfg)
+            before = find_overrides_before_splitting(data.get("anchor_weights"), cfg)
         curves = [curve for anchor in anchors for curve in expand_anchor(anchor, cfg, before, name)]
     unsplit = Point("uncompressed", name, {**before, "MODEL.FEATCOMP.ENABLED": False})
     return curves, [unsplit] if uncompressed else []

@@ -71,7 +71,8 @@ class Records:
 
     @staticmethod
     def read(places):
-        """
+        """Reads what was recorded.
+
         Args:
             places (iterable): values of what :meth:`find` returned.
 

@@ -1,4 +1,4 @@
-"""One report of what was measured: tables, CSV, JSON, plots, BD-rates, goals."""
+"""The report of a plan's measurements: tables, CSV, JSON, plots, BD-rates, goals."""
 
 import csv
 import json
@@ -10,18 +10,18 @@ import torch
 from detectron2.utils import comm
 
 from ..codecs import IMAGE_CODEC_REGISTRY
-from ..engine.command_line import plain_config
+from ..engine.command_line import make_plain_config
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
     COLUMNS,
     DEFAULT_COLUMNS,
     OF_MEANS,
+    average_rows,
+    find_rate_for_accuracy,
     format_bd_rates,
     format_table,
-    mean_rows,
+    make_rows,
     plot_curves,
-    rate_for_accuracy,
-    rows_of,
     write_bd_rates,
 )
 from ..evaluation.tradeoff import write_csv as write_rows
@@ -37,7 +37,7 @@ _RATES = {"BPFE": "BPFE", "bpp": "bits/pixel"}  # file name -> column
 
 
 class Report:
-    """What was measured of a plan. :meth:`write` writes, into `output`:
+    """The measurements of a plan. :meth:`write` writes, into `output`:
 
         results.csv: the columns of the tables, a line a point, with all digits.
         curves.csv: each point's settings, rates in detail, and every metric.
@@ -72,7 +72,7 @@ class Report:
         self._write_curves()
         self._write_images()
         results = {
-            name: {"config": plain_config(self.configs[name]), "results": self.results[name]}
+            name: {"config": make_plain_config(self.configs[name]), "results": self.results[name]}
             for name in self._measured()
         }
         self._write_json({"title": plan.title, "settings": results}, "results.json")
@@ -108,7 +108,7 @@ class Report:
             dict: name of a point -> {column: value}; metrics without a column are `group/metric`.
         """
         results = {name: self.results[name] for name in self._measured()}
-        rows = rows_of(results)
+        rows = make_rows(results)
         known = {group for group, _, _ in COLUMNS.values()}
         for name, groups in results.items():
             for group in groups.keys() - known:
@@ -120,7 +120,7 @@ class Report:
         return rows
 
     def qualities(self):
-        """list[str]: the columns of quality that were measured; larger is better."""
+        """Lists the columns of quality that were measured; larger is better."""
         found = dict.fromkeys(column for row in self.rows().values() for column in row)
         ordered = [column for column in COLUMNS if column in found]
         ordered += [column for column in found if column not in COLUMNS]
@@ -131,20 +131,20 @@ class Report:
         ]
 
     def means(self):
-        """(rows, spreads) by label: means over the seeds, and standard deviations."""
+        """Computes (rows, spreads) by label: means over the seeds, and standard deviations."""
         repeats = {}
         for name, row in self.rows().items():
             repeats.setdefault(self.plan.points[name].label, []).append(row)
-        return mean_rows(repeats)
+        return average_rows(repeats)
 
     def table(self):
-        """str: in Markdown."""
+        """Formats the table in Markdown."""
         means, spreads = self.means()
         more = [column for column in self.qualities() if column not in COLUMNS]
         return format_table(means, self.plan.columns or (*DEFAULT_COLUMNS, *more), spreads)
 
     def plots(self):
-        """list[(str, str, str)]: of each plot the file's stem, and the columns x and y."""
+        """Lists the plots, (str, str, str): of each the file's stem, and the columns x and y."""
         plan = self.plan
         if len(plan.ys) == 1:
             return [("curves", plan.x, plan.ys[0])]
@@ -217,7 +217,7 @@ class Report:
         return wanted, "kB/image"
 
     def bd_rates(self):
-        """list[dict]: as :func:`format_bd_rates` takes them."""
+        """Computes the BD-rates, list[dict] as :func:`format_bd_rates` takes them."""
         seeds = self.plan.seeds or (None,)
         wanted, rate = self._wanted_bd_rates()
         return [
@@ -244,7 +244,8 @@ class Report:
         return compare_curves(*pairs, method=wanted.method)
 
     def check_goals(self):
-        """list[(bool, str)]: of each goal, whether it was reached, and what was measured, in words."""
+        """Checks each goal, list[(bool, str)]: whether it was reached, and what was measured, in
+        words."""
         return [self._check_goal(goal) for goal in self.plan.goals]
 
     def _check_goal(self, goal):
@@ -256,12 +257,12 @@ class Report:
         lacking = [name for name in (goal.setting, goal.minus) if name and needed not in rows[name]]
         if lacking:
             return False, f"{lacking[0]}: {needed} was not measured"
-        if goal.times_fewer_bits_than:
-            points = self.curves(plan.x, needed).get(goal.times_fewer_bits_than, [])
-            rate = rate_for_accuracy(
+        if goal.compression_ratio_against:
+            points = self.curves(plan.x, needed).get(goal.compression_ratio_against, [])
+            rate = find_rate_for_accuracy(
                 [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
             )
-            what = f"compression ratio against {goal.times_fewer_bits_than} at the same {needed}"
+            what = f"compression ratio against {goal.compression_ratio_against} at the same {needed}"
             return _within(goal, f"{goal.setting}: {what}", rate / row[plan.x])
         if goal.minus:
             value = row[goal.column] - rows[goal.minus][goal.column]
@@ -329,7 +330,7 @@ class Report:
             "versions": describe_versions(),
             "processes": comm.get_world_size(),
             "threads": torch.get_num_threads(),
-            "settings": {name: plain_config(self.configs[name]) for name in self._measured()},
+            "settings": {name: make_plain_config(self.configs[name]) for name in self._measured()},
             "bd_rates": [
                 {**entry, "percent": entry["percent"] if entry["percent"] == entry["percent"] else None}
                 for entry in bd_rates
@@ -358,5 +359,7 @@ def _within(goal, what, value):
     bounds = [f"at least {goal.at_least}"] * (goal.at_least > float("-inf"))
     bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
     infinite = value in (float("inf"), float("-inf"))
-    shown = "- (it never reaches that)" if infinite and goal.times_fewer_bits_than else f"{value:.5g}"
+    shown = (
+        "- (it never reaches that)" if infinite and goal.compression_ratio_against else f"{value:.5g}"
+    )
     return goal.at_least <= value <= goal.at_most, f"{what} {shown} ({' and '.join(bounds)})"

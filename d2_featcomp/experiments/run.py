@@ -11,14 +11,14 @@ from detectron2.utils import comm
 
 from ..deploy import draw_images
 from ..engine.inference import build_for_inference
-from ..engine.steps import train_steps
-from ..evaluation.rate_budget import OperatingPoint, within_budget
+from ..engine.steps import train_stages
+from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
 from ..files import write_text
-from .keys import file_digest, find_differences, trained_keys
+from .keys import find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
 from .report import Report
 from .schema import file_name, make_config
-from .seeds import seeded
+from .seeds import name_repeat
 from .subsets import limit_images
 
 __all__ = ["choose_setting", "run_experiment", "run_plan", "run_sweep"]
@@ -75,7 +75,7 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
     for training in plan.trainings.values():
         run.train(training)
         points = {point.name: point for point in plan.points.values() if point.training == training.name}
-        report.configs |= {name: run.config_of(point) for name, point in points.items()}
+        report.configs |= {name: run.build_config(point) for name, point in points.items()}
         if points:
             configs = {name: report.configs[name] for name in points}
             report.results |= measure_settings(configs, os.path.join(output, "records"))
@@ -100,10 +100,10 @@ class _Run:
             self._folder("trainings", name), "model_final.pth"
         )
 
-    def config_of(self, point):
+    def build_config(self, point):
         folder = self._folder("settings", point.name)
         weights = self._weights(point.training)
-        cfg = self.plan.config_of(point, OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)
+        cfg = self.plan.build_config(point, OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)
         if self.plan.images:
             cfg = limit_images(cfg, self.plan.images, os.path.join(self.output, "records"))
         return cfg
@@ -112,7 +112,7 @@ class _Run:
         """Before anything is done: says which finished trainings this plan does not agree with."""
         for training in self.plan.trainings.values():
             if training.checkpoint:
-                file_digest(training.checkpoint)  # FileNotFoundError
+                hash_file(training.checkpoint)  # FileNotFoundError
             elif not self.retrain:
                 self._require_same(training, _read_mark(self._folder("trainings", training.name)))
 
@@ -138,10 +138,10 @@ class _Run:
                 )
                 return []
             return ["an earlier version began it and did not note its settings"]
-        now = trained_keys(make_config(training.config_file, training.overrides))
+        now = pick_trained_keys(make_config(training.config_file, training.overrides))
         found = find_differences(mark["config"], now)
         start = self._weights(training.start) if training.start else ""
-        if os.path.exists(start) and mark["start"] != file_digest(start):
+        if os.path.exists(start) and mark["start"] != hash_file(start):
             found.append(f"it started from other weights of {training.start!r}")
         return found
 
@@ -162,12 +162,12 @@ class _Run:
         if comm.get_world_size() > 1:
             raise ValueError("trainings of a plan are done by one process: run tools/reproduce.py")
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
-        config = trained_keys(make_config(training.config_file, training.overrides))
-        made = {"config": config, "start": file_digest(start.get("MODEL.WEIGHTS", ""))}
+        config = pick_trained_keys(make_config(training.config_file, training.overrides))
+        made = {"config": config, "start": hash_file(start.get("MODEL.WEIGHTS", ""))}
         _write_mark({"complete": False, **made}, folder)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
         overrides = {**training.overrides, "OUTPUT_DIR": folder, **start}
-        train_steps(make_config(training.config_file, overrides), resume=bool(mark))
+        train_stages(make_config(training.config_file, overrides), resume=bool(mark))
         _write_mark({"complete": True, **made}, folder)
         for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
@@ -175,10 +175,10 @@ class _Run:
     def draw(self, setting, reference="", count=4):
         folder = os.path.join(self.output, "pictures")
         if self.plan.seeds:
-            setting = seeded(setting, self.plan.seeds[0])
+            setting = name_repeat(setting, self.plan.seeds[0])
             if reference not in self.plan.trainings:
-                reference = seeded(reference, self.plan.seeds[0])
-        cfg = self.config_of(self.plan.points[setting])
+                reference = name_repeat(reference, self.plan.seeds[0])
+        cfg = self.build_config(self.plan.points[setting])
         model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
         unsplit = (
             build_for_inference(cfg, self._weights(reference), enabled=False) if reference else None
@@ -247,8 +247,8 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
         least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
         if least != least:
             raise ValueError(f"{quality} of the uncompressed network was not measured")
-        chosen = within_budget(measured, least_quality=least)
+        chosen = choose_within_budget(measured, least_quality=least)
     else:
-        chosen = within_budget(measured, most_rate=target_kb)
+        chosen = choose_within_budget(measured, most_rate=target_kb)
     overrides = points[chosen.name].overrides
     return chosen, [str(part) for pair in overrides.items() for part in pair]

@@ -1,4 +1,4 @@
-"""What a plan consists of."""
+"""The parts of a plan."""
 
 import dataclasses
 import re
@@ -68,22 +68,22 @@ class BDRate:
 @dataclasses.dataclass(frozen=True)
 class Goal:
     """A bound on a column of a point (`setting`), on its difference to another point (`minus`), on the
-    compression ratio against a curve at the same quality (`times_fewer_bits_than`), or on the BD-rate by
-    a column of the curve `bd_rate` against the curve `anchor`."""
+    compression ratio against a curve at the same quality (`compression_ratio_against`), or on the
+    BD-rate by a column of the curve `bd_rate` against the curve `anchor`."""
 
     setting: str = ""
     column: str = ""
     bd_rate: str = ""
     anchor: str = ""
     minus: str = ""
-    times_fewer_bits_than: str = ""
+    compression_ratio_against: str = ""
     at_least: float = float("-inf")
     at_most: float = float("inf")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to train, measure, compare and draw.
+    """Trainings, measurements, comparisons and pictures of an experiment.
 
     Attributes:
         title (str): above tables and plots.
@@ -122,7 +122,7 @@ class Plan:
         """dict: `points`, by their earlier name."""
         return self.points
 
-    def config_of(self, point, **more):
+    def build_config(self, point, **more):
         """Builds the config of a point.
 
         Args:
@@ -136,6 +136,8 @@ class Plan:
         more = {key.replace("__", "."): value for key, value in more.items()}
         overrides = {**training.overrides, **more, **point.overrides}
         return make_config(training.config_file, overrides)
+
+    config_of = build_config  # earlier name
 
 
 def make_config(config_file, overrides):
@@ -156,5 +158,5 @@ def require_keys(entry, known, where):
 
 
 def file_name(name):
-    """What stands for a name in paths."""
+    """Makes a file name of a name."""
     return re.sub(r"[^\w.=-]+", "_", name)

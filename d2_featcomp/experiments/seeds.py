@@ -2,10 +2,10 @@
 
 import dataclasses
 
-__all__ = ["repeat_points", "repeat_trainings", "seeded"]
+__all__ = ["name_repeat", "repeat_points", "repeat_trainings"]
 
 
-def seeded(name, seed):
+def name_repeat(name, seed):
     """Names what was done with one of several seeds."""
     return f"{name}, seed {seed}" if name else ""
 
@@ -50,7 +50,7 @@ def repeat_points(points, trainings, seeds):
     repeated = [
         dataclasses.replace(
             point,
-            name=seeded(point.name, seed),
+            name=name_repeat(point.name, seed),
             training=_seeded_training(point.training, seed, trainings),
             repeats=point.name,
             seed=seed,
@@ -62,4 +62,4 @@ def repeat_points(points, trainings, seeds):
 
 
 def _seeded_training(name, seed, trainings):
-    return name if name in trainings and trainings[name].once else seeded(name, seed)
+    return name if name in trainings and trainings[name].once else name_repeat(name, seed)

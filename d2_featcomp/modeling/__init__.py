@@ -1,6 +1,7 @@
 """Registered feature splits and meta-architectures."""
 
 from ..codecs import build_feature_codec
+from ..deprecation import make_getattr
 from .lazy import LazyNetwork
 from .multi_task import (
     TASK_HEAD_REGISTRY,
@@ -21,18 +22,23 @@ from .splits import (
     MSFC,
     MSFF,
     MSFR,
+    RENAMED_SPLITS,
     BaF,
     BaFPredictor,
     FeatureSplit,
-    Image,
-    Layer,
-    Pyramid,
+    ImageSplit,
+    IntermediateLayerSplit,
+    PyramidSplit,
     QLayer,
     SSFCDecoder,
     SSFCEncoder,
     build_feature_split,
     find_feature_split,
+    find_split_name,
+    find_stored_name,
     format_channel_order,
     read_channel_order,
 )
 from .yolo import YOLOV3, DarknetWeightsError, load_darknet_weights
+
+__getattr__ = make_getattr(__name__, RENAMED_SPLITS)

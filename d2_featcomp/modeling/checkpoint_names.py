@@ -5,7 +5,7 @@ else below `network`; in checkpoints they are `backbone`, `feature_split`, `feat
 network's own names, so that a checkpoint serves the split network and the network before it was split.
 """
 
-__all__ = ["rename_on_load", "rename_on_save", "rename_reported", "saved_name"]
+__all__ = ["make_saved_name", "rename_on_load", "rename_on_save", "rename_reported"]
 
 _INNER = {
     "network.backbone.backbone.": "backbone.",
@@ -16,8 +16,8 @@ _INNER = {
 _OUTER = {saved: inner for inner, saved in list(_INNER.items())[:3]}
 
 
-def saved_name(name):
-    """Name of a parameter or buffer of a split network -> its name in checkpoints."""
+def make_saved_name(name):
+    """Converts the name of a weight of a split network to its name in checkpoints."""
     for inner, saved in _INNER.items():
         if name.startswith(inner):
             return saved + name[len(inner) :]
@@ -42,8 +42,8 @@ def _rename(state, prefix, rename):
 
 
 def rename_on_save(module, state_dict, prefix, local_metadata):
-    """Hook of `state_dict`."""
-    _rename(state_dict, prefix, saved_name)
+    """Renames weights in `state_dict` (a hook)."""
+    _rename(state_dict, prefix, make_saved_name)
     # As it always was: split and codec last.
     last = [
         key
@@ -57,11 +57,11 @@ def rename_on_save(module, state_dict, prefix, local_metadata):
 def rename_on_load(
     module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
 ):
-    """Hook before weights are loaded."""
+    """Renames weights before they are loaded (a hook)."""
     _rename(state_dict, prefix, _inner_name)
 
 
 def rename_reported(module, incompatible_keys):
-    """Hook after weights were loaded: keys are reported by their names in checkpoints."""
+    """Renames reported keys after weights were loaded (a hook): by their names in checkpoints."""
     for keys in incompatible_keys:
-        keys[:] = [saved_name(key) for key in keys]
+        keys[:] = [make_saved_name(key) for key in keys]

@@ -11,28 +11,28 @@ __all__ = ["ConvLayer"]
 
 
 class ConvLayer:
-    """The layer at the cut, with the weights that it has in the network; nothing in it is trained here.
+    """The layer at the split point, with its weights in the network; nothing in it is trained here.
 
     Args:
-        backbone (Backbone): with methods `cut_layers`, `input_of` and `resume`, as
+        backbone (Backbone): with methods `list_split_layers`, `compute_input` and `resume`, as
             :class:`~d2_featcomp.modeling.yolo.Darknet` has them, and a list `layers`.
         number (int): of the layer.
 
     Raises:
-        ValueError: the backbone cannot be cut, or not there.
+        ValueError: the backbone cannot be split, or not there.
     """
 
     def __init__(self, backbone, number):
-        if not hasattr(backbone, "cut_layers"):
+        if not hasattr(backbone, "list_split_layers"):
             raise ValueError(
-                f"a {type(backbone).__name__} cannot be cut inside: choose a Darknet backbone, or a "
-                "MODEL.FEATCOMP.SPLIT that cuts after the backbone"
+                f"a {type(backbone).__name__} cannot be split inside a layer: choose a Darknet "
+                "backbone, or a MODEL.FEATCOMP.SPLIT that splits after the backbone"
             )
-        if number not in backbone.cut_layers():
+        if number not in backbone.list_split_layers():
             raise ValueError(
-                f"MODEL.FEATCOMP.LAYER is {number}: this backbone can be cut in its layers "
-                f"{', '.join(map(str, backbone.cut_layers()))} (convolutions with batch norm that no "
-                "shortcut and no output passes around)"
+                f"MODEL.FEATCOMP.LAYER is {number}: this backbone can be split in its layers "
+                f"{', '.join(map(str, backbone.list_split_layers()))} (convolutions with batch norm "
+                "that no shortcut and no output passes around)"
             )
         self.number = number
         self.conv = backbone.layers[number]

@@ -20,7 +20,8 @@ def allow_lazy_config(path):
 
 
 def read_lazy_config(cfg):
-    """
+    """Reads the LazyConfig file that a config names.
+
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
 

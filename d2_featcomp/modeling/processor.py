@@ -1,4 +1,4 @@
-"""What the processor can compute."""
+"""Abilities of the processor."""
 
 import torch
 
@@ -6,8 +6,8 @@ __all__ = ["computes_bfloat16", "require_bfloat16"]
 
 
 def computes_bfloat16(device):
-    """Whether convolutions of a device (torch.device) take bfloat16: on CPUs those of oneDNN, which need
-    AVX-512 or AVX-NE-CONVERT and heed the environment variable ONEDNN_MAX_CPU_ISA."""
+    """Tells whether convolutions of a device (torch.device) take bfloat16: on CPUs those of oneDNN,
+    which need AVX-512 or AVX-NE-CONVERT and heed the environment variable ONEDNN_MAX_CPU_ISA."""
     if torch.device(device).type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -11,12 +11,12 @@ from inspect import signature
 
 from detectron2.modeling.backbone import Backbone
 
-__all__ = ["Received", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
+__all__ = ["DecodedLatents", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
 
 
 @dataclass
-class Received:
-    """What the cloud decoded from the bitstreams of some images.
+class DecodedLatents:
+    """Latents that were decoded from the bitstreams of some images.
 
     Attributes:
         y_hats (list[Tensor]): restored latents, each (N, C', H', W') float32.
@@ -35,7 +35,7 @@ class SplitCall:
     which hands its backbone images and takes features, nothing else.
 
     Attributes:
-        received (Received or None): start from here in place of the images.
+        decoded (DecodedLatents or None): start from here in place of the images.
         encode (callable or None): computes latents from images in place of
             :meth:`SplitBackbone.encode_features`: the same, faster. Not with `distill`.
         distill (bool): compute the distance of the restored from the original features.
@@ -44,7 +44,7 @@ class SplitCall:
         rates (dict[str, Tensor]): rate terms of the codec, not weighted.
     """
 
-    received: Received | None = None
+    decoded: DecodedLatents | None = None
     encode: Callable | None = None
     distill: bool = False
     tail: bool = True
@@ -74,8 +74,7 @@ def unsplit_backbone(network):
 
 
 class SplitBackbone(Backbone):
-    """Stands in a network in place of its backbone, and returns what it returns, as the cloud restores
-    it.
+    """Replaces the backbone of a network; returns the same features, as the cloud restores them.
 
     In training and, outside of :class:`SplitNetwork`, in evaluation the codec is called as a module:
     there its quantization is computed, but no bytes are made.
@@ -108,7 +107,8 @@ class SplitBackbone(Backbone):
         return self.backbone.output_shape()
 
     def forward(self, images):
-        """
+        """Computes the backbone's features, through the codec.
+
         Args:
             images (Tensor): (N, C, h, w) float, as the backbone takes them.
 
@@ -118,8 +118,8 @@ class SplitBackbone(Backbone):
         call = _CALL.get() or SplitCall()
         if self.split_point.name == "image":  # coded before the network
             return self.backbone(images)
-        if call.received is not None:
-            return self.decode_features(call.received)
+        if call.decoded is not None:
+            return self.decode_features(call.decoded)
         if call.encode is not None:
             y = call.encode(images)
         else:
@@ -127,14 +127,14 @@ class SplitBackbone(Backbone):
             y = self.feature_split.reduce(features)
         y_hats, step_sizes, rates = self.feature_codec.quantize(y)
         steps = None if self.training else step_sizes
-        restored = self.restore(Received(y_hats, steps, tuple(images.shape[-2:])))
+        restored = self.restore(DecodedLatents(y_hats, steps, tuple(images.shape[-2:])))
         call.rates.update(rates)
         if call.distill:
             call.losses["loss_distill"] = self.feature_split.distillation_loss(restored, features)
         return self.split_point.tail(restored) if call.tail else {}
 
     def encode_features(self, images):
-        """The edge's part: images to latents.
+        """Computes the edge's part: images to latents.
 
         Args:
             images (Tensor): as :meth:`forward` takes them.
@@ -144,25 +144,25 @@ class SplitBackbone(Backbone):
         """
         return self.feature_split.reduce(self.split_point.head(images))
 
-    def decode_features(self, received):
-        """The cloud's part: latents to what the backbone returns.
+    def decode_features(self, decoded):
+        """Computes the cloud's part: latents to what the backbone returns.
 
         Args:
-            received (Received): decoded.
+            decoded (DecodedLatents): from bitstreams.
 
         Returns:
             dict[str, Tensor]: as the backbone returns.
         """
-        return self.split_point.tail(self.restore(received))
+        return self.split_point.tail(self.restore(decoded))
 
-    def restore(self, received):
-        """Latents to the features at the split point.
+    def restore(self, decoded):
+        """Restores the features at the split point from latents.
 
         Args:
-            received (Received): decoded, or quantized; `step_sizes` None in training.
+            decoded (DecodedLatents): from bitstreams, or quantized; `step_sizes` None in training.
 
         Returns:
             dict[str, Tensor]: as :meth:`FeatureSplit.restore`.
         """
-        steps = (received.step_sizes,) if self._gives_steps else ()
-        return self.feature_split.restore(received.y_hats, received.image_size, *steps)
+        steps = (decoded.step_sizes,) if self._gives_steps else ()
+        return self.feature_split.restore(decoded.y_hats, decoded.image_size, *steps)

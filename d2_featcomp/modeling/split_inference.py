@@ -11,16 +11,16 @@ from ..codecs import (
     compress_stream,
     decompress_stream,
     describe_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
-from .split_backbone import Received, open_call
+from .split_backbone import DecodedLatents, open_call
 
 __all__ = ["EdgeFeatures", "SplitInference"]
 
 
 @dataclass(frozen=True)
 class EdgeFeatures:
-    """What the edge sub-model computes of one image.
+    """Latents of one image, before they are coded.
 
     Attributes:
         tensors (list[Tensor]): the latent y, each (C', H', W') float.
@@ -38,7 +38,7 @@ class SplitInference:
 
     @torch.no_grad()
     def edge_inference(self, batched_inputs):
-        """The edge sub-model: images to bitstreams.
+        """Runs the edge sub-model: images to bitstreams.
 
         Args:
             batched_inputs (list[dict]): each with "image", (C, H, W) Tensor, and optionally "height"
@@ -56,7 +56,7 @@ class SplitInference:
 
     @torch.no_grad()
     def edge_features(self, batched_inputs):
-        """The edge sub-model, without the codec: for coding the same features in several ways.
+        """Runs the edge sub-model, without the codec: for coding the same features in several ways.
 
         Args:
             batched_inputs (list[dict]): as :meth:`edge_inference` takes them.
@@ -71,8 +71,8 @@ class SplitInference:
         return [self._compute_features([record])[0] for record in batched_inputs]
 
     @torch.no_grad()
-    def edge_features_of_batch(self, batched_inputs):
-        """The edge sub-model, without the codec, for several images at once: what a GPU needs to be
+    def compute_batch_features(self, batched_inputs):
+        """Runs the edge sub-model, without the codec, for several images at once: what a GPU needs to be
         busy.
 
         Args:
@@ -117,6 +117,8 @@ class SplitInference:
             for index, record in enumerate(records)
         ]
 
+    edge_features_of_batch = compute_batch_features  # earlier name
+
     @torch.no_grad()
     def encode(self, features, feature_codec=None):
         """Codes what the edge sub-model computed.
@@ -136,7 +138,7 @@ class SplitInference:
         return compress_stream(
             features.tensors,
             codec,
-            split=self.split_name,
+            split=self.stored_split_name,
             fingerprint=self.fingerprint(codec),
             sizes=features.sizes,
             feature_elements=features.elements,
@@ -144,7 +146,7 @@ class SplitInference:
 
     @torch.no_grad()
     def cloud_inference(self, bitstreams):
-        """The cloud sub-model: bitstreams, and nothing else, to outputs.
+        """Runs the cloud sub-model: bitstreams, and nothing else, to outputs.
 
         Args:
             bitstreams (list[FeatureBitstream]): of this model's edge sub-model.
@@ -161,7 +163,7 @@ class SplitInference:
         outputs = []
         for stream in bitstreams:
             stream = self.describe_stream(stream)
-            outputs.append({**self.outputs_of(self.decode(stream), stream), "bitstream": stream})
+            outputs.append({**self.compute_outputs(self.decode(stream), stream), "bitstream": stream})
         return outputs
 
     def describe_stream(self, stream, feature_codec=None):
@@ -190,7 +192,7 @@ class SplitInference:
             raise BitstreamError(f"this bitstream holds image sizes that do not fit together: {sizes}")
         expected = describe_stream(
             codec,
-            split=self.split_name,
+            split=self.stored_split_name,
             shapes=self.feature_split.reduced_shapes(sizes.padded),
             feature_elements=self.split_point.count_elements(sizes.padded),
         )
@@ -205,7 +207,7 @@ class SplitInference:
 
     @torch.no_grad()
     def decode(self, stream, feature_codec=None):
-        """The first part of the cloud sub-model: checks a bitstream and decodes its payload.
+        """Runs the first part of the cloud sub-model: checks a bitstream and decodes its payload.
 
         Args:
             stream (FeatureBitstream): of this model's edge sub-model.
@@ -220,8 +222,8 @@ class SplitInference:
         stream = self.describe_stream(stream, feature_codec)
         return decompress_stream(stream, feature_codec or self.feature_codec, device=self.device)
 
-    def outputs_of(self, tensors, stream, feature_codec=None):
-        """The rest of the cloud sub-model, for one image.
+    def compute_outputs(self, tensors, stream, feature_codec=None):
+        """Runs the rest of the cloud sub-model, for one image.
 
         Args:
             tensors (list[Tensor]): from :meth:`decode`.
@@ -231,11 +233,11 @@ class SplitInference:
         Returns:
             dict: what the network returns for an image in evaluation mode.
         """
-        return self.outputs_of_batch([tensors], [stream], feature_codec)[0]
+        return self.compute_batch_outputs([tensors], [stream], feature_codec)[0]
 
     @torch.no_grad()
-    def outputs_of_batch(self, batch, streams, feature_codec=None):
-        """The rest of the cloud sub-model, for several images at once.
+    def compute_batch_outputs(self, batch, streams, feature_codec=None):
+        """Runs the rest of the cloud sub-model, for several images at once.
 
         Args:
             batch (list[list[Tensor]]): of each image what :meth:`decode` returned.
@@ -244,7 +246,7 @@ class SplitInference:
 
         Returns:
             list[dict]: of each image what the network returns in evaluation mode: equal, up to the
-            rounding of floating-point sums, to what :meth:`outputs_of` returns.
+            rounding of floating-point sums, to what :meth:`compute_outputs` returns.
 
         Raises:
             ValueError: the padded sizes differ.
@@ -259,12 +261,12 @@ class SplitInference:
         y_hats = [torch.stack(tensors) for tensors in zip(*batch, strict=True)]
         if self.sends_image:
             images = self.feature_split.restore(y_hats, padded)["image"]
-            received = None
+            decoded = None
         else:
             streams = [self.describe_stream(stream, codec) for stream in streams]
-            every = [stream_step_sizes(stream, codec, device=self.device) for stream in streams]
+            every = [read_step_sizes(stream, codec, device=self.device) for stream in streams]
             steps = [torch.stack(tensors) for tensors in zip(*every, strict=True)]
-            received = Received(y_hats, steps, padded)
+            decoded = DecodedLatents(y_hats, steps, padded)
             # The meta-architecture wants images, for their sizes only.
             nothing = torch.zeros((), device=self.device)
             images = [nothing.expand(len(self.pixel_mean), *stream.sizes.resized) for stream in streams]
@@ -272,11 +274,14 @@ class SplitInference:
             {"image": image, "height": stream.sizes.original[0], "width": stream.sizes.original[1]}
             for image, stream in zip(images, streams, strict=True)
         ]
-        with open_call(received=received):
+        with open_call(decoded=decoded):
             return self.accelerated("cloud")(records)
 
+    outputs_of, outputs_of_batch = compute_outputs, compute_batch_outputs  # earlier names
+
     def normalized_images(self, batched_inputs):
-        """list[dict] of images -> ImageList, normalized and padded as the network itself does."""
+        """Converts list[dict] of images to an ImageList, normalized and padded as the network itself
+        does."""
         preprocess_image = getattr(self.network, "preprocess_image", None)
         if preprocess_image is not None:
             return preprocess_image(batched_inputs)

@@ -2,20 +2,21 @@
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import FEATURE_CODEC_REGISTRY, FeatureBitstream, build_feature_codec
 from ..codecs.structures import OWN_LIMITS
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
-from .checkpoint_names import rename_on_load, rename_on_save, rename_reported, saved_name
+from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
 from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
 from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
 from .split_point import AfterBackbone, build_split_point
-from .splits import build_feature_split, find_feature_split
-from .sub_models import drop_other_weights, sub_model_weights
+from .splits import build_feature_split, find_feature_split, find_split_name, find_stored_name
+from .sub_models import drop_other_weights, find_sub_model_weights
 
 __all__ = ["SplitNetwork", "split_network"]
 
@@ -46,7 +47,7 @@ class SplitNetwork(SplitInference, nn.Module):
             of the restored from the original features) or "both".
         freeze_task_network (bool): train only split and codec; batch norm statistics stay too.
         rate_weights (dict[str, float]): name of a rate term of the codec -> its weight among the losses.
-            A network with a method `weigh_losses` balances "compressibility" itself.
+            A network with a method `weight_losses` balances "compressibility" itself.
         preprocessing (str): describes what happens to an image before the network, for the fingerprint.
         accelerate_training (bool): compute in training only what its loss depends on: the same sums.
 
@@ -90,7 +91,7 @@ class SplitNetwork(SplitInference, nn.Module):
         self.rate_weights = dict(rate_weights or {})
         if self.rate_weights and not split_point.trains_head:
             raise ValueError(
-                f"MODEL.FEATCOMP.SPLIT {split_name or type(feature_split).__name__} sends what training "
+                f"MODEL.FEATCOMP.SPLIT {split_name or type(feature_split).__name__} codes what training "
                 f"does not change: set the weights of {', '.join(self.rate_weights)} to 0 "
                 "(MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT, MODEL.FEATCOMP.TRAIN.RATE_WEIGHT)"
             )
@@ -143,12 +144,17 @@ class SplitNetwork(SplitInference, nn.Module):
         return self.network.backbone.split_point
 
     @property
+    def stored_split_name(self):
+        """str: name of the split in bitstreams, fingerprints and exported files."""
+        return find_stored_name(self.split_name)
+
+    @property
     def device(self):
         return self.network.pixel_mean.device
 
     @property
     def sends_image(self):
-        """bool: whether the image itself is sent and the cloud runs the whole network."""
+        """bool: whether the image itself is coded and the cloud runs the whole network."""
         return self.split_point.name == "image"
 
     def _task_modules(self):
@@ -180,8 +186,8 @@ class SplitNetwork(SplitInference, nn.Module):
         """
         if self.training:
             return self._training_losses(batched_inputs)
-        sent = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
-        return self.cloud_inference([FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in sent])
+        coded = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
+        return self.cloud_inference([FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in coded])
 
     def _training_losses(self, batched_inputs):
         whole = self._loss != "distill"  # else nothing beyond the features is needed
@@ -193,14 +199,18 @@ class SplitNetwork(SplitInference, nn.Module):
                 self.network.backbone(self.normalized_images(batched_inputs).tensor)
                 losses = {}
         losses.update(call.losses)
+        if self.feature_codec.estimated_bytes is not None and has_event_storage():
+            get_event_storage().put_scalar("bytes_per_image", self.feature_codec.estimated_bytes)
         for name, rate in call.rates.items():
-            losses.update(self._weigh(name, rate))
+            losses.update(self._weighted(name, rate))
         return losses
 
-    def _weigh(self, name, rate):
-        weigh_losses = getattr(self.network, "weigh_losses", None)
-        if name == "compressibility" and weigh_losses is not None:
-            return weigh_losses({f"loss_{name}": rate})
+    def _weighted(self, name, rate):
+        weight_losses = getattr(self.network, "weight_losses", None)
+        if weight_losses is None:
+            weight_losses = getattr(self.network, "weigh_losses", None)  # earlier name
+        if name == "compressibility" and weight_losses is not None:
+            return weight_losses({f"loss_{name}": rate})
         return {f"loss_{name}": self.rate_weights.get(name, 1.0) * rate}
 
     def accelerate(self, inference="fused"):
@@ -240,7 +250,7 @@ class SplitNetwork(SplitInference, nn.Module):
         self.accelerate("bfloat16" if low else "compiled" if compile_edge else "fused")
 
     def accelerated(self, sub_model):
-        """Returns what computes a sub-model: of "edge" a :class:`SplitBackbone` (or what stands for it),
+        """Returns what computes a sub-model: of "edge" a :class:`SplitBackbone` (or its replacement),
         of "cloud" a meta-architecture; this network's own in "plain"."""
         if self._acceleration is None:
             return self.network.backbone if sub_model == "edge" else self.network
@@ -259,11 +269,14 @@ class SplitNetwork(SplitInference, nn.Module):
         codec = feature_codec or self.feature_codec
         if self._given_fingerprints is not None and codec is self.feature_codec:
             return self._given_fingerprints[0]
-        text = "\n".join([codec.describe(), self.split_name, self.split_point.name, self._preprocessing])
+        text = "\n".join(
+            [codec.describe(), self.stored_split_name, self.split_point.name, self._preprocessing]
+        )
         return self._hash(text, [self._edge_weights(), WatchedWeights(codec), self._pixels])
 
     def fingerprint_v1(self):
-        """bytes: 4, as bitstreams of format 1 carry it: of the edge sub-model's weights alone."""
+        """Returns bytes: 4, the fingerprint in bitstreams of format 1: of the edge sub-model's weights
+        alone."""
         if self._given_fingerprints is not None:
             return self._given_fingerprints[1]
         return self._hash("", [self._edge_weights()])
@@ -287,11 +300,11 @@ class SplitNetwork(SplitInference, nn.Module):
                 for name in self.sub_model_names("edge")
                 if not name.startswith("feature_codec.") and not name.endswith("num_batches_tracked")
             }
-            self._watched = WatchedWeights(self, names, saved_name)
+            self._watched = WatchedWeights(self, names, make_saved_name)
         return self._watched
 
     def sub_model_names(self, sub_model):
-        """Names, in the state dict, of what a sub-model depends on.
+        """Lists the weights of a sub-model, by their names in the state dict.
 
         Args:
             sub_model (str): "edge" or "cloud".
@@ -305,12 +318,12 @@ class SplitNetwork(SplitInference, nn.Module):
         if sub_model not in ("edge", "cloud"):
             raise ValueError(f"unknown sub-model {sub_model!r}: choose edge or cloud")
         if self._weight_names is None:
-            self._weight_names = sub_model_weights(self)
+            self._weight_names = find_sub_model_weights(self)
         return self._weight_names[sub_model]
 
     half_state = sub_model_names  # earlier name
 
-    def keep_half(self, sub_model, fingerprint=None, fingerprint_v1=None):
+    def keep_sub_model(self, sub_model, fingerprint=None, fingerprint_v1=None):
         """Gives up the weights that one sub-model does not need, and with them the other sub-model.
 
         Args:
@@ -331,12 +344,14 @@ class SplitNetwork(SplitInference, nn.Module):
         self._acceleration = None
         return kept
 
+    keep_half = keep_sub_model  # earlier name
+
     def _require_ready(self, sub_model):
         if self.training:
             raise RuntimeError(f"{sub_model}_inference needs evaluation mode: call model.eval() first")
         if self._sub_model not in (None, sub_model):
             raise RuntimeError(
-                f"this network holds the weights of its {self._sub_model} half only: it cannot run "
+                f"this network holds the weights of its {self._sub_model} sub-model only: it cannot run "
                 f"{sub_model}_inference"
             )
 
@@ -359,7 +374,7 @@ def _settings_from_config(cfg):
         "split_point": split_point,
         "feature_split": feature_split,
         "feature_codec": build_feature_codec(cfg, feature_split),
-        "split_name": featcomp.SPLIT,
+        "split_name": find_split_name(featcomp.SPLIT),
         "loss": featcomp.LOSS,
         "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
         "rate_weights": _rate_weights(featcomp),
@@ -398,8 +413,8 @@ def _check_config(cfg):
 def _require_backbone(network):
     if not isinstance(getattr(network, "backbone", None), nn.Module):
         raise ValueError(
-            f"{type(network).__name__} cannot be cut: it has no attribute `backbone`, the module whose "
-            "features are sent"
+            f"{type(network).__name__} cannot be split: it has no attribute `backbone`, the module "
+            "whose features are coded"
         )
 
 

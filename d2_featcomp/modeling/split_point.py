@@ -25,12 +25,12 @@ BACKBONE, IMAGE, LAYER = "backbone", "image", "layer"
 
 
 class SplitPoint(abc.ABC):
-    """Where a network is split.
+    """A point at which a network is split.
 
     Attributes:
         name (str): as `MODEL.FEATCOMP.SPLIT_POINT` names it.
         trains_head (bool): whether training changes the features at the split point.
-        identity_split (str): name of the feature split that sends all features at such a point as they
+        identity_split (str): name of the feature split that codes all features at such a point as they
             are, to compare with.
 
     Args:
@@ -39,7 +39,7 @@ class SplitPoint(abc.ABC):
 
     name = ""
     trains_head = True
-    identity_split = "Pyramid"
+    identity_split = "PyramidSplit"
 
     def __init__(self, backbone):
         self.backbone = backbone
@@ -68,7 +68,8 @@ class SplitPoint(abc.ABC):
 
     @abc.abstractmethod
     def feature_shapes(self, image_size):
-        """
+        """Computes the shapes of the features.
+
         Args:
             image_size ((int, int)): height and width, in pixels, of a padded image.
 
@@ -102,7 +103,7 @@ class AfterBackbone(SplitPoint):
 
 
 class BeforeNetwork(SplitPoint):
-    """Before the network: the image itself is sent, as it is before normalization and padding, and the
+    """Before the network: the image itself is coded, as it is before normalization and padding, and the
     cloud computes everything."""
 
     name = IMAGE
@@ -129,17 +130,17 @@ class InsideLayer(SplitPoint):
     """
 
     trains_head = False
-    identity_split = "Layer"
+    identity_split = "IntermediateLayerSplit"
 
     def __init__(self, backbone, number, activated):
         super().__init__(backbone)
         self.layer = ConvLayer(backbone, number)
         self.name = f"{LAYER}{number}"
         self.activated = activated
-        self.stride = backbone.stride_of(number)
+        self.stride = backbone.find_stride(number)
 
     def head(self, images):
-        x = self.backbone.input_of(self.layer.number, images)
+        x = self.backbone.compute_input(self.layer.number, images)
         if not self.activated:
             return {"z": self.layer(x)}
         # In training with the batch's own statistics, where the layer is trained.
@@ -176,7 +177,7 @@ class AfterStage(SplitPoint):
         ValueError: it has no such stage.
     """
 
-    identity_split = "Layer"
+    identity_split = "IntermediateLayerSplit"
 
     def __init__(self, backbone, stage):
         super().__init__(backbone)
@@ -229,8 +230,8 @@ def list_split_points(backbone):
         list[str]: from the first to the last, for `MODEL.FEATCOMP.SPLIT_POINT`; "image", before the
         network, is not among them.
     """
-    if hasattr(backbone, "cut_layers"):
-        return [*(f"{LAYER}{number}" for number in backbone.cut_layers()), BACKBONE]
+    if hasattr(backbone, "list_split_layers"):
+        return [*(f"{LAYER}{number}" for number in backbone.list_split_layers()), BACKBONE]
     trunk = find_trunk(backbone)
     return [*([] if trunk is None else trunk.stage_shapes()), BACKBONE]
 

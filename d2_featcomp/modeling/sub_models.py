@@ -1,18 +1,18 @@
-"""Which weights the edge and the cloud sub-model need."""
+"""The weights of the edge and of the cloud sub-model."""
 
 import torch
 from torch import nn
 
-from .checkpoint_names import saved_name
+from .checkpoint_names import make_saved_name
 from .fingerprint import read_weights
-from .split_backbone import Received
+from .split_backbone import DecodedLatents
 
-__all__ = ["drop_other_weights", "sub_model_weights"]
+__all__ = ["drop_other_weights", "find_sub_model_weights"]
 
 _STATISTICS = ("running_mean", "num_batches_tracked")
 
 
-def sub_model_weights(model):
+def find_sub_model_weights(model):
     """Finds out what each sub-model reads, by running split and backbone on a small image.
 
     Args:
@@ -44,11 +44,11 @@ def _read(model, inside):
 
     def tail():
         steps = [torch.zeros(1, 1, 1, 1, device=y.device) for y in latents]
-        split_backbone.decode_features(Received(latents, steps, (side, side)))
+        split_backbone.decode_features(DecodedLatents(latents, steps, (side, side)))
 
     found = []
     for part in (head, tail):
-        names = {saved_name(name) for name in read_weights(model, part)}
+        names = {make_saved_name(name) for name in read_weights(model, part)}
         # Counters that no output depends on stay with the statistics that they count for.
         counters = {name.replace(*_STATISTICS) for name in names if name.endswith(_STATISTICS[0])}
         found.append((names | counters) & inside)
@@ -65,7 +65,7 @@ def drop_other_weights(model, kept):
     for prefix, module in model.named_modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
-                full = saved_name(f"{prefix}.{name}" if prefix else name)
+                full = make_saved_name(f"{prefix}.{name}" if prefix else name)
                 if value is None or full in kept or name in module._non_persistent_buffers_set:
                     continue
                 gone = value.detach().to("meta")

@@ -18,7 +18,8 @@ _ELEMENTS_AT_ONCE = 2**17  # on a CPU, so that they stay in its cache
 
 
 def compressibility_loss(features):
-    """L1 norm of the transformed prediction residual of every channel, over H * W * C (eq. 5).
+    """Computes the L1 norm of the transformed prediction residual of every channel, over H * W * C (eq.
+    5).
 
     A residual is the average of the differences to the left and to the upper neighbour (eq. 1-3; the
     neighbours of the first column and row are 0), its transform the orthonormal DCT (eq. 4). The

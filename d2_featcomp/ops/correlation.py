@@ -1,4 +1,4 @@
-"""Which channels of a layer's output tell most about its input (BaF sec. 3.1).
+"""Correlation of a layer's output channels with its input (BaF sec. 3.1).
 
 Shape shorthand in this module:
     P, h, w: channels, height and width of the layer's output, after its batch norm
@@ -52,7 +52,8 @@ class ChannelCorrelation:
         )
 
     def coefficients(self):
-        """
+        """Computes the correlation coefficients.
+
         Returns:
             Tensor: (P, Q) float64 in [0, 1]; 0 for channels that never change.
 

@@ -34,7 +34,8 @@ class ConvolutionFit:
         self._cross = cross if self._cross is None else self._cross + cross
 
     def solve(self, ridge=1e-5):
-        """
+        """Solves for the convolution.
+
         Args:
             ridge (float): weight of the squared coefficients, relative to the mean square of the inputs;
                 keeps the solution finite where inputs depend on one another.

@@ -1,4 +1,4 @@
-"""What back-and-forth prediction does with its predictions (BaF sec. 3.3 and 4)."""
+"""Loss and consolidation of back-and-forth prediction (BaF sec. 3.3 and 4)."""
 
 import torch
 
@@ -6,7 +6,7 @@ __all__ = ["charbonnier_loss", "consolidate"]
 
 
 def charbonnier_loss(predicted, target, eps=1e-3):
-    """Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
+    """Computes the Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
 
     Args:
         predicted, target (Tensor): float, of one shape.
@@ -19,17 +19,17 @@ def charbonnier_loss(predicted, target, eps=1e-3):
 
 
 def consolidate(predicted, received, step, low=None, high=None):
-    """Brings predictions into the quantizer bins of what was received, eq. 6 of the BaF paper.
+    """Brings predictions into the quantizer bins of the decoded values, eq. 6 of the BaF paper.
 
-    A prediction in the bin that was received stays; another becomes the boundary of that bin which is
-    nearest to it. A bin reaches half a step to either side of its value; the first and the last reach to
-    the smallest and the largest value that were quantized, where these are given.
+    A prediction in the bin of the decoded value stays; another becomes the boundary of that bin which is
+    nearest to it. A bin reaches half a step size to either side of its value; the first and the last
+    reach to the smallest and the largest value that were quantized, where these are given.
 
     Args:
         predicted (Tensor): float, any shape.
-        received (Tensor): the same shape; dequantized values.
-        step (float or Tensor): distance of neighbouring values of the quantizer, broadcast against
-            `received`; at 0 nothing but the received value is consistent.
+        received (Tensor): the same shape; y_hat, the dequantized values.
+        step (float or Tensor): step size of the quantizer, broadcast against
+            `received`; at 0 nothing but the decoded value is consistent.
         low, high (float, Tensor or None): m and M, the range of the quantizer, broadcast against
             `received`: what was quantized lay within it. None: not known.
 

@@ -1,4 +1,4 @@
-"""Uniform scalar quantization: what the three papers do to a feature before it is coded.
+"""Uniform scalar quantization of features, as in the three papers.
 
 Shape shorthand in this module:
     C, H, W: channels, height and width of a feature
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 BIT_DEPTHS = range(2, 17)
-FLOAT_BITS = 32  # "bit depth" of a feature that is sent as float32, not quantized
+FLOAT_BITS = 32  # "bit depth" of a feature that is coded as float32, not quantized
 _FLOAT16_MAX = 65504.0
 _NOT_FINITE = "cannot quantize: the features contain NaN or infinite values"
 
@@ -35,21 +35,19 @@ def check_bits(bits):
         ValueError: it is neither in 2..16 nor 32.
     """
     if int(bits) != bits or (bits not in BIT_DEPTHS and bits != FLOAT_BITS):
-        raise ValueError(
-            f"bit depth {bits} is not supported: use 2..16, or 32 to send float32 unquantized"
-        )
+        raise ValueError(f"bit depth {bits} is not supported: use 2..16, or 32 for float32, unquantized")
     return int(bits)
 
 
 def _step(bits, low, high):
-    """Distance between two neighbouring reconstruction values; 0 for an empty range."""
+    """Computes the step size, between neighbouring reconstruction values; 0 for an empty range."""
     span, steps = high - low, 2**bits - 1
     # By a tensor: in place of dividing by a number, GPUs multiply by its rounded reciprocal.
     return span / (torch.full_like(span, steps) if isinstance(span, torch.Tensor) else steps)
 
 
 def quantize_uniform(x, bits, low, high):
-    """Uniform n-bit quantization, symbol = round((x - low) / (high - low) * (2^n - 1)).
+    """Quantizes uniformly to n bits, symbol = round((x - low) / (high - low) * (2^n - 1)).
 
     This is eq. 4 of the BaF paper, and the "n-bit uniform quantization" of the MSFC paper with
     low = -1 and high = 1. Values outside the range take the nearest symbol.
@@ -75,7 +73,7 @@ def quantize_uniform(x, bits, low, high):
 
 
 def quantize_minmax(x, bits, per_channel):
-    """:func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
+    """Computes :func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
 
     Args:
         x (Tensor): (C, H, W) float, not empty.
@@ -123,7 +121,7 @@ def _to_integers(symbols, bits):
 
 
 def dequantize_uniform(symbols, bits, low, high):
-    """Inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
+    """Dequantizes, the inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
 
     Args:
         symbols (Tensor): integers in [0, 2^n - 1]; any float dtype if `bits` is 32.
@@ -140,8 +138,8 @@ def dequantize_uniform(symbols, bits, low, high):
 
 
 def dequantize_by_table(symbols, bits, low, high):
-    """:func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's way to
-    multiply and add cannot change a bit of the result.
+    """Computes :func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's
+    way to multiply and add cannot change a bit of the result.
 
     Args:
         symbols (Tensor): (C, H, W) integers in [0, 2^n - 1], on any device.
@@ -161,7 +159,8 @@ def dequantize_by_table(symbols, bits, low, high):
 
 
 def minmax_range(x, per_channel):
-    """Range of a feature, as it is sent beside the symbols: two float16 a tensor or a channel.
+    """Computes the range of a feature, as it is coded beside the symbols: two float16 a tensor or a
+    channel.
 
     The minimum is rounded down and the maximum up, so that the range holds every value; a range
     whose two ends are the same float16 is kept as it is. Values beyond float16 are clipped to it.
@@ -200,7 +199,7 @@ def _float16_below(x):
 
 
 def add_quantization_noise(x, bits, low, high, generator=None):
-    """Stands in for quantization in training: adds uniform noise, one quantization step wide.
+    """Adds uniform noise, one step size wide: a quantization surrogate for training.
 
     Args:
         x (Tensor): float, any shape.
@@ -209,7 +208,7 @@ def add_quantization_noise(x, bits, low, high, generator=None):
         generator (torch.Generator or None): source of the noise.
 
     Returns:
-        Tensor: `x` plus noise in [-step/2, step/2), same shape and dtype, differentiable.
+        Tensor: `x` plus noise in [-1/2, 1/2) of a step size, same shape and dtype, differentiable.
     """
     bits = check_bits(bits)
     if bits == FLOAT_BITS:

@@ -25,7 +25,8 @@ def tile_grid(channels):
 
 
 def tile_channels(x):
-    """
+    """Tiles the channels of a feature to one image.
+
     Args:
         x (Tensor): (C, H, W), any dtype.
 

@@ -1,5 +1,6 @@
 """Edge and cloud as programs: files, a server, and a client that loses nothing."""
 
+from ..deprecation import make_getattr
 from .app import build_app
 from .client import CloudClient, RefusedError, ServerFaultError, WrongServerError
 from .coco_results import (
@@ -14,12 +15,22 @@ from .coco_results import (
     write_coco_results,
     write_image_table,
 )
-from .deployment import class_names, load_service, ray_app
+from .deployment import find_class_names, load_service, ray_app
 from .http_server import run_server
-from .inputs import all_frames, frames_of, list_inputs, name_inputs
+from .inputs import list_inputs, name_inputs, read_all_frames, read_frames
 from .link import Link
 from .pipeline import run_ahead
-from .results import draw_result, read_result, result_of, write_result
+from .results import draw_result, make_result, read_result, write_result
 from .sender import Sender
 from .server import BusyError, CloudService, ForeignModelError, ServiceSettings
-from .spool import Spool, stream_id
+from .spool import Spool, make_stream_id
+
+_RENAMED = {
+    "all_frames": "read_all_frames",
+    "class_names": "find_class_names",
+    "frames_of": "read_frames",
+    "result_of": "make_result",
+    "stream_id": "make_stream_id",
+}
+
+__getattr__ = make_getattr(__name__, _RENAMED)

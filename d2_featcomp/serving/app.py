@@ -1,4 +1,4 @@
-"""The cloud half as a web service, on FastAPI.
+"""The cloud sub-model as a web service, on FastAPI.
 
 FastAPI on uvicorn: HTTP passes every proxy and load balancer as it is, can be tried with curl, and both
 are kept by many; gRPC would save little, since a request is one blob of kilobytes.
@@ -29,14 +29,15 @@ class _TooLargeError(Exception):
 
 
 def build_app(service):
-    """
+    """Builds the web application of a service.
+
     Args:
         service (CloudService): that answers.
 
     Returns:
         FastAPI: PUT /v1/bitstreams/ID (a bitstream, answered with its result), GET /healthz and
         GET /metrics. Each answer to a PUT names the id as "id"; a result names the fingerprint of the
-        edge half as "fingerprint", a final refusal one of `REASONS` as "reason".
+        edge sub-model as "fingerprint", a final refusal one of `REASONS` as "reason".
     """
     import fastapi
     from fastapi.responses import JSONResponse, PlainTextResponse
@@ -55,8 +56,8 @@ def build_app(service):
         about = {"detail": detail, "id": identity, **({"reason": reason} if reason else {})}
         return JSONResponse(about, status_code=status, headers=headers)
 
-    async def future_of(identity, request):
-        """The future of a request's bitstream. A body that is not needed is read, but not kept."""
+    async def find_future(identity, request):
+        """Finds the future of a request's bitstream. A body that is not needed is read, but not kept."""
         known = await asyncio.to_thread(service.knows, identity)
         digest, body = await receiver.body(request, keep=is_stream_id(identity) and not known)
         if known:
@@ -73,7 +74,7 @@ def build_app(service):
     async def put(identity: str, request: fastapi.Request):
         settings = service.settings
         try:
-            future = await asyncio.wait_for(future_of(identity, request), settings.receive_timeout)
+            future = await asyncio.wait_for(find_future(identity, request), settings.receive_timeout)
         except asyncio.TimeoutError:
             return refusal(identity, 408, "the request did not arrive in time", Connection="close")
         except ClientDisconnect:
@@ -145,13 +146,14 @@ class _Receiver:
         self._receiving = 0
 
     async def body(self, request, keep):
-        """
+        """Reads the body of a request.
+
         Args:
             request (Request): whose body is read to its end.
             keep (bool): whether the body is wanted.
 
         Returns:
-            (str, bytes): as :func:`digest_of` of the body, and the body, empty if it is not kept.
+            (str, bytes): as :func:`compute_digest` of the body, and the body, empty if it is not kept.
 
         Raises:
             _TooLargeError, _ReceivingError: see there.

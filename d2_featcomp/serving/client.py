@@ -9,9 +9,9 @@ import urllib.parse
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from .app import NAME_HEADER
 from .server import ForeignModelError
-from .spool import name_in_id
+from .spool import read_name
 
-__all__ = ["CloudClient", "RefusedError", "ServerFaultError", "WrongServerError", "fingerprint_of"]
+__all__ = ["CloudClient", "RefusedError", "ServerFaultError", "WrongServerError", "read_fingerprint"]
 
 # Busy or stopping: another attempt may be answered; a fault of the server's: perhaps; and what is final.
 _BUSY = (408, 429, 503)
@@ -28,7 +28,7 @@ class ServerFaultError(RuntimeError):
 
 
 class WrongServerError(ValueError):
-    """What answers is no server of this program's: another service, a proxy, a login page."""
+    """The server that answered is none of this program's: another service, a proxy, a login page."""
 
 
 class CloudClient:
@@ -57,7 +57,7 @@ class CloudClient:
         if not timeout > 0 or attempts < 1:
             raise ValueError(f"timeout {timeout} and attempts {attempts}: they must be above 0")
         self._httpx = httpx
-        url = _url_of(address)
+        url = _make_url(address)
         try:
             self._client = httpx.Client(base_url=url, timeout=timeout)
         except httpx.InvalidURL as error:
@@ -77,19 +77,19 @@ class CloudClient:
         """Sends one bitstream; the same one sent again is not computed again.
 
         Args:
-            identity (str): of :func:`stream_id`.
+            identity (str): of :func:`make_stream_id`.
             data (bytes): the bitstream.
             name (str or None): of the image; None takes it from the id.
 
         Returns:
-            (dict, float) or None: the result, as :func:`result_of` gives, and the seconds that the cloud
-            half took; None if the server was not reached or stayed busy.
+            (dict, float) or None: the result, as :func:`make_result` gives, and the seconds that the
+            cloud sub-model took; None if the server was not reached or stayed busy.
 
         Raises:
             RefusedError, ForeignModelError, ServerFaultError, WrongServerError: see there.
         """
         headers = {}
-        if name not in (None, name_in_id(identity)):
+        if name not in (None, read_name(identity)):
             headers[NAME_HEADER] = urllib.parse.quote(name, safe="", errors="surrogateescape")
         answer = None
         for attempt in range(self._attempts):
@@ -116,10 +116,10 @@ class CloudClient:
         if status != 200:
             error = ForeignModelError if content.get("reason") == "foreign model" else RefusedError
             raise error(f"{status}: {_reason(answer)}")
-        if content.get("fingerprint") != fingerprint_of(data):
+        if content.get("fingerprint") != read_fingerprint(data):
             raise self._wrong_server(
                 f"with a result of the model {content.get('fingerprint')!r} to a bitstream of "
-                f"{fingerprint_of(data)!r}"
+                f"{read_fingerprint(data)!r}"
             )
         return content, _seconds(answer)
 
@@ -134,8 +134,8 @@ class CloudClient:
         self._client.close()
 
 
-def _url_of(address):
-    """The URL of an address that a user gave.
+def _make_url(address):
+    """Makes the URL of an address that a user gave.
 
     Raises:
         ValueError: it is none.
@@ -162,8 +162,8 @@ def _url_of(address):
     return url
 
 
-def fingerprint_of(data):
-    """str or None: of the model that wrote a bitstream, in hexadecimal; None if it is damaged."""
+def read_fingerprint(data):
+    """Reads the fingerprint of a bitstream, in hexadecimal; None if it is damaged."""
     limits = DecodeLimits(*(2**62 for _ in dataclasses.fields(DecodeLimits)))  # no matter how large
     try:
         return FeatureBitstream.from_bytes(data, limits).fingerprint.hex()
@@ -172,7 +172,7 @@ def fingerprint_of(data):
 
 
 def _content(answer):
-    """The JSON object of an answer; {} if there is none."""
+    """Reads the JSON object of an answer; {} if there is none."""
     try:
         content = answer.json()
     except ValueError:
@@ -196,6 +196,6 @@ def _asked_wait(answer):
 
 
 def _reason(answer):
-    """What an answer says, in one short line."""
+    """Reads the reason in an answer, in one short line."""
     told = _content(answer).get("detail") or answer.text
     return " ".join(str(told)[:1000].split())[:200] or "nothing"

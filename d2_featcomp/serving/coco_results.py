@@ -72,7 +72,8 @@ class ImageTable:
         self._next = max([0, *numbers]) + 1
 
     def find(self, name, height, width, file_name=None):
-        """
+        """Finds the id of an image.
+
         Args:
             name (str): of the image: its file's, with or without folders and suffix.
             height, width (int): in pixels.
@@ -97,7 +98,7 @@ class ImageTable:
 
 
 def _forms(image):
-    """set[str]: what an image may be called."""
+    """Lists the names that an image may have."""
     path = image["file_name"].replace("\\", "/")
     parts = path.split("/")
     forms = {path, path.replace("/", "_"), *("_".join(parts[at:]) for at in range(len(parts)))}
@@ -110,7 +111,7 @@ def write_coco_results(results, categories, table, folder):
     data set's own file in the first one's place.
 
     Args:
-        results (sequence[dict]): from :func:`result_of`, "image_id" or "name" the image's name.
+        results (sequence[dict]): from :func:`make_result`, "image_id" or "name" the image's name.
         categories (sequence[dict]): "id" and "name" of each class.
         table (ImageTable): of ids.
         folder (str): where to.
@@ -164,7 +165,7 @@ def match_categories(categories, listed):
 
 
 def name_bitstreams(paths):
-    """list[str]: names of bitstreams' files, without ".d2fc", no two equal: see :func:`name_files`."""
+    """Names bitstreams by their files, without ".d2fc", no two equal: see :func:`name_files`."""
     names = name_files(paths)
     short = [name.removesuffix(SUFFIX) for name in names]
     return short if len({name.lower() for name in short}) == len(names) else names

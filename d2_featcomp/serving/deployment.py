@@ -6,13 +6,13 @@ import shlex
 
 from detectron2.utils.file_io import PathManager
 
-from ..deploy import find_categories, load_half, read_config
+from ..deploy import find_categories, load_sub_model, read_config
 from ..deploy.classes import read_categories
-from ..engine import file_digest
+from ..engine import hash_file
 from .app import build_app
 from .server import CloudService, ServiceSettings
 
-__all__ = ["class_names", "load_service", "ray_app"]
+__all__ = ["find_class_names", "load_service", "ray_app"]
 
 _FLOAT_BYTES = 4
 _PASTE_BYTES = 16  # a pixel, while one mask is pasted
@@ -20,11 +20,12 @@ _LABEL_BYTES = 8
 
 
 def load_service(cfg, weights, folder, names=None, **settings):
-    """
+    """Loads a cloud sub-model and starts a service of it.
+
     Args:
-        cfg (CfgNode): of the network that is cut, see :func:`read_config`; MODEL.FEATCOMP.SERVER says
+        cfg (CfgNode): of the split network, see :func:`read_config`; MODEL.FEATCOMP.SERVER says
             how large batches are.
-        weights (str): file of the cloud half, or a whole checkpoint.
+        weights (str): file of the cloud sub-model, or a whole checkpoint.
         folder (str): for results.
         names (sequence[str] or None): of the classes; None takes those in the file or, where it holds
             none, of the data sets in `cfg`.
@@ -35,25 +36,26 @@ def load_service(cfg, weights, folder, names=None, **settings):
 
     Raises:
         ValueError: a setting is out of range, or another number of names than of classes.
-        FileNotFoundError, CheckpointError: see :func:`d2_featcomp.deploy.load_half`.
+        FileNotFoundError, CheckpointError: see :func:`d2_featcomp.deploy.load_sub_model`.
     """
     server = cfg.MODEL.FEATCOMP.SERVER
     settings = ServiceSettings(max_batch=server.MAX_BATCH, max_wait=server.MAX_WAIT / 1000, **settings)
-    network = load_half(cfg, weights, "cloud")
+    network = load_sub_model(cfg, weights, "cloud")
     categories = find_categories(cfg, weights, network, names)
     model = cfg.MODEL.clone()
     for node, key in ((model.FEATCOMP, "SERVER"), (model, "DEVICE"), (model, "WEIGHTS")):
         node.pop(key)  # no result depends on it
-    digest = file_digest(PathManager.get_local_path(weights))
+    digest = hash_file(PathManager.get_local_path(weights))
     about = json.dumps([digest, model.dump(), cfg.TEST.dump(), categories])
     maker = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return CloudService(network, settings, folder, categories, maker, output_bytes_per_pixel(cfg))
+    return CloudService(network, settings, folder, categories, maker, count_output_bytes_per_pixel(cfg))
 
 
-def output_bytes_per_pixel(cfg):
-    """
+def count_output_bytes_per_pixel(cfg):
+    """Counts the memory that outputs take.
+
     Args:
-        cfg (CfgNode): of the network that is cut.
+        cfg (CfgNode): of the split network.
 
     Returns:
         int: bytes of memory that its outputs for an image take at most, for each pixel of the image's
@@ -72,8 +74,9 @@ def output_bytes_per_pixel(cfg):
     return found
 
 
-def class_names(cfg):
-    """sequence[str]: of the first data set in DATASETS.TEST that has names; () if none has."""
+def find_class_names(cfg):
+    """Finds the names of classes of the first data set in DATASETS.TEST that has names; () if none
+    has."""
     for dataset in cfg.DATASETS.TEST:
         if categories := read_categories(dataset):
             return [category["name"] for category in categories]
@@ -81,7 +84,7 @@ def class_names(cfg):
 
 
 def ray_app(args):
-    """An application for Ray Serve: the same service, in several processes on several machines.
+    """Builds an application for Ray Serve: the same service, in several processes on several machines.
 
         serve run d2_featcomp.serving:ray_app weights=deployed/cloud.pth output=results replicas=2
 

@@ -105,7 +105,7 @@ def _limited_protocol(settings, most):
             return True
 
         def is_idle(self):
-            """bool: whether no request is being received or answered, beyond an incomplete head."""
+            """Tells whether no request is being received or answered, beyond an incomplete head."""
             return self.cycle is None or self.cycle.response_complete
 
         def watch(self, idle_time=settings.idle_timeout):

@@ -1,4 +1,4 @@
-"""What the edge program takes: images, folders, patterns, videos, cameras."""
+"""Inputs of the edge program: images, folders, patterns, videos, cameras."""
 
 import contextlib
 import glob
@@ -11,14 +11,15 @@ from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
 from ..data.images import read_image
 from ..deploy.naming import name_files
 
-__all__ = ["CAMERA", "VIDEO_SUFFIXES", "all_frames", "frames_of", "list_inputs", "name_inputs"]
+__all__ = ["CAMERA", "VIDEO_SUFFIXES", "list_inputs", "name_inputs", "read_all_frames", "read_frames"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
 
 
 def list_inputs(given):
-    """
+    """Lists the files and cameras that a user names.
+
     Args:
         given (sequence[str]): images, folders of images, patterns such as `photos/*.jpg`, video files,
             or `camera:0` for the first camera.
@@ -48,7 +49,8 @@ def list_inputs(given):
 
 
 def name_inputs(entries):
-    """
+    """Names files and cameras.
+
     Args:
         entries (sequence[str]): from :func:`list_inputs`.
 
@@ -60,8 +62,9 @@ def name_inputs(entries):
     return [names.get(entry, f"camera{entry[len(CAMERA) :]}") for entry in entries]
 
 
-def frames_of(entry, name=None):
-    """
+def read_frames(entry, name=None):
+    """Reads the pictures of a file or camera.
+
     Args:
         entry (str): from :func:`list_inputs`.
         name (str or None): of the entry, from :func:`name_inputs`; None takes the file's stem.
@@ -85,11 +88,11 @@ def frames_of(entry, name=None):
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
 
-def all_frames(given):
-    """Iterates over :func:`frames_of` all of :func:`list_inputs`, which is called at once."""
+def read_all_frames(given):
+    """Iterates over :func:`read_frames` all of :func:`list_inputs`, which is called at once."""
     entries = list_inputs(given)
     named = zip(entries, name_inputs(entries), strict=True)
-    return (frame for entry, name in named for frame in frames_of(entry, name))
+    return (frame for entry, name in named for frame in read_frames(entry, name))
 
 
 def _video(path, name):

@@ -8,7 +8,7 @@ PACKET_BYTES = 1400
 
 
 class Link:
-    """How long bytes take over a network of given properties; lost packets are sent again.
+    """Transfer times over a network of given properties; lost packets are sent again.
 
     Args:
         bandwidth (float or None): kbit/s, 1000 bits a second; None: any amount at once.
@@ -33,7 +33,8 @@ class Link:
         self._random = random.Random(seed)
 
     def seconds(self, size):
-        """
+        """Draws the time that a transfer takes.
+
         Args:
             size (int): bytes.
 

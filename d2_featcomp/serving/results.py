@@ -1,4 +1,4 @@
-"""What the cloud half gives, as JSON and pictures."""
+"""Results of the cloud sub-model, as JSON and pictures."""
 
 import base64
 import contextlib
@@ -13,17 +13,18 @@ from PIL import Image
 
 from ..data.datasets.image_folders import IMAGE_SUFFIXES
 from ..data.images import read_image
-from ..deploy.classes import as_categories
+from ..deploy.classes import make_categories
 from ..deploy.pictures import collect_metadata, draw_outputs
 from ..files import write_bytes, write_text
 
-__all__ = ["draw_result", "read_result", "result_of", "write_result"]
+__all__ = ["draw_result", "make_result", "read_result", "write_result"]
 
 DISPARITY_SCALE = 256  # of 16-bit maps: value = 256 * disparity + 1, as Cityscapes has it
 
 
-def result_of(name, output, class_names=()):
-    """
+def make_result(name, output, class_names=()):
+    """Makes the JSON result of an image from the network's output.
+
     Args:
         name (str): of the image.
         output (dict): of :meth:`cloud_inference` for one bitstream.
@@ -42,7 +43,7 @@ def result_of(name, output, class_names=()):
     found = {"image_id": name, "height": height, "width": width}
     if "instances" in output:
         found["instances"] = instances_to_coco_json(output["instances"].to("cpu"), name)
-        categories = as_categories(class_names)
+        categories = make_categories(class_names)
         for instance in found["instances"]:
             index = instance["category_id"]
             instance["category_id"] = index + 1
@@ -82,7 +83,7 @@ def write_result(result, folder):
     """Writes `NAME.json`, and each map as the file `NAME_<map>.png` that it then names; the JSON last.
 
     Args:
-        result (dict): from :func:`result_of`.
+        result (dict): from :func:`make_result`.
         folder (str): where to.
 
     Returns:
@@ -130,7 +131,7 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
         name (str): of the image, without suffix.
         images (str): folder of the originals.
         folder (str): where to write.
-        class_names (sequence[str or dict]): for labels, as :func:`result_of` takes them.
+        class_names (sequence[str or dict]): for labels, as :func:`make_result` takes them.
         threshold (float): instances of a lower score are left out.
 
     Raises:
@@ -140,6 +141,6 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
     path = next((p for p in sorted(os.listdir(images)) if p.lower() in wanted), None)
     if path is None:
         raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
-    metadata = collect_metadata(output, as_categories(class_names))
+    metadata = collect_metadata(output, make_categories(class_names))
     picture = draw_outputs(read_image(os.path.join(images, path), "RGB"), output, metadata, threshold)
     Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))

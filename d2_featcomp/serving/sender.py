@@ -6,7 +6,7 @@ import sys
 import time
 
 from ..files import write_text
-from .client import RefusedError, ServerFaultError, WrongServerError, fingerprint_of
+from .client import RefusedError, ServerFaultError, WrongServerError, read_fingerprint
 from .server import ForeignModelError
 
 __all__ = ["Sender"]
@@ -39,12 +39,13 @@ class Sender:
         self._tell = tell or (lambda message: print(message, file=sys.stderr))
 
     def send(self, identity):
-        """
+        """Sends a bitstream of the spool.
+
         Args:
             identity (str): of a bitstream in the spool.
 
         Returns:
-            float or None: seconds that the cloud half took; None if it was not sent.
+            float or None: seconds that the cloud sub-model took; None if it was not sent.
 
         Raises:
             WrongServerError: what answers is no such server, and never was since the start.
@@ -57,7 +58,7 @@ class Sender:
             return None
         if data is None:  # another program with this spool has sent it
             return None
-        fingerprint = fingerprint_of(data)
+        fingerprint = read_fingerprint(data)
         if time.monotonic() - self._foreign.get(fingerprint, float("-inf")) < FOREIGN_PAUSE:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The cloud half for many clients: a queue, batches, and results on disk."""
+"""The cloud sub-model for many clients: a queue, batches, and results on disk."""
 
 import collections
 import concurrent.futures
@@ -12,8 +12,8 @@ import time
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from ..files import remove_partial_files, write_bytes
-from .results import read_result, result_of, write_result
-from .spool import digest_of, is_stream_id, name_in_id
+from .results import make_result, read_result, write_result
+from .spool import compute_digest, is_stream_id, read_name
 
 __all__ = ["BusyError", "CloudService", "ForeignModelError", "ServiceSettings"]
 
@@ -28,7 +28,7 @@ _PROBE_PERIOD = 1.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class ServiceSettings:
-    """How a service behaves under load.
+    """Settings of a service.
 
     Attributes:
         max_batch (int): bitstreams that the network computes at once, of images of one padded size.
@@ -92,7 +92,7 @@ class _Job:
 
 
 class CloudService:
-    """Runs the cloud half of a network for many clients, in one thread.
+    """Runs the cloud sub-model of a network for many clients, in one thread.
 
     It computes several bitstreams at once where they wait together and their images have one padded
     size: outputs do not depend on what else is asked at the same time, but for the rounding of
@@ -103,7 +103,7 @@ class CloudService:
         settings (ServiceSettings): see there.
         folder (str): for results, a JSON file and pictures an image. A bitstream whose id has a result
             there, of the same `maker`, is answered from it.
-        class_names (sequence[str or dict]): for results, see :func:`result_of`.
+        class_names (sequence[str or dict]): for results, see :func:`make_result`.
         maker (str): tells this network, its weights and settings, from others.
         bytes_per_pixel (int): memory that the outputs for one image may take, for each pixel of its
             original size; see `max_answer_bytes`.
@@ -130,7 +130,7 @@ class CloudService:
         self._probe_lock, self._probed, self._probe_error = threading.Lock(), float("-inf"), None
         os.makedirs(folder, exist_ok=True)
         remove_partial_files(folder)
-        self._thread = threading.Thread(target=self._work, name="cloud half", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="cloud sub-model", daemon=True)
         self._thread.start()
 
     @property
@@ -139,14 +139,15 @@ class CloudService:
         return self._stopping
 
     def submit(self, identity, data, name=None):
-        """
+        """Submits a bitstream, to be computed.
+
         Args:
-            identity (str): of :func:`stream_id`.
+            identity (str): of :func:`make_stream_id`.
             data (bytes): the bitstream.
             name (str or None): of the image, for the result; None takes it from the id.
 
         Returns:
-            Future: of (result, seconds that the cloud half took).
+            Future: of (result, seconds that the cloud sub-model took).
 
         Raises:
             BitstreamError: the id or the bitstream is malformed, or its answer too large.
@@ -158,7 +159,7 @@ class CloudService:
                 'digits, "_", ".", "=" and "-", and the first 16 hexadecimal digits of the SHA-256 of '
                 "the bytes"
             )
-        require_digest(identity, digest_of(data))
+        require_digest(identity, compute_digest(data))
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
         own = self._fingerprints[stream.version]
         if stream.fingerprint != own:
@@ -166,7 +167,7 @@ class CloudService:
                 f"this bitstream was written by another model (fingerprint {stream.fingerprint.hex()}, "
                 f"here {own.hex()}): load the same weights on the edge and in the cloud"
             )
-        name = _printable(name_in_id(identity) if name is None else name)
+        name = _printable(read_name(identity) if name is None else name)
         job = _Job(
             identity,
             name,
@@ -189,11 +190,11 @@ class CloudService:
         return needed
 
     def repeat(self, identity):
-        """Future of (result, seconds) of a bitstream that was submitted before, or None."""
+        """Finds the future of (result, seconds) of a bitstream that was submitted before, or None."""
         return self._find(identity, lambda: None)
 
     def knows(self, identity):
-        """bool: whether :meth:`repeat` would find it now."""
+        """Tells whether :meth:`repeat` would find it now."""
         with self._lock:
             if identity in self._pending:
                 return True
@@ -285,7 +286,7 @@ class CloudService:
         for job, outcome in zip(batch, outcomes, strict=True):
             try:
                 if not isinstance(outcome, Exception):
-                    result = result_of(job.identity, outcome, self._class_names)
+                    result = make_result(job.identity, outcome, self._class_names)
                     result = {**result, "name": job.name, **self._signed(job)}
                     write_result(result, self._folder)
                     self._write_failed = False
@@ -308,7 +309,8 @@ class CloudService:
                 job.future.set_result(outcome)
 
     def _outputs(self, batch):
-        """Of each job its output, or the exception; whatever one client sends, the others are served."""
+        """Computes of each job its output, or the exception; whatever one client sends, the others are
+        served."""
         outcomes, decoded = {}, {}
         for job in batch:
             try:
@@ -317,7 +319,7 @@ class CloudService:
                 outcomes[job] = error
         try:
             if decoded:
-                outputs = self._network.outputs_of_batch(
+                outputs = self._network.compute_batch_outputs(
                     list(decoded.values()), [job.stream for job in decoded]
                 )
                 for job, output in zip(decoded, outputs, strict=True):
@@ -331,7 +333,7 @@ class CloudService:
         return [outcomes[job] for job in batch]
 
     def storage_error(self):
-        """OSError or None: why results cannot be written, tried at most once a second."""
+        """Finds out, OSError or None, why results cannot be written, tried at most once a second."""
         with self._probe_lock:
             if time.monotonic() - self._probed > _PROBE_PERIOD:
                 self._probe_error = self._probe()
@@ -357,8 +359,8 @@ class CloudService:
         self._thread.join()
 
     def metrics(self):
-        """dict: counts of bitstreams, of their bytes and batches, of those that wait; and quantiles of
-        the seconds that the cloud half took, its batch for each bitstream."""
+        """Returns dict: counts of bitstreams, of their bytes and batches, of those that wait; and
+        quantiles of the seconds that the cloud sub-model took, its batch for each bitstream."""
         with self._lock:
             latencies, counts = sorted(self._latencies), dict(self.counts)
             queued = len(self._waiting)
@@ -371,7 +373,7 @@ class CloudService:
 
 
 def _fit(job, other):
-    """Whether two can be computed at once."""
+    """Tells whether two can be computed at once."""
     return job.stream.sizes.padded == other.stream.sizes.padded
 
 
@@ -386,11 +388,11 @@ def _affordable(jobs, most):
 
 
 def require_digest(identity, digest):
-    """Raises FileExistsError if an id is not that of bytes of this digest, see :func:`digest_of`."""
+    """Raises FileExistsError if an id is not of bytes of this digest, see :func:`compute_digest`."""
     if not identity.endswith(f"-{digest}"):
         raise FileExistsError(f"{identity!r} is the id of other bytes")
 
 
 def _printable(name):
-    """A name as it can stand in UTF-8: what is no text in it is replaced."""
+    """A name as UTF-8 can hold it: what is no text in it is replaced."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Bitstreams that are not sent yet, on disk: they outlive the program and the network."""
+"""A spool of bitstreams that are not sent yet: on disk, they outlive the program and the network."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import re
 
 from ..files import remove_partial_files, sync_folder, write_bytes, write_text
 
-__all__ = ["Spool", "digest_of", "is_stream_id", "name_in_id", "stream_id"]
+__all__ = ["Spool", "compute_digest", "is_stream_id", "make_stream_id", "read_name"]
 
 SUFFIX = ".d2fc"
 NAME_SUFFIX = ".name"
@@ -17,7 +17,7 @@ _NAME_LENGTH = 180
 DIGEST_LENGTH = 16
 
 
-def stream_id(name, data):
+def make_stream_id(name, data):
     """Makes the id of a bitstream: the name of its image, and a digest of its bytes.
 
     Args:
@@ -36,15 +36,15 @@ def stream_id(name, data):
     if len(plain) > _NAME_LENGTH:
         whole = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_LENGTH]
         plain = f"{plain[: _NAME_LENGTH - DIGEST_LENGTH - 1]}-{whole}"
-    return f"{plain}-{digest_of(data)}"
+    return f"{plain}-{compute_digest(data)}"
 
 
 def _escaped(character):
     return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
-def name_in_id(identity):
-    """str: the name that :func:`stream_id` was given, where it is short enough to stand in the id."""
+def read_name(identity):
+    """Reads from an id the name that :func:`make_stream_id` was given, where it fits into it."""
     plain = identity[: -DIGEST_LENGTH - 1]
     if plain.startswith("_="):
         plain = plain[1:]
@@ -52,13 +52,13 @@ def name_in_id(identity):
     return "" if plain == "=" else parts.decode("utf-8", "surrogateescape")
 
 
-def digest_of(data):
-    """str: the part of an id that tells the bytes."""
+def compute_digest(data):
+    """Computes the part of an id that tells the bytes."""
     return hashlib.sha256(data).hexdigest()[:DIGEST_LENGTH]
 
 
 def is_stream_id(text):
-    """bool: whether a text is an id as :func:`stream_id` makes them; such a text is a safe file name."""
+    """Tells whether a text is an id of :func:`make_stream_id`; such a text is a safe file name."""
     return bool(_ID.fullmatch(text))
 
 
@@ -83,28 +83,28 @@ class Spool:
         Raises:
             OSError: the disk is full; nothing is kept then, and nothing left.
         """
-        identity = stream_id(name, data)
-        if name_in_id(identity) != name:
+        identity = make_stream_id(name, data)
+        if read_name(identity) != name:
             write_bytes(name.encode("utf-8", "surrogateescape"), self._path(identity, NAME_SUFFIX))
         write_bytes(data, self._path(identity))
         return identity
 
     def waiting(self):
-        """list[str]: ids, the oldest first."""
+        """Lists the ids, the oldest first."""
         times = {}
         for entry in self._entries():
-            identity = _identity_of(entry)
+            identity = _read_identity(entry)
             if identity is not None:
                 with contextlib.suppress(FileNotFoundError):  # another program has sent it
                     times[identity] = entry.stat().st_mtime_ns
         return sorted(times, key=lambda identity: (times[identity], identity))
 
     def strangers(self):
-        """list[str]: names of what lies in the folder and is no bitstream that :meth:`add` wrote."""
+        """Lists what lies in the folder and is no bitstream that :meth:`add` wrote."""
         return sorted(
             entry.name
             for entry in self._entries()
-            if entry.name.endswith(SUFFIX) and _identity_of(entry) is None
+            if entry.name.endswith(SUFFIX) and _read_identity(entry) is None
         )
 
     def _entries(self):
@@ -124,12 +124,12 @@ class Spool:
             return None
 
     def name(self, identity):
-        """str: that a bitstream was added with."""
+        """Reads the name that a bitstream was added with."""
         try:
             with open(self._path(identity, NAME_SUFFIX), "rb") as file:
                 return file.read().decode("utf-8", "surrogateescape")
         except FileNotFoundError:
-            return name_in_id(identity)
+            return read_name(identity)
 
     def remove(self, identity):
         for suffix in (SUFFIX, NAME_SUFFIX):
@@ -169,8 +169,9 @@ class Spool:
         sync_folder(target)
 
 
-def _identity_of(entry):
-    """The id of a spool's file; None of what is none, e.g. a folder, or a name that is not UTF-8."""
+def _read_identity(entry):
+    """Reads the id of a spool's file; None of what is none, e.g. a folder, or a name that is not
+    UTF-8."""
     identity = entry.name[: -len(SUFFIX)]
     known = entry.name.endswith(SUFFIX) and is_stream_id(identity) and entry.is_file()
     return identity if known else None

@@ -4,8 +4,8 @@
     projects/MSFC/level_noise.py --config-file configs/msfc_R50.yaml \\
         MODEL.WEIGHTS output/step1/model_final.pth
 
-Takes the uncut network. --output gets a table (CSV and Markdown) and a plot. The noise is drawn from a
-seed, the same in every call.
+Takes the network without a split. --output gets a table (CSV and Markdown) and a plot. The noise is
+drawn from a seed, the same in every call.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from d2_featcomp.engine import (
     setup_config,
 )
 from d2_featcomp.evaluation import build_evaluator
-from d2_featcomp.evaluation.tradeoff import format_table, rows_of
+from d2_featcomp.evaluation.tradeoff import format_table, make_rows
 from d2_featcomp.files import write_csv, write_text
 
 
@@ -109,7 +109,7 @@ def main(args):
     levels = list(network.backbone.output_shape())
     os.makedirs(args.output, exist_ok=True)
     results = {level or "no noise": measure(cfg, network, level, args) for level in (None, *levels)}
-    rows = rows_of(results)
+    rows = make_rows(results)
     columns = [column for column in ("box AP", "mask AP") if column in next(iter(rows.values()))]
     for row in rows.values():  # a network that finds nothing has no AP
         row.update({column: 0.0 for column in columns if not row.get(column, 0.0) >= 0})

@@ -57,7 +57,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def class_names(given):
+def read_class_names(given):
     """The names of --classes, in their order."""
     if len(given) == 1 and os.path.isfile(given[0]):
         with open(given[0], encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def _opened(path):
     return open(path, newline="", encoding="utf-8-sig")
 
 
-def lines_of(path, columns):
+def read_lines(path, columns):
     """Yields the lines of a large CSV file as dictionaries, with progress."""
     with ExitStack() as stack:
         file = stack.enter_context(_opened(path))
@@ -116,7 +116,7 @@ def lines_of(path, columns):
 def read_groups(path, labels):
     """{(image, label): corners of boxes that hold a group}, each x0, x1, y0, y1 from 0 to 1, rounded."""
     groups = {}
-    for line in lines_of(path, BOX_COLUMNS):
+    for line in read_lines(path, BOX_COLUMNS):
         if line["LabelName"] in labels and line[GROUP] == "1":
             key = line["ImageID"], line["LabelName"]
             groups.setdefault(key, set()).add(_corners(line, ("XMin", "XMax", "YMin", "YMax")))
@@ -140,7 +140,8 @@ def find_mask(folder, name):
 
 
 def annotation(line, size, masks, is_group):
-    """
+    """Makes an annotation from a line of the segmentation file.
+
     Args:
         line (dict): of the segmentation file.
         size ((int, int)): width and height of the image, in pixels.
@@ -184,7 +185,7 @@ def image_size(folder, name, known):
 
 def convert(args, output):
     """Writes the data set to an open file; returns the numbers of images, objects and missing images."""
-    names = class_names(args.classes)
+    names = read_class_names(args.classes)
     labels = read_labels(args.descriptions, names)
     for folder in (args.masks, args.images):
         if not os.path.isdir(folder):
@@ -196,7 +197,7 @@ def convert(args, output):
     output.write(
         f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"annotations": ['
     )
-    for line in lines_of(args.segmentations, SEGMENTATION_COLUMNS):
+    for line in read_lines(args.segmentations, SEGMENTATION_COLUMNS):
         if line["LabelName"] not in labels:
             continue
         size = image_size(args.images, line["ImageID"], sizes)

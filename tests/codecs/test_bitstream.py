@@ -27,7 +27,7 @@ from d2_featcomp.codecs import (
     build_image_codec,
     compress_stream,
     decompress_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 from d2_featcomp.ops import dequantize_uniform, minmax_range, quantize_uniform, tile_channels
 
@@ -216,7 +216,7 @@ def test_what_the_network_knows_is_asked_of_it():
             ValueError, match="does not say what it holds: the network that reads it does"
         ):
             getattr(stream, name)
-    for decode in (decompress_stream, stream_step_sizes):
+    for decode in (decompress_stream, read_step_sizes):
         with pytest.raises(ValueError, match="does not say what it holds"):
             decode(stream, codec_of())
         with pytest.raises(ValueError, match="decoded by the codec of its network"):

@@ -334,7 +334,7 @@ def test_payloads_of_another_codec_are_refused():
     shapes = [(32, 25, 42)]
     tensors = codec_of("png", 4).compress([waves(shapes[0])])
     for other in ("raw", "jpegls", "jpegxl", "jpeg", "avif"):
-        with pytest.raises(BitstreamError, match=other if other != "raw" else "packed symbols"):
+        with pytest.raises(BitstreamError, match=other if other != "raw" else "fixed-length symbols"):
             codec_of(other, 4).decompress(tensors, shapes)
 
 
@@ -349,7 +349,7 @@ def test_payloads_of_another_codec_are_refused():
         ("tensor", 8, [CodedTensor({"y": b"123456"})], "holds 0 quantizer ranges .* 1 are"),
         ("tensor", 8, [CodedTensor({"y": b"123456"}, [[0, 1]] * 2)], "holds 2 quantizer ranges"),
         ("channel", 8, [CodedTensor({"y": b"123456"}, [[0, 1]])], "holds 1 quantizer ranges .* 2 are"),
-        ("fixed", 8, [CodedTensor({"y": b"12345"})], "6 packed symbols of 8 bits take 6 bytes, not 5"),
+        ("fixed", 8, [CodedTensor({"y": b"12345"})], "symbols of 8 bits take 6 bytes, not 5"),
         ("fixed", 8, [CodedTensor({"y": b"1234567"}, None, True)], "take 6 bytes, not 7"),
         ("fixed", 32, [CodedTensor({"y": bytes(24)}, [[0, 1]])], "holds 1 quantizer ranges .* 0 are"),
         ("fixed", 32, [CodedTensor({"y": bytes(24)}, None, True)], "at 32 bits does not write"),

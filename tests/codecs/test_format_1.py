@@ -21,7 +21,7 @@ from d2_featcomp.codecs import (
     ImageSizes,
     StreamDescription,
     decompress_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 
 SIZES = ImageSizes((192, 256), (180, 240), (480, 640))
@@ -118,7 +118,7 @@ def test_stored_streams_stay_readable():
 
 
 def test_step_sizes_are_those_of_the_ranges():
-    first, second = stream_step_sizes(FeatureBitstream.from_bytes(STORED))
+    first, second = read_step_sizes(FeatureBitstream.from_bytes(STORED))
     torch.testing.assert_close(first, torch.tensor([2 / 15, 7 / 15]).reshape(2, 1, 1))
     torch.testing.assert_close(second, torch.tensor([1.5 / 15]).reshape(1, 1, 1))
 
@@ -331,11 +331,11 @@ HOSTILE = {
     ),
     "a shape within the limit without its payload": (
         stream_of(shape=shape_of(64, 1024, 1024)),
-        "67108864 packed symbols of 4 bits take 33554432 bytes, not 3",
+        "67108864 fixed-length symbols of 4 bits take 33554432 bytes, not 3",
     ),
     "the same, packed": (
         stream_of(codec=text(b"png"), shape=shape_of(64, 1024, 1024), length=varint(7)),
-        "67108864 packed symbols of 4 bits take 33554432 bytes, not 3",
+        "67108864 fixed-length symbols of 4 bits take 33554432 bytes, not 3",
     ),
     "payload length too small": (stream_of(length=varint(4)), "declares 2 payload bytes but holds 3"),
     "payload length 0": (stream_of(length=b"\x00"), "declares 0 payload bytes but holds 3"),
@@ -344,7 +344,7 @@ HOSTILE = {
     "payload missing": (stream_of(payload=b""), "declares 3 payload bytes but holds 0"),
     "payload and length wrong alike": (
         stream_of(payload=b"\x03\x69", length=varint(4)),
-        "6 packed symbols of 4 bits take 3 bytes, not 2",
+        "6 fixed-length symbols of 4 bits take 3 bytes, not 2",
     ),
     "payload followed by more": (stream_of(payload=bytes(4)), "declares 3 payload bytes but holds 4"),
     "payload of no image": (stream_of(codec=text(b"png")), "png payload cannot be decoded"),

@@ -12,7 +12,7 @@ from d2_featcomp.codecs import (
     build_image_codec,
 )
 from d2_featcomp.codecs.images import hevc
-from d2_featcomp.codecs.images.raw import pack_symbols, packed_size, unpack_symbols
+from d2_featcomp.codecs.images.raw import count_fixed_length_bytes, read_fixed_length, write_fixed_length
 
 SIZES = [(1, 1), (3, 5), (17, 40), (64, 64)]
 CLASSES = {name: codec for name, codec in IMAGE_CODEC_REGISTRY if codec.layout != "colour"}
@@ -294,7 +294,7 @@ def test_a_damaged_payload_is_decoded_or_refused_and_nothing_else(name, quality,
         try:
             result = decoded(codec, data, shape)
         except BitstreamError as error:
-            assert name in str(error) or "packed symbols" in str(error)
+            assert name in str(error) or "fixed-length symbols" in str(error)
         else:
             assert (result.shape, result.dtype) == (shape, dtype_of(bits))
             assert result.max() < 2**bits
@@ -314,7 +314,7 @@ def test_what_is_no_payload_at_all_is_refused(name):
         for name in CLASSES
         for quality in settings(name)
         for other in [(16, 40), (18, 40), (17, 39), (17, 41), (40, 17), (64, 64), (1, 1)]
-        if (name, other) != ("raw", (40, 17))  # packed symbols carry their number alone
+        if (name, other) != ("raw", (40, 17))  # fixed-length symbols carry their number alone
     ],
 )
 def test_a_payload_of_another_shape_is_refused(name, quality, other):
@@ -431,7 +431,7 @@ def test_a_small_payload_of_a_huge_image_gets_no_memory(name):
     data = codec.encode(np.zeros((2048, 2048), np.uint8))
     tracemalloc.start()
     try:
-        with pytest.raises(BitstreamError, match=r"cannot be decoded|packed symbols"):
+        with pytest.raises(BitstreamError, match=r"cannot be decoded|fixed-length symbols"):
             decoded(codec, data, (8, 8))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -439,7 +439,7 @@ def test_a_small_payload_of_a_huge_image_gets_no_memory(name):
     assert peak < 1 << 20
 
 
-# ---- packed symbols ------------------------------------------------------------------------------
+# ---- fixed-length symbols ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -462,9 +462,9 @@ def test_a_small_payload_of_a_huge_image_gets_no_memory(name):
 def test_hand_worked_packing(bits, symbols, packed):
     symbols = np.array(symbols, dtype=dtype_of(bits))
     packed = bytes.fromhex(packed)
-    assert pack_symbols(symbols, bits) == packed
-    assert packed_size(len(symbols), bits) == len(packed)
-    result = unpack_symbols(packed, len(symbols), bits)
+    assert write_fixed_length(symbols, bits) == packed
+    assert count_fixed_length_bytes(len(symbols), bits) == len(packed)
+    result = read_fixed_length(packed, len(symbols), bits)
     assert result.dtype == symbols.dtype
     assert np.array_equal(result, symbols)
 
@@ -487,25 +487,26 @@ def test_packing_at_every_depth(bits, count):
     else:
         expected = bytes(value >> (bits - 8) for value in values)
         expected += in_binary([value % 2 ** (bits - 8) for value in values], bits - 8)
-    packed = pack_symbols(symbols, bits)
+    packed = write_fixed_length(symbols, bits)
     assert packed == expected
-    assert len(packed) == packed_size(count, bits) == (count * bits + 7) // 8
-    assert np.array_equal(unpack_symbols(packed, count, bits), symbols)
+    assert len(packed) == count_fixed_length_bytes(count, bits) == (count * bits + 7) // 8
+    assert np.array_equal(read_fixed_length(packed, count, bits), symbols)
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_packed_symbols_of_the_wrong_length_are_refused(bits):
-    packed = pack_symbols(noise(19, bits), bits)
+    packed = write_fixed_length(noise(19, bits), bits)
     for data in (b"", packed[:-1], packed + b"\x00", packed + packed):
-        with pytest.raises(BitstreamError, match=f"19 packed symbols of {bits} bits take {len(packed)}"):
-            unpack_symbols(data, 19, bits)
+        taken = f"19 fixed-length symbols of {bits} bits take {len(packed)}"
+        with pytest.raises(BitstreamError, match=taken):
+            read_fixed_length(data, 19, bits)
 
 
 @pytest.mark.parametrize("bits", range(2, 17))
 def test_the_raw_codec_is_plain_packing(bits):
     symbols = noise((3, 5), bits)
     data = build_image_codec("raw", bits=bits).encode(symbols)
-    assert data == pack_symbols(symbols.reshape(-1), bits)
+    assert data == write_fixed_length(symbols.reshape(-1), bits)
     for other in (data[:-1], data + b"\x00"):
         with pytest.raises(BitstreamError):
             CLASSES["raw"].decode(other, shape=(3, 5), bits=bits, lossless=True)

@@ -19,7 +19,7 @@ from d2_featcomp.codecs import (
     build_feature_codec,
     compress_stream,
     decompress_stream,
-    stream_step_sizes,
+    read_step_sizes,
 )
 
 BITS, CHANNELS, PRECISION = 4, 3, 16
@@ -173,7 +173,7 @@ def test_a_trained_codec_sends_as_many_bytes_as_it_estimates(built):
         (decoded,) = decompress_stream(received, built)
         torch.testing.assert_close(decoded, y_hat[0], rtol=0, atol=1e-6)
         assert torch.equal((decoded + 1).mul(7.5).round(), (y_hat[0] + 1).mul(7.5).round())
-        assert torch.equal(stream_step_sizes(received, built)[0], steps[0])
+        assert torch.equal(read_step_sizes(received, built)[0], steps[0])
         estimate = float(built.bits_of(((y_hat + 1) / 2 * (LEVELS - 1)).round())) / 8
         assert estimate == pytest.approx(stream.payload_bits / 8, rel=0.02, abs=2)
         assert stream.payload_bits < 0.75 * stream.packed_bits

@@ -10,7 +10,7 @@ from PIL import Image
 from d2_featcomp.data.images import read_image, read_sem_seg
 from d2_featcomp.data.mappers import ImageMapper, build_test_mapper, build_train_mapper
 from d2_featcomp.engine import setup_config
-from d2_featcomp.engine.inference import as_input
+from d2_featcomp.engine.inference import make_input
 
 TURNED = 0x112  # EXIF
 
@@ -152,5 +152,5 @@ def test_labels_of_no_class_stop_a_training_and_are_named(config, tmp_path):
 def test_a_strip_that_vanishes_is_told():
     cfg = setup_config("configs/quick/msfc_R18.yaml")
     with pytest.raises(ValueError, match="3 x 2000 pixels"):
-        as_input(np.zeros((2000, 3, 3), np.uint8), cfg)
-    assert as_input(np.zeros((600, 3, 3), np.uint8), cfg)["image"].shape == (3, 256, 1)
+        make_input(np.zeros((2000, 3, 3), np.uint8), cfg)
+    assert make_input(np.zeros((600, 3, 3), np.uint8), cfg)["image"].shape == (3, 256, 1)

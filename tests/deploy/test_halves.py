@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
-from d2_featcomp.deploy import export_halves, find_categories, load_half, read_config
+from d2_featcomp.deploy import export_sub_models, find_categories, load_sub_model, read_config
 from d2_featcomp.engine import CheckpointError
 from d2_featcomp.modeling import format_channel_order
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory, configured, random_network):
     root = tmp_path_factory.mktemp("halves")
     for name in NETWORKS:
         torch.save({"model": random_network(name).state_dict()}, root / f"{name}.pth")
-        export_halves(configured(name, root / f"{name}.pth"), str(root / name))
+        export_sub_models(configured(name, root / f"{name}.pth"), str(root / name))
     return root
 
 
@@ -44,7 +44,7 @@ def test_the_halves_together_are_the_network(folder, configured, name):
     expected = whole([record])[0]
 
     # Built from nothing but the files: these hold the configuration, too.
-    edge, cloud = (load_half(None, str(folder / name / f"{half}.pth"), half) for half in HALVES)
+    edge, cloud = (load_sub_model(None, str(folder / name / f"{half}.pth"), half) for half in HALVES)
     data = edge.edge_inference([record])[0].to_bytes()
     assert data == expected["bitstream"].to_bytes()
     found = cloud.cloud_inference([FeatureBitstream.from_bytes(data)])[0]
@@ -52,9 +52,9 @@ def test_the_halves_together_are_the_network(folder, configured, name):
         same(found[key], expected[key])
 
     # Neither can do what the other does.
-    with pytest.raises(RuntimeError, match="of its cloud half only"):
+    with pytest.raises(RuntimeError, match="of its cloud sub-model only"):
         cloud.edge_inference([record])
-    with pytest.raises(RuntimeError, match="of its edge half only"):
+    with pytest.raises(RuntimeError, match="of its edge sub-model only"):
         edge.cloud_inference([FeatureBitstream.from_bytes(data)])
 
 
@@ -80,41 +80,41 @@ def test_each_file_holds_its_own_weights_only(folder, name):
 
 
 def test_a_whole_checkpoint_serves_either_half(folder, configured):
-    edge = load_half(configured("msfc"), str(folder / "msfc.pth"), "edge")
-    cloud = load_half(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
+    edge = load_sub_model(configured("msfc"), str(folder / "msfc.pth"), "edge")
+    cloud = load_sub_model(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
     stream = edge.edge_inference([{"image": torch.zeros(3, 64, 64)}])[0]
     assert "instances" in cloud.cloud_inference([stream])[0]
 
 
 def test_halves_of_different_networks_refuse_each_other(folder, configured, random_network, tmp_path):
     torch.save({"model": random_network("msfc", seed=5).state_dict()}, tmp_path / "other.pth")
-    export_halves(configured("msfc", tmp_path / "other.pth"), str(tmp_path))
-    edge = load_half(configured("msfc"), str(tmp_path / "edge.pth"), "edge")
-    cloud = load_half(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
+    export_sub_models(configured("msfc", tmp_path / "other.pth"), str(tmp_path))
+    edge = load_sub_model(configured("msfc"), str(tmp_path / "edge.pth"), "edge")
+    cloud = load_sub_model(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
     with pytest.raises(BitstreamError, match="another model"):
         cloud.cloud_inference(edge.edge_inference([{"image": torch.zeros(3, 64, 64)}]))
 
 
 def test_files_that_do_not_fit(folder, configured, tmp_path):
     edge, cloud = (str(folder / "msfc" / f"{half}.pth") for half in ("edge", "cloud"))
-    with pytest.raises(CheckpointError, match="the cloud half of a network, not the edge"):
-        load_half(configured("msfc"), cloud, "edge")
-    with pytest.raises(CheckpointError, match="'MSFC', but the configuration asks for 'Pyramid'"):
-        load_half(configured("pyramid"), edge, "edge")
+    with pytest.raises(CheckpointError, match="the cloud sub-model of a network, not the edge"):
+        load_sub_model(configured("msfc"), cloud, "edge")
+    with pytest.raises(CheckpointError, match="'MSFC', but the configuration asks for 'PyramidSplit'"):
+        load_sub_model(configured("pyramid"), edge, "edge")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_half(configured("msfc"), str(tmp_path / "nowhere.pth"), "edge")
+        load_sub_model(configured("msfc"), str(tmp_path / "nowhere.pth"), "edge")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match="can be read"):
-        load_half(configured("msfc"), str(tmp_path / "text.pth"), "edge")
+        load_sub_model(configured("msfc"), str(tmp_path / "text.pth"), "edge")
     data = torch.load(edge, weights_only=True)
     data["model"]["feature_split.encoder.conv.weight"][0] += 1
     torch.save(data, tmp_path / "changed.pth")
     with pytest.raises(CheckpointError, match="damaged"):
-        load_half(None, str(tmp_path / "changed.pth"), "edge")
+        load_sub_model(None, str(tmp_path / "changed.pth"), "edge")
     with pytest.raises(CheckpointError, match="damaged"):
-        load_half(configured("msfc"), str(tmp_path / "changed.pth"), "edge")
+        load_sub_model(configured("msfc"), str(tmp_path / "changed.pth"), "edge")
     with pytest.raises(ValueError, match="no weights"):
-        export_halves(configured("msfc"), str(tmp_path))
+        export_sub_models(configured("msfc"), str(tmp_path))
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -136,9 +136,9 @@ def test_settings_that_change_what_is_sent_are_refused(folder, configured, half,
     path = str(folder / name / f"{half}.pth")
     key, value = override
     with pytest.raises(CheckpointError, match=f"exported with {key} .*tools/export.py"):
-        load_half(configured(name, "", key, value), path, half)
+        load_sub_model(configured(name, "", key, value), path, half)
     with pytest.raises(CheckpointError, match=f"exported with {key} "):
-        load_half(read_config(path, overrides=["MODEL.DEVICE", "cpu", key, str(value)]), path, half)
+        load_sub_model(read_config(path, overrides=["MODEL.DEVICE", "cpu", key, str(value)]), path, half)
 
 
 def test_other_settings_are_accepted(folder, configured):
@@ -163,7 +163,7 @@ def test_other_settings_are_accepted(folder, configured):
         overrides = [*own, *(part for item in free.items() for part in item)]
         cfg = read_config(path, config_file, overrides)
         assert (path, 3) == (cfg.MODEL.WEIGHTS, cfg.MODEL.FEATCOMP.SERVER.MAX_BATCH)
-        modules = load_half(cfg, path, "cloud").modules()
+        modules = load_sub_model(cfg, path, "cloud").modules()
         assert [m.test_score_thresh for m in modules if hasattr(m, "test_score_thresh")] == [0.25]
 
 
@@ -172,11 +172,11 @@ def test_a_configuration_holds_no_path_of_the_machine_that_exported(folder, tmp_
     known = torch.load(folder / "baf.pth", weights_only=True)["model"]["feature_split.order"]
     order.write_text(format_channel_order(8, known, torch.rand(len(known)), 1))
     opts = ("MODEL.FEATCOMP.BAF.CHANNEL_ORDER", order, "OUTPUT_DIR", tmp_path)
-    paths = export_halves(configured("baf", folder / "baf.pth", *opts), str(tmp_path / "out"))
+    paths = export_sub_models(configured("baf", folder / "baf.pth", *opts), str(tmp_path / "out"))
     order.unlink()
     for half, path in paths.items():
         assert str(tmp_path) not in torch.load(path, weights_only=True)["config"]
-        load_half(None, path, half)
+        load_sub_model(None, path, half)
 
 
 def legacy(path, to):
@@ -199,7 +199,7 @@ def test_files_of_earlier_releases(folder, configured, tmp_path, name):
     for path in paths.values():
         with pytest.raises(ValueError, match="no configuration that can be read: give --config-file"):
             read_config(path)
-    edge, cloud = (load_half(configured(name), path, half) for half, path in paths.items())
+    edge, cloud = (load_sub_model(configured(name), path, half) for half, path in paths.items())
     record = {"image": torch.rand(3, 64, 96) * 255}
     assert cloud.cloud_inference(edge.edge_inference([record]))[0]
     if name != "image":  # of which the edge has no weights
@@ -207,7 +207,7 @@ def test_files_of_earlier_releases(folder, configured, tmp_path, name):
         next(iter(data["model"].values()))[0] += 1
         torch.save(data, tmp_path / "changed.pth")
         with pytest.raises(CheckpointError, match="damaged"):
-            load_half(configured(name), str(tmp_path / "changed.pth"), "edge")
+            load_sub_model(configured(name), str(tmp_path / "changed.pth"), "edge")
 
 
 def test_a_whole_checkpoint_in_the_model_zoos_format(folder, configured, tmp_path, random_network):
@@ -215,8 +215,8 @@ def test_a_whole_checkpoint_in_the_model_zoos_format(folder, configured, tmp_pat
     with open(tmp_path / "whole.pkl", "wb") as file:
         weights = {name: value.numpy() for name, value in state.items()}
         pickle.dump({"model": weights, "__author__": "zoo"}, file)
-    edge = load_half(configured("msfc"), str(tmp_path / "whole.pkl"), "edge")
-    cloud = load_half(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
+    edge = load_sub_model(configured("msfc"), str(tmp_path / "whole.pkl"), "edge")
+    cloud = load_sub_model(configured("msfc"), str(folder / "msfc" / "cloud.pth"), "cloud")
     assert (
         "instances" in cloud.cloud_inference(edge.edge_inference([{"image": torch.zeros(3, 64, 64)}]))[0]
     )
@@ -225,8 +225,8 @@ def test_a_whole_checkpoint_in_the_model_zoos_format(folder, configured, tmp_pat
 def test_class_names_travel_in_the_files(folder, configured, tmp_path):
     cfg = configured("msfc", folder / "msfc.pth")
     names = ["a", "b", "c", "d", "e", "f"]
-    paths = export_halves(cfg, str(tmp_path), names)
-    cloud = load_half(None, paths["cloud"], "cloud")
+    paths = export_sub_models(cfg, str(tmp_path), names)
+    cloud = load_sub_model(None, paths["cloud"], "cloud")
     ids = {name: number for number, name in enumerate(names, start=1)}
     found = find_categories(read_config(paths["cloud"]), paths["cloud"], cloud)
     assert {entry["name"]: entry["id"] for entry in found} == ids
@@ -236,5 +236,5 @@ def test_class_names_travel_in_the_files(folder, configured, tmp_path):
     with pytest.raises(ValueError, match=r"3 class names \(a, b, c\) for a network of 6 classes"):
         find_categories(cfg, paths["cloud"], cloud, names[:3])
     with pytest.raises(ValueError, match="3 class names"):
-        export_halves(cfg, str(tmp_path / "none"), names[:3])
+        export_sub_models(cfg, str(tmp_path / "none"), names[:3])
     assert not (tmp_path / "none").exists()

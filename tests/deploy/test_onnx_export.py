@@ -93,5 +93,5 @@ def test_what_differs_is_not_kept(random_network, tmp_path, monkeypatch):
 
 
 def test_an_image_needs_no_network(configured, tmp_path):
-    with pytest.raises(ValueError, match="sends the image"):
+    with pytest.raises(ValueError, match="codes the image"):
         export_onnx(build_model(configured("image")).eval(), str(tmp_path / "edge.onnx"))

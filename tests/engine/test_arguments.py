@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from d2_featcomp.engine import import_modules, parse_arguments, setup_config
-from d2_featcomp.engine.command_line import available_device
+from d2_featcomp.engine.command_line import choose_device
 
 WEIGHTS = ["MODEL.WEIGHTS", "a.pth"]
 NEGATIVE = ["TEST.EVAL_PERIOD", "-1"]
@@ -120,6 +120,6 @@ def test_what_is_no_device(monkeypatch):
         setup_config("", ["MODEL.DEVICE", "gpu"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert available_device("cuda") == "cuda" and available_device("cuda:1") == "cuda:1"
+    assert choose_device("cuda") == "cuda" and choose_device("cuda:1") == "cuda:1"
     with pytest.raises(ValueError, match="there are 2 GPUs"):
-        available_device("cuda:2")
+        choose_device("cuda:2")

@@ -21,7 +21,7 @@ from d2_featcomp.engine import (
     save_weights,
     select_channels,
     setup_config,
-    train_steps,
+    train_stages,
 )
 from d2_featcomp.modeling import format_channel_order
 from d2_featcomp.modeling.split_backbone import unsplit_backbone
@@ -82,7 +82,7 @@ def settings(folder, build_yolo, tmp_path):
 
 
 def test_channels_are_those_of_eq_2_and_3_on_the_images(settings, folder):
-    cfg = setup_config(CONFIG, settings(MODEL__FEATCOMP__SPLIT="Layer"))
+    cfg = setup_config(CONFIG, settings(MODEL__FEATCOMP__SPLIT="IntermediateLayerSplit"))
     network = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
     order, scores, count = select_channels(cfg, network, images=100)
     assert count == 6 and sorted(order.tolist()) == list(range(256))
@@ -110,14 +110,14 @@ def test_channels_are_those_of_eq_2_and_3_on_the_images(settings, folder):
 
 
 def test_channels_of_a_network_cut_after_its_backbone_cannot_be_selected():
-    with pytest.raises(ValueError, match="SPLIT is BaF or Layer"):
+    with pytest.raises(ValueError, match="SPLIT is BaF or IntermediateLayerSplit"):
         select_channels(None, torch.nn.Identity())
 
 
 @pytest.mark.parametrize("fit", [4, 0])
 def test_step_2_trains_the_predictor_and_nothing_else(settings, tmp_path, fit):
     changed = {"MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 30, "MODEL__FEATCOMP__BAF__FIT_IMAGES": fit}
-    train_steps(setup_config(CONFIG, settings(**changed)))
+    train_stages(setup_config(CONFIG, settings(**changed)))
     start = torch.load(tmp_path / "yolo.pth", weights_only=True)["model"]
     final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(final[name], value) for name, value in start.items())
@@ -130,7 +130,7 @@ def test_step_2_trains_the_predictor_and_nothing_else(settings, tmp_path, fit):
     assert losses[-1] < losses[0]
     # With the order from a file, the same training again.
     named = {"MODEL__FEATCOMP__BAF__CHANNEL_ORDER": str(tmp_path / "out/step2/channel_order.json")}
-    train_steps(setup_config(CONFIG, settings(OUTPUT_DIR=str(tmp_path / "two"), **changed, **named)))
+    train_stages(setup_config(CONFIG, settings(OUTPUT_DIR=str(tmp_path / "two"), **changed, **named)))
     again = torch.load(tmp_path / "two" / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(again[name], value) for name, value in final.items())
 
@@ -139,17 +139,19 @@ def test_the_linear_start_is_better_than_a_random_one(settings, tmp_path):
     first = {}
     for fit in (6, 0):
         out = str(tmp_path / str(fit))
-        train_steps(setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__FIT_IMAGES=fit, OUTPUT_DIR=out)))
+        train_stages(
+            setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__FIT_IMAGES=fit, OUTPUT_DIR=out))
+        )
         with open(tmp_path / str(fit) / "step2" / "metrics.json", encoding="utf-8") as file:
             first[fit] = next(line["total_loss"] for line in map(json.loads, file))
     assert first[6] < 0.7 * first[0], first
 
 
 def test_a_trained_predictor_goes_on_from_where_it_is(settings, tmp_path):
-    train_steps(setup_config(CONFIG, settings()))
+    train_stages(setup_config(CONFIG, settings()))
     first = str(tmp_path / "out" / "model_final.pth")
     more = settings(MODEL__WEIGHTS=first, OUTPUT_DIR=str(tmp_path / "two"))
-    train_steps(setup_config(CONFIG, [*more, "MODEL.FEATCOMP.TRAIN.STEP2.BASE_LR", 1e-30]))
+    train_stages(setup_config(CONFIG, [*more, "MODEL.FEATCOMP.TRAIN.STEP2.BASE_LR", 1e-30]))
     before, after = (
         torch.load(path, weights_only=True)["model"]
         for path in (first, tmp_path / "two" / "model_final.pth")
@@ -159,28 +161,28 @@ def test_a_trained_predictor_goes_on_from_where_it_is(settings, tmp_path):
 
 
 def test_a_predictor_for_something_else_is_refused(settings, tmp_path):
-    train_steps(setup_config(CONFIG, settings()))
+    train_stages(setup_config(CONFIG, settings()))
     trained = {
         "MODEL__WEIGHTS": str(tmp_path / "out" / "model_final.pth"),
         "OUTPUT_DIR": str(tmp_path / "two"),
     }
     with pytest.raises(CheckpointError, match="with other settings"):
-        train_steps(setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNELS=32, **trained)))
+        train_stages(setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNELS=32, **trained)))
     path = tmp_path / "order.json"
     path.write_text(format_channel_order(8, torch.arange(256), torch.zeros(256), 1))
     with pytest.raises(CheckpointError, match="another order of channels"):
-        train_steps(
+        train_stages(
             setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNEL_ORDER=str(path), **trained))
         )
 
 
 def test_what_cannot_be_trained_is_refused_at_once(settings, tmp_path):
     for more, words in (
-        ({"MODEL__FEATCOMP__SPLIT": "Layer"}, "Layer has nothing to train"),
+        ({"MODEL__FEATCOMP__SPLIT": "IntermediateLayerSplit"}, "LayerSplit has nothing to train"),
         ({"MODEL__FEATCOMP__BAF__HIDDEN_CHANNELS": 100}, "HIDDEN_CHANNELS is 100"),
     ):
         with pytest.raises(ValueError, match=words):
-            train_steps(setup_config(CONFIG, settings(**more)))
+            train_stages(setup_config(CONFIG, settings(**more)))
     assert not (tmp_path / "out" / "step2" / "channel_order.json").exists()
 
 
@@ -246,10 +248,10 @@ def test_the_network_that_labelled_reaches_100_ap(labelled):
     with pytest.raises(ValueError, match="1 class names for a network of 6 classes"):
         network = build_for_inference(cfg, cfg.MODEL.WEIGHTS, enabled=False)
         label_images(cfg, network, str(copy), class_names=["a"])
-    more = ("MODEL.FEATCOMP.SPLIT", "Layer", "MODEL.FEATCOMP.CODEC.NAME", "raw")
+    more = ("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit", "MODEL.FEATCOMP.CODEC.NAME", "raw")
     results = evaluate(setup_config(CONFIG, [*overrides, *more, "MODEL.FEATCOMP.CODEC.BITS", 32]))
     assert results["bbox"]["AP50"] > 99
-    more = ("MODEL.FEATCOMP.SPLIT", "Layer", "MODEL.FEATCOMP.CODEC.BITS", 2)
+    more = ("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit", "MODEL.FEATCOMP.CODEC.BITS", 2)
     coarse = evaluate(setup_config(CONFIG, [*overrides, *more]))
     assert coarse["bbox"]["AP"] < results["bbox"]["AP"]
 
@@ -271,7 +273,7 @@ def test_an_experiment_on_a_checkpoint_that_is_there(labelled, tmp_path, monkeyp
                 "name": "image",
                 "training": "yolo",
                 "overrides": {
-                    "MODEL.FEATCOMP.SPLIT": "Image",
+                    "MODEL.FEATCOMP.SPLIT": "ImageSplit",
                     "MODEL.FEATCOMP.CODEC.NAME": "png",
                     "MODEL.FEATCOMP.CODEC.BITS": 8,
                 },

@@ -16,7 +16,7 @@ from d2_featcomp.engine import (
     label_images,
     report_errors,
     setup_config,
-    train_steps,
+    train_stages,
 )
 
 CONFIG = "configs/quick/msfc_R18.yaml"
@@ -44,15 +44,15 @@ def test_before_the_first_stage(coco_folder, tmp_path, steps):
     good, bad = coco_folder(name="good"), coco_folder(without_masks, name="bad")
     more = ("MODEL.FEATCOMP.TRAIN.STEPS", steps, "MODEL.FEATCOMP.TRAIN.STEP2.LOSS", "distill")
     with pytest.raises(ValueError, match=r"4 of 4 annotations .*bad.* without a mask"):
-        train_steps(config_of(tmp_path, bad, good, *more))
+        train_stages(config_of(tmp_path, bad, good, *more))
     with pytest.raises(ValueError, match=r"4 of 4 annotations are without masks"):
-        train_steps(config_of(tmp_path, good, bad, *more, "TEST.EVAL_PERIOD", 0))
+        train_stages(config_of(tmp_path, good, bad, *more, "TEST.EVAL_PERIOD", 0))
     (tmp_path / "good" / "annotations.json").unlink()
     for name in list(DatasetCatalog):
         if name == good:
             DatasetCatalog.remove(name)
     with pytest.raises(ValueError, match=r"good.* have no annotations"):
-        train_steps(config_of(tmp_path, good, bad, *more))
+        train_stages(config_of(tmp_path, good, bad, *more))
     assert not (tmp_path / "out").exists()
 
 

@@ -77,7 +77,7 @@ def copied(log):
 
 def test_two_processes_train_and_measure_as_one_does(run, tmp_path):
     trained = run("--num-gpus", "2", OUTPUT_DIR=tmp_path / "out")
-    assert "Step 2: iterations 0 to 2" in trained
+    assert "Stage 2: iterations 0 to 2" in trained
     weights = {"MODEL.WEIGHTS": tmp_path / "out" / "model_final.pth"}
     alone = run("--eval-only", OUTPUT_DIR=tmp_path / "one", **weights)
     together = run("--eval-only", "--num-gpus", "2", OUTPUT_DIR=tmp_path / "two", **weights)
@@ -115,7 +115,7 @@ def test_two_processes_train_where_the_split_makes_modules_useless(run, tmp_path
             "TEST.EVAL_PERIOD": -1,
         },
     )
-    assert "Step 3: iterations 0 to 3" in trained
+    assert "Stage 3: iterations 0 to 3" in trained
     assert (tmp_path / "model_final.pth").exists()
 
 
@@ -138,7 +138,7 @@ def main(config, folder, overrides):
         torch.save(state, f"{folder}/rank{comm.get_rank()}.pth")
 
     steps._train = train_and_keep
-    steps.train_steps(setup_config(config, overrides))
+    steps.train_stages(setup_config(config, overrides))
     end_process_group()
 
 

@@ -12,7 +12,7 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import evaluate, setup_config, train_steps
+from d2_featcomp.engine import evaluate, setup_config, train_stages
 
 pytestmark = pytest.mark.gpu
 
@@ -96,7 +96,7 @@ def last_step(cfg):
 @pytest.mark.parametrize("case", CASES)
 def test_training_and_evaluation(case, mixed_precision, scenes, device, tmp_path, exact_float32):
     cfg = configured(case, device, tmp_path / "out", SOLVER__AMP__ENABLED=mixed_precision)
-    train_steps(cfg)
+    train_stages(cfg)
     folder = tmp_path / "out" / last_step(cfg)
     losses = losses_of(folder)
     assert losses and all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -123,9 +123,9 @@ def test_training_and_evaluation(case, mixed_precision, scenes, device, tmp_path
 def test_training_goes_on_where_it_stopped(scenes, device, tmp_path):
     case = "Mask R-CNN, MSFC"
     settings = {"SOLVER__AMP__ENABLED": True, "MODEL__FEATCOMP__TRAIN__STEPS": (1,)}
-    train_steps(configured(case, device, tmp_path, **settings))
+    train_stages(configured(case, device, tmp_path, **settings))
     more = {"MODEL__FEATCOMP__TRAIN__STEP1__MAX_ITER": 6}
-    train_steps(configured(case, device, tmp_path, **settings, **more), resume=True)
+    train_stages(configured(case, device, tmp_path, **settings, **more), resume=True)
     saved = torch.load(tmp_path / "step1" / "model_final.pth", map_location="cpu", weights_only=False)
     assert saved["iteration"] == 5
 
@@ -149,7 +149,7 @@ def train_in_ddp(rank, folder, scenes, device, mixed_precision):
 
     trainer.create_ddp_model = wrap
     cfg = configured("Mask R-CNN, MSFC", device, f"{folder}/out", SOLVER__AMP__ENABLED=mixed_precision)
-    train_steps(cfg)
+    train_stages(cfg)
     torch.distributed.destroy_process_group()
     if len(wrapped) != 2:
         sys.exit(f"{len(wrapped)} networks were wrapped, not those of the two steps")
@@ -159,7 +159,7 @@ def train_in_ddp(rank, folder, scenes, device, mixed_precision):
 def test_ddp_trains_as_one_process_does(mixed_precision, scenes, device, tmp_path):
     spawn(train_in_ddp, (str(tmp_path), scenes, str(device), mixed_precision), nprocs=1)
     case = "Mask R-CNN, MSFC"
-    train_steps(configured(case, device, tmp_path / "alone", SOLVER__AMP__ENABLED=mixed_precision))
+    train_stages(configured(case, device, tmp_path / "alone", SOLVER__AMP__ENABLED=mixed_precision))
     for step in ("step1", "step3"):
         found, expected = (losses_of(tmp_path / name / step) for name in ("out", "alone"))
         assert len(found) == len(expected) > 0

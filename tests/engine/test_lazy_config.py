@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import export_halves, load_half, setup_config, train_steps
+from d2_featcomp.engine import export_sub_models, load_sub_model, setup_config, train_stages
 
 COMMON = """
 from detectron2 import model_zoo
@@ -99,7 +99,7 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     cfg = setup_config(path, output)
     assert tuple(cfg.DATASETS.TRAIN) == ("lazy_scenes_train",) and cfg.SOLVER.IMS_PER_BATCH == 2
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.SEED) == (64, 96, 3)
-    train_steps(cfg)
+    train_stages(cfg)
     first = torch.load(tmp_path / "out" / "step1" / "model_final.pth", weights_only=True)["model"]
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
     assert any(name.startswith("feature_split.") for name in trained)
@@ -107,8 +107,8 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     assert any("attn" in name for name in moved)  # the transformer itself
 
     done = setup_config(path, [*output, "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")])
-    halves = export_halves(done, str(tmp_path))
-    edge, cloud = (load_half(done, halves[half], half) for half in ("edge", "cloud"))
+    halves = export_sub_models(done, str(tmp_path))
+    edge, cloud = (load_sub_model(done, halves[half], half) for half in ("edge", "cloud"))
     record = {"image": torch.randint(0, 256, (3, 64, 96)), "height": 64, "width": 96}
     (stream,) = edge.edge_inference([record])
     data = stream.to_bytes()
@@ -128,7 +128,7 @@ def test_both_kinds_of_overrides(path):
     assert build_model(cfg).roi_heads.num_classes == 4
     assert ("RGB" if "vitdet" in path else "BGR") == cfg.INPUT.FORMAT
     with pytest.raises(ValueError, match=r"train\.max_iter=7' is not used.*TRAIN\.STEP1\.MAX_ITER"):
-        train_steps(setup_config(path, ["train.max_iter=7"]))
+        train_stages(setup_config(path, ["train.max_iter=7"]))
     with pytest.raises(ValueError, match="is an override of a LazyConfig file"):
         setup_config("configs/quick/msfc_R18.yaml", ["model.roi_heads.num_classes=4"])
 

@@ -16,10 +16,10 @@ from d2_featcomp.engine import (
     CheckpointError,
     FeatCompCheckpointer,
     Trainer,
+    choose_stages,
     evaluate,
     setup_config,
-    steps_to_run,
-    train_steps,
+    train_stages,
 )
 from d2_featcomp.engine.loss_weights import RATES, LossWeightUpdate
 from d2_featcomp.modeling import UncertaintyWeighting
@@ -82,8 +82,8 @@ def test_scenes_without_instances_but_with_all_targets(few_tasks):
 
 def test_training_from_nothing_and_evaluation(config):
     cfg = config()
-    assert steps_to_run(cfg) == (3,)
-    train_steps(cfg)
+    assert choose_stages(cfg) == (3,)
+    train_stages(cfg)
     cfg = config(MODEL__WEIGHTS=os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
     results = evaluate(cfg)
     assert set(results) == {"sem_seg", "disparity", "reconstruction", "feature_rate"}
@@ -101,10 +101,10 @@ def test_only_what_is_predicted_is_measured(config):
 def test_weights_change_once_an_epoch(config):
     # 8 images, 2 at a time: an epoch is 4 iterations.
     cfg = config(MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=3)
-    train_steps(cfg)
+    train_stages(cfg)
     assert trained_weights(cfg) == pytest.approx(FIRST)
     cfg = config(MODEL__MULTI_TASK__LOSS_WEIGHTS__BASE_LR=0.1)
-    train_steps(cfg)
+    train_stages(cfg)
     # Adam's first step is its learning rate, whatever the gradient's size.
     for name, weight in trained_weights(cfg).items():
         assert abs(math.log(weight / FIRST[name])) == pytest.approx(0.1, rel=1e-3)
@@ -115,14 +115,16 @@ def test_other_ways_to_update_weights(config, update, differ):
     cfg = config(
         MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE=update, MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=2
     )
-    train_steps(cfg)
+    train_stages(cfg)
     for name, weight in trained_weights(cfg).items():
         assert (weight == pytest.approx(FIRST[name], rel=1e-5)) != differ
 
 
 def test_unknown_update_is_told_before_training(config):
-    with pytest.raises(ValueError, match=r"UPDATE is 'daily': choose one of 'epoch', 'step', 'never'"):
-        train_steps(config(MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE="daily"))
+    with pytest.raises(
+        ValueError, match=r"UPDATE is 'daily': choose one of 'epoch', 'iteration', 'never'"
+    ):
+        train_stages(config(MODEL__MULTI_TASK__LOSS_WEIGHTS__UPDATE="daily"))
 
 
 def run_hook(hook, weighting, losses, start=0):
@@ -151,7 +153,7 @@ def test_a_resumed_update_goes_on_where_it_stopped():
         assert after.weights() == expected.weights()
 
 
-@pytest.mark.parametrize(("update", "epochs"), [("epoch", 250), ("step", 37200)])
+@pytest.mark.parametrize(("update", "epochs"), [("epoch", 250), ("iteration", 37200)])
 def test_weights_arrive_at_their_optimum(update, epochs):
     """At 1 / (2 L) within the paper's training, which is far from where they begin."""
     cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE", update])
@@ -253,7 +255,7 @@ def test_the_authors_encoder_starts_from_torchvisions(tmp_path, number, last):
 
 def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss(config, tmp_path):
     benchmark = config(MODEL__FEATCOMP__COMPRESSIBILITY__WEIGHT=0.0)
-    train_steps(benchmark)
+    train_stages(benchmark)
     start = os.path.join(benchmark.OUTPUT_DIR, "model_final.pth")
     before = torch.load(start, weights_only=True)["model"]
     assert "loss_weights.log_weights.compressibility" not in before
@@ -265,7 +267,7 @@ def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss
         MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER=2,
         MODEL__FEATCOMP__TRAIN__STEP2__BASE_LR=0.01,
     )
-    train_steps(cfg)
+    train_stages(cfg)
     after = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["model"]
     assert (after["feature_split.gains.res4"] != 0).any()
     assert all(torch.equal(after[name], before[name]) for name in before if "loss_weights" not in name)
@@ -273,21 +275,21 @@ def test_gains_are_trained_alone_for_a_network_that_was_trained_without_the_loss
 
 def test_first_weights_are_those_of_the_config_whatever_training_starts_from(config, tmp_path):
     first = config(MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=1)
-    train_steps(first)
+    train_stages(first)
     cfg = config(
         MODEL__WEIGHTS=os.path.join(first.OUTPUT_DIR, "model_final.pth"),
         OUTPUT_DIR=str(tmp_path / "second"),
         MODEL__FEATCOMP__COMPRESSIBILITY__WEIGHT=0.5,
         MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER=1,
     )
-    train_steps(cfg)
+    train_stages(cfg)
     assert trained_weights(cfg) == pytest.approx({**FIRST, "compressibility": 0.5})
 
 
 def test_a_checkpoint_of_another_network_is_refused(config, tmp_path):
     torch.save({"model": {"backbone.other.weight": torch.zeros(3)}}, tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match=r"foreign\.pth' does not fit.*of its backbone are absent"):
-        train_steps(config(MODEL__WEIGHTS=str(tmp_path / "foreign.pth")))
+        train_stages(config(MODEL__WEIGHTS=str(tmp_path / "foreign.pth")))
 
 
 def test_training_on_the_first_images_only(config):
@@ -303,4 +305,4 @@ def test_training_on_the_first_images_only(config):
 
 def test_without_gains_there_is_nothing_to_train_alone(config):
     with pytest.raises(ValueError, match=r"SPLIT QLayer has nothing to train.*"):
-        train_steps(config(MODEL__FEATCOMP__TRAIN__STEPS=(2,)))
+        train_stages(config(MODEL__FEATCOMP__TRAIN__STEPS=(2,)))

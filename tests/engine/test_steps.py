@@ -15,13 +15,13 @@ from detectron2.modeling import build_model
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import (
     CheckpointError,
-    config_of_step,
+    choose_stages,
     evaluate,
-    require_step_settings,
+    make_stage_config,
+    require_stage_settings,
     setup_config,
     steps,
-    steps_to_run,
-    train_steps,
+    train_stages,
 )
 
 TINY = {
@@ -69,7 +69,7 @@ def train(few_scenes, tmp_path):
     def run(resume=False, **more):
         more = {"DATASETS__TRAIN": ("few_scenes_train",), "DATASETS__TEST": ("few_scenes_val",), **more}
         cfg = config(tmp_path / "out", **more)
-        train_steps(cfg, resume=resume)
+        train_stages(cfg, resume=resume)
         return cfg
 
     return run
@@ -89,10 +89,10 @@ def test_three_steps_train_what_the_paper_says(train):
         weights(os.path.join(cfg.OUTPUT_DIR, f"step{step}", "model_final.pth")) for step in (1, 2, 3)
     )
     assert not any(key.startswith("feature_split.") for key in first)
-    # Step 2 leaves the detector alone, batch norm statistics included.
+    # Stage 2 leaves the detector alone, batch norm statistics included.
     assert all(key.startswith("feature_split.") for key in changed(first, second))
     assert "feature_split.encoder.conv.weight" in second
-    # Step 3 trains everything.
+    # Stage 3 trains everything.
     moved = changed(second, third)
     for part in ("backbone.", "proposal_generator.", "roi_heads.", "feature_split."):
         assert any(key.startswith(part) for key in moved), part
@@ -127,14 +127,14 @@ def test_finished_detector_skips_step_1(train, tmp_path):
     cfg = train(
         OUTPUT_DIR=str(tmp_path / "second"), MODEL__FEATCOMP__TRAIN__STEPS=(), MODEL__WEIGHTS=start
     )
-    assert steps_to_run(cfg) == (2, 3)
+    assert choose_stages(cfg) == (2, 3)
     assert sorted(n for n in os.listdir(cfg.OUTPUT_DIR) if n.startswith("step")) == ["step2", "step3"]
 
 
-@pytest.mark.parametrize("wrong", [(2, 1), (1, 1), (4,), (0,)])
+@pytest.mark.parametrize("wrong", [(2, 1), (1, 1), (5,), (0,)])
 def test_bad_steps(tmp_path, wrong):
-    with pytest.raises(ValueError, match="give rising step numbers"):
-        steps_to_run(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=wrong))
+    with pytest.raises(ValueError, match="give rising stage numbers"):
+        choose_stages(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=wrong))
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_settings_that_no_step_uses_are_refused(train, tmp_path, key, value, own
 
 def test_a_command_line_may_not_even_repeat_their_defaults(tmp_path):
     cfg = config(tmp_path)
-    require_step_settings(cfg, ["MODEL.WEIGHTS", "SOLVER.BASE_LR", "SEED", "3"])  # no key
+    require_stage_settings(cfg, ["MODEL.WEIGHTS", "SOLVER.BASE_LR", "SEED", "3"])  # no key
     with pytest.raises(ValueError, match=r"leave SOLVER\.BASE_LR out.* set it back to 0\.001"):
-        require_step_settings(cfg, ["SEED", "3", "SOLVER.BASE_LR", "0.001"])
-    step = config_of_step(cfg, 2, "")
+        require_stage_settings(cfg, ["SEED", "3", "SOLVER.BASE_LR", "0.001"])
+    step = make_stage_config(cfg, 2, "")
     assert step.SOLVER.MAX_ITER == 2 and step.SOLVER.BASE_LR == 0.02
 
 
@@ -219,7 +219,7 @@ def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert os.stat(output / "step1" / "model_final.pth").st_mtime_ns == step1
-    assert "Step 1 is complete" in done.stdout
+    assert "Stage 1 is complete" in done.stdout
     with open(output / "step2" / "metrics.json", encoding="utf-8") as file:
         iterations = [json.loads(line)["iteration"] for line in file]
     assert iterations[-1] == 39
@@ -260,7 +260,7 @@ def test_evaluation_prints_rates_beside_ap(train):
         results = evaluate(
             config(
                 cfg.OUTPUT_DIR,
-                MODEL__FEATCOMP__SPLIT="Pyramid",
+                MODEL__FEATCOMP__SPLIT="PyramidSplit",
                 MODEL__FEATCOMP__CODEC__NAME=codec,
                 MODEL__FEATCOMP__CODEC__BITS=bits,
                 **data,

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import evaluate, setup_config, train_steps
+from d2_featcomp.engine import evaluate, setup_config, train_stages
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_training_lowers_the_losses_and_is_evaluated(data, tmp_path):
         *("OUTPUT_DIR", str(tmp_path)),
     ]
     cfg = setup_config("configs/quick/yolov3_tiny.yaml", [*data, *settings])
-    train_steps(cfg)
+    train_stages(cfg)
     with open(tmp_path / "step1" / "metrics.json", encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     totals = [line["total_loss"] for line in lines if "total_loss" in line]

@@ -7,7 +7,7 @@ from PIL import Image
 from d2_featcomp.data.datasets.image_folders import register_image_folders
 from d2_featcomp.engine import setup_config
 from d2_featcomp.evaluation import EVALUATOR_REGISTRY, build_evaluator
-from d2_featcomp.evaluation.build import task_evaluators
+from d2_featcomp.evaluation.build import build_task_evaluators
 
 TASKS = "configs/quick/mtl_R34.yaml"
 
@@ -39,7 +39,7 @@ def segmentation(*heads):
 
 
 def evaluated(name, record, predicted):
-    (evaluator,) = task_evaluators(segmentation(), name)
+    (evaluator,) = build_task_evaluators(segmentation(), name)
     evaluator.reset()
     scores = torch.nn.functional.one_hot(torch.tensor(predicted), 3).permute(2, 0, 1).float()
     evaluator.process([record], [{"sem_seg": scores}])
@@ -66,7 +66,7 @@ def test_labels_of_no_class_stop_the_evaluation(three_classes):
 def test_a_task_head_without_an_evaluator_is_told(three_classes):
     name, _ = three_classes([[0]])
     with pytest.raises(ValueError, match=r"no evaluator is known for the task head EdgeHead"):
-        task_evaluators(segmentation("SegmentationHead", "EdgeHead"), name)
+        build_task_evaluators(segmentation("SegmentationHead", "EdgeHead"), name)
 
 
 def test_evaluators_of_ones_own_are_registered(three_classes):
@@ -81,9 +81,9 @@ def test_evaluators_of_ones_own_are_registered(three_classes):
         EVALUATOR_REGISTRY.register(function)
     try:
         cfg = segmentation("EdgeHead")
-        assert task_evaluators(cfg, name) == [(name, f"{cfg.OUTPUT_DIR}/inference")]
+        assert build_task_evaluators(cfg, name) == [(name, f"{cfg.OUTPUT_DIR}/inference")]
         MetadataCatalog.get("mine").evaluator_type = "of_my_data"
-        assert task_evaluators(cfg, "mine") == []
+        assert build_task_evaluators(cfg, "mine") == []
     finally:
         for function in (EdgeHead, of_my_data):
             del EVALUATOR_REGISTRY._obj_map[function.__name__]

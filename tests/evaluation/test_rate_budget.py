@@ -1,6 +1,6 @@
 import pytest
 
-from d2_featcomp.evaluation.rate_budget import OperatingPoint, convex_hull, within_budget
+from d2_featcomp.evaluation.rate_budget import OperatingPoint, choose_within_budget, compute_convex_hull
 
 POINTS = [
     OperatingPoint("a", 1.0, 10.0),
@@ -18,17 +18,21 @@ def names(points):
 
 
 def test_hull():
-    assert names(convex_hull(POINTS)) == names(convex_hull(reversed(POINTS))) == ["a", "c", "d"]
-    assert convex_hull([]) == []
+    assert (
+        names(compute_convex_hull(POINTS))
+        == names(compute_convex_hull(reversed(POINTS)))
+        == ["a", "c", "d"]
+    )
+    assert compute_convex_hull([]) == []
 
 
 def test_budgets():
-    assert within_budget(POINTS, most_rate=2.9).name == "a"
-    assert within_budget(POINTS, most_rate=3).name == "c"
-    assert within_budget(POINTS, most_rate=100).name == "d"
-    assert within_budget(POINTS, least_quality=10).name == "a"
-    assert within_budget(POINTS, least_quality=10.1).name == "c"
-    assert within_budget(POINTS, least_quality=22).name == "d"
+    assert choose_within_budget(POINTS, most_rate=2.9).name == "a"
+    assert choose_within_budget(POINTS, most_rate=3).name == "c"
+    assert choose_within_budget(POINTS, most_rate=100).name == "d"
+    assert choose_within_budget(POINTS, least_quality=10).name == "a"
+    assert choose_within_budget(POINTS, least_quality=10.1).name == "c"
+    assert choose_within_budget(POINTS, least_quality=22).name == "d"
 
 
 @pytest.mark.parametrize(
@@ -42,9 +46,9 @@ def test_budgets():
 )
 def test_what_cannot_be_met(budget, words):
     with pytest.raises(ValueError, match=words):
-        within_budget(POINTS, **budget)
+        choose_within_budget(POINTS, **budget)
 
 
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="no measured points"):
-        within_budget([], most_rate=1)
+        choose_within_budget([], most_rate=1)

@@ -7,12 +7,12 @@ from PIL import Image
 from d2_featcomp.evaluation.tradeoff import (
     COLUMNS,
     OF_MEANS,
+    average_rows,
+    find_rate_for_accuracy,
     format_bd_rates,
     format_table,
-    mean_rows,
+    make_rows,
     plot_curves,
-    rate_for_accuracy,
-    rows_of,
     write_bd_rates,
     write_csv,
 )
@@ -44,11 +44,13 @@ RESULTS = {
     ],
 )
 def test_rate_for_accuracy(rates, accuracies, accuracy, rate):
-    assert rate_for_accuracy(rates, accuracies, accuracy) == pytest.approx(rate, rel=1e-12, nan_ok=True)
+    assert find_rate_for_accuracy(rates, accuracies, accuracy) == pytest.approx(
+        rate, rel=1e-12, nan_ok=True
+    )
 
 
 def test_rows_hold_the_known_columns_that_were_measured():
-    assert rows_of(RESULTS) == {
+    assert make_rows(RESULTS) == {
         "plain": {"box AP": 47.25, "box AP50": 70.0, "mask AP": 45.0},
         "n = 2": {
             "box AP": 40.04,
@@ -61,7 +63,7 @@ def test_rows_hold_the_known_columns_that_were_measured():
 
 
 def test_table():
-    rows = rows_of(RESULTS)
+    rows = make_rows(RESULTS)
     lines = format_table(rows).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["setting", "box AP", "mask AP", "BPFE", "bits/pixel", "compression ratio"]
@@ -79,7 +81,7 @@ def test_table_of_nothing_has_a_head():
 
 
 def test_csv_has_all_digits(tmp_path):
-    rows = rows_of({**RESULTS, 'of "all", third': {"feature_rate": {"kB": 1 / 3}}})
+    rows = make_rows({**RESULTS, 'of "all", third': {"feature_rate": {"kB": 1 / 3}}})
     write_csv(rows, str(tmp_path / "results.csv"))
     assert (tmp_path / "results.csv").read_text() == (
         "setting,box AP,box AP50,mask AP,BPFE,bits/pixel,kB/image,times smaller\n"
@@ -131,7 +133,7 @@ def test_every_column_is_formatted():
 
 
 def test_means_and_spreads_over_repeats():
-    means, spreads = mean_rows(
+    means, spreads = average_rows(
         {
             "a": [{"BPFE": 1.0, "PSNR": 20.0}, {"BPFE": 2.0, "PSNR": 26.0}, {"BPFE": 3.0}],
             "b": [{"PSNR": 5.0}],
@@ -145,7 +147,7 @@ def test_means_and_spreads_over_repeats():
 
 
 def test_values_that_are_not_finite_have_no_spread():
-    _, spreads = mean_rows({"a": [{"IRMSE": float("inf")}, {"IRMSE": 1.0}]})
+    _, spreads = average_rows({"a": [{"IRMSE": float("inf")}, {"IRMSE": 1.0}]})
     assert np.isnan(spreads["a"]["IRMSE"])
 
 

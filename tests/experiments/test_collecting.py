@@ -20,7 +20,7 @@ from d2_featcomp.evaluation import (
     FeatureRateEvaluator,
     ReconstructionEvaluator,
 )
-from d2_featcomp.evaluation.build import task_evaluators
+from d2_featcomp.evaluation.build import build_task_evaluators
 from d2_featcomp.experiments.collecting import can_collect, collect, evaluate_collected
 
 
@@ -109,7 +109,7 @@ def read_labels(path, dtype=int):
         return np.array(image, dtype=dtype)
 
 
-def outputs_of(index):
+def compute_outputs(index):
     generator = torch.Generator().manual_seed(index)
     found = Instances((8, 8))
     found.pred_boxes = Boxes(torch.tensor([[1.0, 1.0, 5.0, 5.0 + index]]))
@@ -127,7 +127,7 @@ def test_detectron2s_own_evaluators(data, kind):
             return COCOEvaluator("collected", ("bbox",), False, folder)
         return SemSegEvaluator("collected", False, sem_seg_loading_fn=read_labels)
 
-    images = [(record, outputs_of(index)) for index, record in enumerate(records)]
+    images = [(record, compute_outputs(index)) for index, record in enumerate(records)]
     expected, found = both_ways(make, images)
     assert json.dumps(found, default=float) == json.dumps(expected, default=float)
     if kind == "coco":  # IoU 16 / 16 and 16 / 20: right at thresholds 0.5 to 0.75, and at 0.8
@@ -139,7 +139,7 @@ def test_dictionaries_have_keys_that_are_no_strings(data, monkeypatch):
     evaluator = PascalVOCDetectionEvaluator()
     evaluator._cpu_device = torch.device("cpu")
     monkeypatch.setattr(PascalVOCDetectionEvaluator, "evaluate", lambda self: dict(self._predictions))
-    images = [(record, outputs_of(index)) for index, record in enumerate(data[0])]
+    images = [(record, compute_outputs(index)) for index, record in enumerate(data[0])]
     expected, found = both_ways(lambda: evaluator, images)
     assert found == expected and list(found) == [0] and len(found[0]) == 2
 
@@ -149,7 +149,7 @@ def test_who_can_be_collected_from(data, configured):
     assert all(
         map(can_collect, (FeatureRateEvaluator(), DisparityEvaluator(), ReconstructionEvaluator()))
     )
-    assert all(map(can_collect, task_evaluators(cfg, "collected")))
+    assert all(map(can_collect, build_task_evaluators(cfg, "collected")))
     assert not can_collect(DatasetEvaluator())
 
     class Other(COCOEvaluator):

@@ -88,7 +88,7 @@ class Calls:
     """Counts what a network does."""
 
     def __init__(self, monkeypatch):
-        self.count = {"edge_features": 0, "outputs_of": 0}
+        self.count = {"edge_features": 0, "compute_outputs": 0}
         for name in self.count:
             self._wrap(monkeypatch, name, getattr(SplitInference, name))
 

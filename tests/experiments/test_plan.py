@@ -27,7 +27,7 @@ VALID = {
     "goals": [
         {"setting": "n = 2", "column": "box AP", "at_least": 30},
         {"setting": "n = 2", "column": "box AP", "minus": "plain", "at_least": -2, "at_most": 2},
-        {"setting": "n = 2", "times_fewer_bits_than": "MSFC", "at_least": 0.5},
+        {"setting": "n = 2", "compression_ratio_against": "MSFC", "at_least": 0.5},
     ],
 }
 
@@ -68,8 +68,16 @@ def test_a_valid_experiment_is_read(tmp_path):
     first, second, third = experiment.goals
     assert (first.column, first.at_least, first.at_most) == ("box AP", 30, float("inf"))
     assert (second.minus, second.at_least, second.at_most) == ("plain", -2, 2)
-    assert (third.column, third.times_fewer_bits_than) == ("", "MSFC")
+    assert (third.column, third.compression_ratio_against) == ("", "MSFC")
     assert experiment.pictures == {"setting": "n = 2", "reference": "detector"}
+
+
+def test_a_goal_with_a_key_of_earlier_releases_is_read(tmp_path, caplog):
+    goal = {"setting": "n = 2", "times_fewer_bits_than": "MSFC", "at_least": 0.5}
+    experiment = read_experiment(write(tmp_path, changed("goals", 2, value=goal)))
+    assert experiment.goals == read_experiment(write(tmp_path, VALID)).goals
+    (told,) = caplog.messages
+    assert told == "goals[2]: the key times_fewer_bits_than is now called compression_ratio_against"
 
 
 def test_config_files_are_relative_to_the_experiment(tmp_path):
@@ -113,7 +121,7 @@ WRONG = {
     "unknown setting": (changed("goals", 0, "setting", value="n = 3"), "unknown setting 'n = 3'"),
     "unknown minus": (changed("goals", 1, "minus", value="plane"), "unknown setting 'plane'"),
     "unknown curve": (
-        changed("goals", 2, "times_fewer_bits_than", value="JPEG"),
+        changed("goals", 2, "compression_ratio_against", value="JPEG"),
         "unknown curve 'JPEG': known are MSFC",
     ),
     "unknown column": (changed("goals", 0, "column", value="AP"), "unknown column 'AP'"),
@@ -183,7 +191,7 @@ WRONG = {
     ),
     "setting that training does not heed": (
         changed("trainings", "as it is", value={"overrides": {"SOLVER.MAX_ITER": 9}}),
-        "training in steps does not use SOLVER.MAX_ITER",
+        "training in stages does not use SOLVER.MAX_ITER",
     ),
     "value of the wrong type": (
         changed("trainings", "msfc", "overrides", "SOLVER.IMS_PER_BATCH", value="four"),
@@ -287,7 +295,7 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         ("two", ["two, png", "two, jpeg, n = 8"]),
         ("same", ["same, no. 1", "same, no. 2"]),
     ]
-    cfg = plan.config_of(plan.points["JPEG, n = 4, quality 90"])
+    cfg = plan.build_config(plan.points["JPEG, n = 4, quality 90"])
     codec = cfg.MODEL.FEATCOMP.CODEC
     assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)
 
@@ -303,4 +311,4 @@ def test_anchors_run_the_training_that_they_name(tmp_path):
         "detector"
     }
     assert [point.name for point in plan.levels] == ["plain", "uncompressed"]
-    assert plan.config_of(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "Pyramid"
+    assert plan.build_config(plan.points["raw features, float32"]).MODEL.FEATCOMP.SPLIT == "PyramidSplit"

@@ -34,7 +34,7 @@ def report_of(results, goals=(), overrides=None, output="", **more):
     )
     report = Report(plan, str(output))
     report.results = results
-    report.configs = {name: plan.config_of(point) for name, point in points.items()}
+    report.configs = {name: plan.build_config(point) for name, point in points.items()}
     return report
 
 
@@ -45,7 +45,7 @@ RESULTS = {
     "b2": measured(30.0, 0.4, 40.0),
     "level": {"bbox": {"AP": 50.0}},
 }
-RATIO = {"times_fewer_bits_than": "anchor"}
+RATIO = {"compression_ratio_against": "anchor"}
 
 
 @pytest.mark.parametrize(

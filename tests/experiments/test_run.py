@@ -58,7 +58,7 @@ def description(**changes):
                 "training": "detector",
                 "codec": "raw",
                 "bits": 32,
-                "overrides": {"MODEL.FEATCOMP.SPLIT": "Pyramid"},
+                "overrides": {"MODEL.FEATCOMP.SPLIT": "PyramidSplit"},
             }
         ],
         "curves": [{"name": "MSFC", "training": "msfc", "points": [{"name": "n = 2"}]}],

@@ -51,8 +51,8 @@ def test_all_anchors(random_network, tmp_path, name):
         rows = {row["setting"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4 + 6 + 7 + 1 + 1
     splits = {row["curve"]: row["split"] for row in rows.values()}
-    own, every = {"baf": ("BaF", "Layer"), "tasks": ("QLayer", "QLayer")}[name]
-    assert splits[f"{own}, png"] == splits["three"] == own and splits["image, jpeg420"] == "Image"
+    own, every = {"baf": ("BaF", "IntermediateLayerSplit"), "tasks": ("QLayer", "QLayer")}[name]
+    assert splits[f"{own}, png"] == splits["three"] == own and splits["image, jpeg420"] == "ImageSplit"
     assert splits["features, jpeg"] == splits["raw features, float32"] == every
     kb = {setting: float(row["kB"]) for setting, row in rows.items() if row["kB"]}
     assert kb[f"{own}, png, n = 3"] <= kb[f"{own}, png, n = 6"] < kb["raw features, float32"]

@@ -14,16 +14,16 @@ from detectron2.modeling import FPN, build_model
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-from d2_featcomp.codecs import FeatureBitstream, stream_step_sizes
-from d2_featcomp.engine import export_halves, load_half
+from d2_featcomp.codecs import FeatureBitstream, read_step_sizes
+from d2_featcomp.engine import export_sub_models, load_sub_model
 from d2_featcomp.modeling.acceleration import enlarged_maps, find_quick_encoder
-from d2_featcomp.modeling.acceleration.enlarged_maps import conv_of_enlarged, convolve_levels_once
+from d2_featcomp.modeling.acceleration.enlarged_maps import convolve_enlarged, convolve_levels_once
 from d2_featcomp.modeling.acceleration.folding import fold_norms
 from d2_featcomp.modeling.acceleration.sampled_pyramid import sampled_pyramid
 from d2_featcomp.modeling.processor import computes_bfloat16
-from d2_featcomp.modeling.split_backbone import Received
+from d2_featcomp.modeling.split_backbone import DecodedLatents
 from d2_featcomp.modeling.splits import MSFR
-from d2_featcomp.modeling.splits.resampling import level_size, size_align
+from d2_featcomp.modeling.splits.resampling import align_size, compute_level_size
 
 NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
 LEVELS = ("p2", "p3", "p4", "p5")
@@ -71,7 +71,7 @@ def test_a_sampled_pyramid_is_the_pyramid_where_it_is_sampled(norm, fuse_type, s
     assert found.keys() == set(LEVELS)
     for name, level in whole.items():
         target = tuple(side // stride for side in size)
-        wanted = size_align(level, target) if level.shape[-1] > target[1] else level
+        wanted = align_size(level, target) if level.shape[-1] > target[1] else level
         torch.testing.assert_close(found[name], wanted, rtol=1e-12, atol=1e-12)
     assert sampled_pyramid(network, images, stride, ("p3",)).keys() == {"p3"}
 
@@ -114,15 +114,15 @@ def test_reconstruction_repeats_what_is_equal(monkeypatch, norm, strides, size):
         norm=norm,
     )
     network = network.double().eval()
-    fused = torch.randn(2, 6, *level_size(size, strides[-1])).double()
+    fused = torch.randn(2, 6, *compute_level_size(size, strides[-1])).double()
     slow = network(fused, size)
     calls = []
 
     def count(*args):
         calls.append(args)
-        return conv_of_enlarged(*args)
+        return convolve_enlarged(*args)
 
-    monkeypatch.setattr(enlarged_maps, "conv_of_enlarged", count)
+    monkeypatch.setattr(enlarged_maps, "convolve_enlarged", count)
     convolve_levels_once(network, strides[-1])
     fast = network(fused, size)
     divides = all(side % strides[-1] == 0 for side in size)
@@ -200,8 +200,8 @@ def features_in_the_cloud(model, network, y_hats, stream):
     if network.sends_image:
         return list(model.backbone(network.feature_split.restore(y_hats, padded)["image"]).values())
     stream = network.describe_stream(stream)
-    steps = [step[None] for step in stream_step_sizes(stream, network.feature_codec)]
-    return list(model.backbone.decode_features(Received(y_hats, steps, padded)).values())
+    steps = [step[None] for step in read_step_sizes(stream, network.feature_codec)]
+    return list(model.backbone.decode_features(DecodedLatents(y_hats, steps, padded)).values())
 
 
 def test_copies_follow_the_weights(random_network):
@@ -267,7 +267,9 @@ def test_a_compiled_edge_half_sends_the_same(lively_network, caplog):
         for _ in range(2):
             (compiled,) = network.edge_features([record()])
     told = [entry.getMessage() for entry in caplog.records if entry.name == "d2_featcomp"]
-    assert len(told) == 1 and told[0].startswith("compiled the edge half for 1 image(s) of 64 x 96 in ")
+    assert len(told) == 1 and told[0].startswith(
+        "compiled the edge sub-model for 1 image(s) of 64 x 96 "
+    )
     (x,), (y,) = compiled.tensors, plain.tensors
     assert compiled.elements == plain.elements
     assert y.abs().max() > 0 and (x - y).abs().max() <= 1e-4 * y.abs().max()
@@ -300,11 +302,11 @@ def test_what_a_limited_processor_says(configured, random_network, tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     script = (
         "import sys\n"
-        "from d2_featcomp.engine import load_half, setup_config\n"
+        "from d2_featcomp.engine import load_sub_model, setup_config\n"
         "cfg = setup_config(sys.argv[1] + '/config.yaml')\n"
-        "load_half(cfg, sys.argv[1] + '/whole.pth', 'cloud')  # computes nothing in bfloat16\n"
+        "load_sub_model(cfg, sys.argv[1] + '/whole.pth', 'cloud')  # computes nothing in bfloat16\n"
         "try:\n"
-        "    load_half(cfg, sys.argv[1] + '/whole.pth', 'edge')\n"
+        "    load_sub_model(cfg, sys.argv[1] + '/whole.pth', 'edge')\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )
@@ -322,12 +324,12 @@ def test_what_a_limited_processor_says(configured, random_network, tmp_path):
 def test_the_config_chooses(configured, random_network, tmp_path):
     torch.save({"model": random_network("msfc").state_dict()}, tmp_path / "whole.pth")
     cfg = configured("msfc", tmp_path / "whole.pth")
-    halves = export_halves(cfg, str(tmp_path))
+    halves = export_sub_models(cfg, str(tmp_path))
     fused = configured("msfc", tmp_path / "whole.pth", "MODEL.FEATCOMP.INFERENCE", "fused")
-    edge, cloud = (load_half(fused, halves[half], half) for half in ("edge", "cloud"))
+    edge, cloud = (load_sub_model(fused, halves[half], half) for half in ("edge", "cloud"))
     assert edge.accelerated("edge") is not edge.network.backbone
     assert cloud.accelerated("cloud") is not cloud.network
-    plain = load_half(cfg, halves["edge"], "edge")
+    plain = load_sub_model(cfg, halves["edge"], "edge")
     assert plain.accelerated("edge") is plain.network.backbone
     (stream,) = edge.edge_inference([record()])
     (expected,) = random_network("msfc").edge_inference([record()])
@@ -345,9 +347,9 @@ def test_proposals_of_an_enlarged_level_are_the_same(small_model, make_record, m
 
     def count(*args):
         counted.append(args)
-        return conv_of_enlarged(*args)
+        return convolve_enlarged(*args)
 
-    monkeypatch.setattr(enlarged_maps, "conv_of_enlarged", count)
+    monkeypatch.setattr(enlarged_maps, "convolve_enlarged", count)
     network.cloud_inference(streams)
     assert not counted  # plain is plain
     network.accelerate("fused")

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, PolygonMasks
 
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.modeling.checkpoint_names import saved_name
+from d2_featcomp.modeling.checkpoint_names import make_saved_name
 
 CASES = {
     "msfc_R50": ("loss_mask", "pred_masks"),
@@ -39,7 +39,7 @@ def test_losses_reach_the_whole_network(name, small_config, make_record):
         gradients = [
             parameter.grad.abs().sum()
             for key, parameter in model.named_parameters()
-            if saved_name(key).startswith(part) and parameter.grad is not None
+            if make_saved_name(key).startswith(part) and parameter.grad is not None
         ]
         assert gradients and max(gradients) > 0, part
 

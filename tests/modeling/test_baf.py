@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling import format_channel_order, read_channel_order, split_network
-from d2_featcomp.modeling.checkpoint_names import saved_name
+from d2_featcomp.modeling.checkpoint_names import make_saved_name
 from d2_featcomp.modeling.conv_layer import ConvLayer
 from d2_featcomp.modeling.split_point import InsideLayer
 from d2_featcomp.modeling.splits import BaF, BaFPredictor
@@ -67,9 +67,9 @@ def test_layer_12_of_yolov3_is_that_of_the_paper():
         (3, 3),
         (2, 2),
     )
-    assert darknet.cut_layers() == [0, 1, 5, 12]
+    assert darknet.list_split_layers() == [0, 1, 5, 12]
     with torch.no_grad():
-        x = darknet.input_of(12, torch.zeros(1, 3, 512, 512))
+        x = darknet.compute_input(12, torch.zeros(1, 3, 512, 512))
         assert split.layer(x).shape == (1, 256, 64, 64)
     assert split.reduced_shapes((512, 512)) == [(64, 64, 64)]
     assert [conv.out_channels for conv in split.predictor.convs] == [128] * 4
@@ -82,17 +82,17 @@ def test_what_is_cut_and_put_together_is_the_network(build_yolo, config):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = backbone(images)
-        for number in backbone.cut_layers():
+        for number in backbone.list_split_layers():
             layer = ConvLayer(backbone, number)
-            z = layer(backbone.input_of(number, images))
-            assert z.shape[-2:] == tuple(side // backbone.stride_of(number) for side in (64, 96))
+            z = layer(backbone.compute_input(number, images))
+            assert z.shape[-2:] == tuple(side // backbone.find_stride(number) for side in (64, 96))
             found = backbone.resume(number, layer.activate(z))
             assert list(found) == list(expected)
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
             some = torch.tensor([3, 0, 7])
             torch.testing.assert_close(
-                layer(backbone.input_of(number, images), some), z[:, some], rtol=1e-4, atol=1e-5
+                layer(backbone.compute_input(number, images), some), z[:, some], rtol=1e-4, atol=1e-5
             )
 
 
@@ -104,7 +104,7 @@ def test_layers_that_cannot_be_cut_are_refused(build_yolo, number):
 
 
 def test_backbones_that_cannot_be_cut_are_refused(small_config):
-    with pytest.raises(ValueError, match="FPN cannot be cut inside"):
+    with pytest.raises(ValueError, match="FPN cannot be split inside"):
         build_model(small_config(MODEL__FEATCOMP__SPLIT="BaF"))
 
 
@@ -116,7 +116,7 @@ def test_the_cloud_gets_detections_from_the_bytes_alone(build_baf, layer):
     overrides = ("MODEL.FEATCOMP.LAYER", layer, "MODEL.FEATCOMP.BAF.CHANNELS", 16)
     edge, cloud = build_baf(*overrides), build_baf(*overrides)
     cloud.fingerprint()  # looks once at what the edge reads
-    cloud.backbone.backbone.input_of = None  # the cloud must not run it
+    cloud.backbone.backbone.compute_input = None  # the cloud must not run it
     records = [record(), record(100, 64, seed=1)]
     streams = [FeatureBitstream.from_bytes(s.to_bytes()) for s in edge.edge_inference(records)]
     for found, expected, stream in zip(
@@ -166,7 +166,7 @@ def test_restoring_is_the_paper_step_by_step(build_baf):
     norm, sent = conv.norm, split.order[:8]
     images = network.normalized_images([record()]).tensor
     with torch.no_grad():
-        x = darknet.input_of(6, images)
+        x = darknet.compute_input(6, images)
         z = norm(F.conv2d(x, conv.weight, padding=1))
         low, high = minmax_range(z[0, sent], per_channel=True)
         received = dequantize_uniform(quantize_uniform(z[0, sent], 6, low, high), 6, low, high)[None]
@@ -200,7 +200,7 @@ def test_received_values_are_kept_to_half_a_step_by_consolidation(build_baf, ove
     network([record()])
     with torch.no_grad():
         images = network.normalized_images([record()]).tensor
-        z = network.feature_split.layer(darknet.input_of(8, images))
+        z = network.feature_split.layer(darknet.compute_input(8, images))
     y = network.feature_split.layer.activate(z)
     span = z.amax((2, 3), keepdim=True) - z.amin((2, 3), keepdim=True)
     within = ((seen[-1] - y).abs() <= 1.02 * span / 15).all()
@@ -209,7 +209,7 @@ def test_received_values_are_kept_to_half_a_step_by_consolidation(build_baf, ove
 
 def test_all_channels_as_floats_are_the_uncut_network(build_baf, build_yolo):
     network = build_baf(
-        *("MODEL.FEATCOMP.SPLIT", "Layer"),
+        *("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"),
         *("MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32),
     )
     uncut = build_yolo("MODEL.FEATCOMP.ENABLED", False, *SCORE)
@@ -251,7 +251,7 @@ def test_without_an_order_nothing_is_sent(build_baf):
         (("MODEL.FEATCOMP.BAF.HIDDEN_CHANNELS", 0), "HIDDEN_CHANNELS"),
         (("MODEL.FEATCOMP.BAF.TRAIN_BITS", (4, 1)), "TRAIN_BITS: bit depth 1"),
         (("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8), "colour images"),
-        (("MODEL.FEATCOMP.SPLIT", "Image"), "BITS is 6"),
+        (("MODEL.FEATCOMP.SPLIT", "ImageSplit"), "BITS is 6"),
         (("MODEL.FEATCOMP.CODEC.QUANTIZER", "fixed"), "own range"),
     ],
 )
@@ -304,7 +304,7 @@ def test_gradients_reach_the_predictor_alone_and_norms_stay(build_baf, loss, mak
     assert ("loss_distill" in losses) == (loss != "task")
     assert ("loss_box" in losses) == (loss != "distill")
     sum(losses.values()).backward()
-    parameters = {saved_name(name): p for name, p in network.named_parameters()}
+    parameters = {make_saved_name(name): p for name, p in network.named_parameters()}
     moved = {name for name, p in parameters.items() if p.grad is not None}
     assert moved == {name for name in parameters if name.startswith("feature_split.predictor.")}
     assert all(p.grad.abs().sum() > 0 for p in network.feature_split.predictor.parameters())
@@ -320,7 +320,9 @@ def test_the_loss_is_eq_7_on_quantized_channels_without_eq_6(build_baf, make_rec
     found = network(inputs)["loss_distill"].item()
     split, sent = network.feature_split, network.feature_split.order[:16]
     with torch.no_grad():
-        z = split.layer(network.backbone.backbone.input_of(8, network.normalized_images(inputs).tensor))
+        z = split.layer(
+            network.backbone.backbone.compute_input(8, network.normalized_images(inputs).tensor)
+        )
         received = []
         for image in z[:, sent]:
             low, high = minmax_range(image, per_channel=True)
@@ -372,7 +374,7 @@ def test_standardizing_takes_the_scale_of_channels_out():
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_images_are_sent_unpadded_and_the_cloud_runs_the_network(build_yolo, order):
     settings = (
-        *("MODEL.FEATCOMP.SPLIT", "Image", "MODEL.FEATCOMP.CODEC.BITS", 8),
+        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
         *("MODEL.FEATCOMP.CODEC.NAME", "png", "INPUT.FORMAT", order),
     )
     network = build_yolo(*ENABLED, *SCORE, *settings)
@@ -393,7 +395,7 @@ def test_images_are_sent_unpadded_and_the_cloud_runs_the_network(build_yolo, ord
 
 def test_any_network_can_send_its_image(small_model, make_record):
     model = small_model(
-        MODEL__FEATCOMP__SPLIT="Image",
+        MODEL__FEATCOMP__SPLIT="ImageSplit",
         MODEL__FEATCOMP__CODEC__NAME="raw",
         MODEL__FEATCOMP__CODEC__BITS=8,
     )

@@ -45,9 +45,9 @@ def test_the_cloud_gives_what_each_image_gives_alone(random_network, name):
         for index, stream in enumerate(streams)
     ]
     seen.clear()
-    outputs = network.outputs_of_batch(received, streams)
+    outputs = network.compute_batch_outputs(received, streams)
     for each, stream in zip(received, streams, strict=True):
-        network.outputs_of(each, stream)
+        network.compute_outputs(each, stream)
     together, *alone = (flat(output) for output in seen)
     assert any((x[0] - x[2]).abs().max() > 0.01 * x.abs().max() for x in together)
     for tensors in zip(together, *alone, strict=True):
@@ -73,7 +73,7 @@ def test_another_size_does_not_fit_into_the_cloud(random_network):
     network = random_network("msfc")
     streams = network.edge_inference(records((64, 96), (128, 96)))
     with pytest.raises(ValueError, match=r"sizes \[\(64, 96\), \(128, 96\)\] cannot be"):
-        network.outputs_of_batch([network.decode(stream) for stream in streams], streams)
+        network.compute_batch_outputs([network.decode(stream) for stream in streams], streams)
 
 
 def let_images_differ(network):
@@ -103,7 +103,7 @@ def test_the_edge_gives_what_each_image_gives_alone(random_network, name, fused)
     if fused:
         network.fuse_for_inference()
     batch = records((64, 96), (64, 96), (64, 96))
-    together, alone = network.edge_features_of_batch(batch), network.edge_features(batch)
+    together, alone = network.compute_batch_features(batch), network.edge_features(batch)
     assert [each.sizes for each in together] == [each.sizes for each in alone]
     assert [each.sizes.original for each in together] == [(50, 70), (51, 70), (52, 70)]
     for first, second in zip(together, alone, strict=True):
@@ -112,26 +112,26 @@ def test_the_edge_gives_what_each_image_gives_alone(random_network, name, fused)
             assert x.shape == y.shape and (x - y).abs().max() <= 1e-4 * y.abs().max()
     first, second = (each.tensors[0] for each in together[:2])
     assert (first - second).abs().max() > 0.01 * first.abs().max()
-    assert network.edge_features_of_batch([]) == []
+    assert network.compute_batch_features([]) == []
 
 
 def test_a_stream_of_a_batch_is_one_of_the_network(random_network):
     network = random_network("msfc")
     let_images_differ(network)
     batch = records((64, 96), (64, 96))
-    sent = [network.encode(each).to_bytes() for each in network.edge_features_of_batch(batch)]
+    sent = [network.encode(each).to_bytes() for each in network.compute_batch_features(batch)]
     alone = [stream.to_bytes() for stream in network.edge_inference(batch)]
     assert sent == alone and sent[0] != sent[1]
     streams = [FeatureBitstream.from_bytes(data) for data in sent]
-    outputs = network.outputs_of_batch([network.decode(stream) for stream in streams], streams)
+    outputs = network.compute_batch_outputs([network.decode(stream) for stream in streams], streams)
     assert [output["instances"].image_size for output in outputs] == [(50, 70), (51, 70)]
-    assert network.outputs_of_batch([], []) == []
+    assert network.compute_batch_outputs([], []) == []
 
 
 def test_another_size_does_not_fit_into_the_edge(random_network):
     network = random_network("msfc")
     with pytest.raises(ValueError, match=r"sizes \[\(3, 60, 96\), \(3, 64, 96\)\] cannot be"):
-        network.edge_features_of_batch(records((64, 96), (60, 96)))
+        network.compute_batch_features(records((64, 96), (60, 96)))
 
 
 def test_a_network_in_training_has_no_edge_for_batches(random_network):
@@ -139,6 +139,6 @@ def test_a_network_in_training_has_no_edge_for_batches(random_network):
     network.train()
     try:
         with pytest.raises(RuntimeError, match="evaluation mode"):
-            network.edge_features_of_batch(records((64, 96)))
+            network.compute_batch_features(records((64, 96)))
     finally:
         network.eval()

@@ -92,7 +92,7 @@ def foreign_config(split):
     return cfg
 
 
-def check(split, sent_channels):
+def check(split, latent_channels):
     torch.manual_seed(0)
     model = build_model(foreign_config(split))
     assert isinstance(model.network, ForeignClassifier)
@@ -106,8 +106,8 @@ def check(split, sent_channels):
     assert model.backbone.backbone.coarse.weight.grad.abs().sum() > 0
     outputs = model.eval()(records)
     assert [output["bitstream"].description.shapes[0] for output in outputs] == [
-        (sent_channels, 3, 5),
-        (sent_channels, 4, 3),
+        (latent_channels, 3, 5),
+        (latent_channels, 4, 3),
     ]
     for record, output in zip(records, outputs, strict=True):
         data = model.edge_inference([record])[0].to_bytes()
@@ -117,8 +117,8 @@ def check(split, sent_channels):
 
 
 def test_own_network_with_msfc():
-    check("MSFC", sent_channels=4)
+    check("MSFC", latent_channels=4)
 
 
 def test_own_network_with_own_split():
-    check("ForeignSplit", sent_channels=6)
+    check("ForeignSplit", latent_channels=6)

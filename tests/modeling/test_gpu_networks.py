@@ -14,7 +14,7 @@ from PIL import Image
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.engine import Trainer
-from d2_featcomp.modeling.checkpoint_names import saved_name
+from d2_featcomp.modeling.checkpoint_names import make_saved_name
 
 pytestmark = pytest.mark.gpu
 
@@ -99,7 +99,7 @@ def test_training_changes_the_whole_network(name, options, small_config, make_re
         changed = [
             not torch.equal(parameter, before[key])
             for key, parameter in model.named_parameters()
-            if saved_name(key).startswith(part)
+            if make_saved_name(key).startswith(part)
         ]
         assert any(changed), part
     assert all(torch.isfinite(parameter).all() for parameter in trained)

@@ -9,7 +9,7 @@ from d2_featcomp.codecs.bitstream import ImageSizes
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling import MSFC, MSFR, build_feature_split
 from d2_featcomp.modeling.splits import MSFF, SqueezeExcitation, SSFCDecoder, SSFCEncoder, SubpixelConv2d
-from d2_featcomp.modeling.splits.resampling import level_size, size_align
+from d2_featcomp.modeling.splits.resampling import align_size, compute_level_size
 
 HEIGHT, WIDTH = 128, 192
 
@@ -242,15 +242,15 @@ def test_sizes_that_do_not_divide(level, direction, upsample, size):
 @pytest.mark.parametrize(("down", "expected"), [("nearest", 0.0), ("average", 2.5)])
 def test_size_align_down(down, expected):
     x = torch.tensor([[0.0, 1.0], [4.0, 5.0]])[None, None]
-    assert size_align(x, (1, 1), down=down).item() == expected
+    assert align_size(x, (1, 1), down=down).item() == expected
 
 
 def test_size_align_up_and_same():
     x = torch.tensor([[0.0, 4.0]])[None, None]
-    assert size_align(x, (1, 4)).flatten().tolist() == [0, 0, 4, 4]
-    assert size_align(x, (1, 4), up="bilinear").flatten().tolist() == [0, 1, 3, 4]
-    assert size_align(x, (1, 2)) is x
-    assert level_size((33, 64), 32) == (2, 2)
+    assert align_size(x, (1, 4)).flatten().tolist() == [0, 0, 4, 4]
+    assert align_size(x, (1, 4), up="bilinear").flatten().tolist() == [0, 1, 3, 4]
+    assert align_size(x, (1, 2)) is x
+    assert compute_level_size((33, 64), 32) == (2, 2)
 
 
 @pytest.mark.parametrize(

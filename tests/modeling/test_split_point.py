@@ -99,7 +99,7 @@ def test_places_that_are_not_there_are_named(small_config, build_yolo):
 def test_each_place_is_trained_and_deployed(small_model, make_record, place):
     """All features at the place are sent; as floats they change nothing."""
     overrides = {
-        "MODEL__FEATCOMP__SPLIT": "Pyramid" if place == "backbone" else "Layer",
+        "MODEL__FEATCOMP__SPLIT": "PyramidSplit" if place == "backbone" else "IntermediateLayerSplit",
         "MODEL__FEATCOMP__SPLIT_POINT": place,
         "MODEL__FEATCOMP__CODEC__NAME": "raw",
         "MODEL__FEATCOMP__CODEC__BITS": 32,
@@ -139,7 +139,7 @@ def test_msfc_needs_a_pyramid_at_the_split_point(small_config):
 def test_split_by_hand(small_config, make_record):
     """Without a config, as another project would."""
     from d2_featcomp.codecs import QuantizedFeatureCodec, build_image_codec
-    from d2_featcomp.modeling.splits import Layer
+    from d2_featcomp.modeling.splits import IntermediateLayerSplit
 
     network = build_model(small_config(MODEL__FEATCOMP__ENABLED=False)).eval()
     point = build_split_point("res3", network.backbone)
@@ -147,7 +147,7 @@ def test_split_by_hand(small_config, make_record):
     model = SplitNetwork(
         network=network,
         split_point=point,
-        feature_split=Layer(shapes=point.output_shape()),
+        feature_split=IntermediateLayerSplit(shapes=point.output_shape()),
         feature_codec=codec,
     ).eval()
     (output,) = model([make_record(64, 96)])

@@ -18,7 +18,7 @@ from d2_featcomp.serving import (
     ServerFaultError,
     Spool,
     WrongServerError,
-    stream_id,
+    make_stream_id,
 )
 
 pytest.importorskip("httpx")
@@ -201,7 +201,7 @@ def test_refused_bitstreams_can_be_sent_again(data, tmp_path):
 
 
 def test_faults_and_busy_servers_are_tried_again(data):
-    identity = stream_id("photo", data)
+    identity = make_stream_id("photo", data)
     pauses = []
     busy = (503, b"", {"Retry-After": "7"})
     with (
@@ -224,8 +224,8 @@ def test_faults_and_busy_servers_are_tried_again(data):
 def test_a_name_that_the_id_has_no_room_for_is_sent_beside_it(data):
     long = "写真" * 30
     with answering(result_for(data)) as (address, requests), CloudClient(address) as client:
-        client.send(stream_id("写", data), data, "写")
-        client.send(stream_id(long, data), data, long)
+        client.send(make_stream_id("写", data), data, "写")
+        client.send(make_stream_id(long, data), data, long)
     (_, short, _), (_, whole, _) = requests
     assert short["X-Image-Name"] is None
     assert whole["X-Image-Name"] == "%E5%86%99%E7%9C%9F" * 30  # of UTF-8
@@ -266,7 +266,7 @@ def test_settings_out_of_range(wrong):
 
 
 def test_a_refusal_says_why(data):
-    identity = stream_id("photo", data)
+    identity = make_stream_id("photo", data)
     refusal = as_json(413, id=identity, reason="bad", detail=["a", {"list": "of things"}])
     with (
         answering(refusal) as (address, _),

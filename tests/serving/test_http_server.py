@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from d2_featcomp.codecs import CodedTensor, FeatureBitstream
-from d2_featcomp.serving import CloudService, ServiceSettings, stream_id
+from d2_featcomp.serving import CloudService, ServiceSettings, make_stream_id
 from d2_featcomp.serving.http_server import _allow_files, _FewerLines, build_server
 
 pytest.importorskip("fastapi")
@@ -141,7 +141,7 @@ def test_idle_connections_give_way(serve, stream):
         ]
         start = time.monotonic()
         with httpx.Client() as client:
-            url = f"http://127.0.0.1:{port}/v1/bitstreams/{stream_id('a', data)}"
+            url = f"http://127.0.0.1:{port}/v1/bitstreams/{make_stream_id('a', data)}"
             assert client.put(url, content=data, timeout=30).status_code == 200
         assert time.monotonic() - start < 20
         assert healthy(port)
@@ -153,7 +153,7 @@ def test_connections_that_ask_something_stay(serve, stream):
     """So many requests that are under way: one more is told so, and all goes on after their time."""
     _, port = serve(receive_timeout=4.0)
     data = stream.to_bytes()
-    head = put_head(stream_id("a", data), len(data))
+    head = put_head(make_stream_id("a", data), len(data))
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(port, head + data[:10])) for _ in range(MOST)]
         time.sleep(0.5)  # so that the server has read them
@@ -191,7 +191,7 @@ def test_a_client_that_goes_away_leaves_no_traceback(serve, stream, capfd):
     _, port = serve()
     data = stream.to_bytes()
     for _ in range(5):
-        with connect(port, put_head(stream_id("a", data), len(data)) + data[:10]):
+        with connect(port, put_head(make_stream_id("a", data), len(data)) + data[:10]):
             pass
     assert healthy(port)
     assert "Traceback" not in capfd.readouterr().err
@@ -213,8 +213,8 @@ class Closed:
         assert self.open.wait(60)
         return self.network.decode(stream)
 
-    def outputs_of_batch(self, batch, streams):
-        return self.network.outputs_of_batch(batch, streams)
+    def compute_batch_outputs(self, batch, streams):
+        return self.network.compute_batch_outputs(batch, streams)
 
 
 def large(stream, fingerprint=None, size=2**20):
@@ -229,7 +229,7 @@ def test_bitstreams_that_come_again_take_no_memory(serve, network, stream):
     gate = Closed(network)
     service, port = serve(gate, max_connections=64, receive_timeout=30.0, answer_timeout=60.0)
     data = large(stream)
-    request = put_head(stream_id("a", data), len(data)) + data
+    request = put_head(make_stream_id("a", data), len(data)) + data
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(port, request))]
         while not service.metrics()["accepted"]:
@@ -254,7 +254,7 @@ def test_foreign_bitstreams_do_not_wait(serve, network, stream):
     foreign = large(stream, fingerprint=b"else")
     with httpx.Client() as client:
         for name in ("a", "b", "c"):
-            identity = stream_id(name, foreign)
+            identity = make_stream_id(name, foreign)
             url = f"http://127.0.0.1:{port}/v1/bitstreams/{identity}"
             answer = client.put(url, content=foreign, timeout=30)
             assert answer.status_code == 400
@@ -272,11 +272,11 @@ def test_waiting_bytes_are_counted(serve, network, stream):
     with contextlib.ExitStack() as stack:
         clients = []
         for number, one in enumerate(data[:2], start=1):
-            head = put_head(stream_id("a", one), len(one))
+            head = put_head(make_stream_id("a", one), len(one))
             clients.append(stack.enter_context(connect(port, head + one)))
             while service.metrics()["accepted"] < number:
                 time.sleep(0.01)
-        head = put_head(stream_id("a", data[2]), len(data[2]))
+        head = put_head(make_stream_id("a", data[2]), len(data[2]))
         with connect(port, head + data[2]) as client:
             assert client.recv(100).startswith(b"HTTP/1.1 503")
         gate.open.set()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2_featcomp.serving import all_frames, frames_of, list_inputs, name_inputs
+from d2_featcomp.serving import list_inputs, name_inputs, read_all_frames, read_frames
 
 av = pytest.importorskip("av")
 ONE = 0x10000  # 1.0 in the file's fixed-point numbers
@@ -42,7 +42,7 @@ def write_video(path, clockwise=0, frames=1):
 )
 def test_videos_are_turned_as_players_turn_them(tmp_path, clockwise, shape, corner):
     write_video(tmp_path / "v.mp4", clockwise)
-    ((name, picture),) = frames_of(str(tmp_path / "v.mp4"))
+    ((name, picture),) = read_frames(str(tmp_path / "v.mp4"))
     assert name == "v_000000" and picture.shape == (*shape, 3) and picture.flags.c_contiguous
     height, width = shape
     for row in range(2):
@@ -59,5 +59,5 @@ def test_names_tell_all_inputs_apart(tmp_path):
     entries = list_inputs(given)
     assert len(entries) == 4  # y.png once
     assert name_inputs(entries) == ["x.mp4", "x.png", "y", "camera3"]
-    names = [name for name, _ in all_frames(given[:-1])]
+    names = [name for name, _ in read_all_frames(given[:-1])]
     assert names == ["x.mp4_000000", "x.mp4_000001", "x.png", "y"]

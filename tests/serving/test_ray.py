@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from d2_featcomp.engine import export_halves
-from d2_featcomp.serving import CloudClient, ray_app, stream_id
+from d2_featcomp.engine import export_sub_models
+from d2_featcomp.serving import CloudClient, make_stream_id, ray_app
 
 httpx = pytest.importorskip("httpx")
 FILE = "projects/MSFC/deployment/ray_serve.yaml"
@@ -44,7 +44,7 @@ def test_two_replicas(random_network, configured, tmp_path):
     network = random_network("msfc")
     torch.save({"model": network.state_dict()}, tmp_path / "whole.pth")
     cfg = configured("msfc", tmp_path / "whole.pth")
-    halves = export_halves(cfg, str(tmp_path))
+    halves = export_sub_models(cfg, str(tmp_path))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,7 +97,7 @@ def send_all(network, port, results):
         for side in (64, 96, 128)
     ]
     jobs = [
-        (stream_id(f"image{n}", data), data)
+        (make_stream_id(f"image{n}", data), data)
         for n, data in enumerate(stream.to_bytes() for stream in streams * 8)
     ]
     with (

@@ -19,10 +19,10 @@ from d2_featcomp.serving import (
     CloudService,
     ForeignModelError,
     ServiceSettings,
-    result_of,
-    stream_id,
+    make_result,
+    make_stream_id,
 )
-from d2_featcomp.serving.deployment import output_bytes_per_pixel
+from d2_featcomp.serving.deployment import count_output_bytes_per_pixel
 
 STREAMS = 4
 STEPS = st.lists(
@@ -49,7 +49,7 @@ def sent(network):
     for index in range(STREAMS):
         image = torch.rand(3, 32, 32 + 32 * (index % 2), generator=generator) * 255
         data = network.edge_inference([{"image": image}])[0].to_bytes()
-        found.append((stream_id(f"image{index}", data), data))
+        found.append((make_stream_id(f"image{index}", data), data))
     assert len({data for _, data in found}) > 1
     return found
 
@@ -68,14 +68,14 @@ def test_any_order_of_uploads_and_restarts(network, sent, steps, max_batch):
             elif step == "damaged":
                 damaged = data[:-1] + bytes([data[-1] ^ 1])
                 with pytest.raises(BitstreamError):
-                    services[-1].submit(stream_id("image", damaged), damaged)
+                    services[-1].submit(make_stream_id("image", damaged), damaged)
             elif step == "foreign id":
                 with pytest.raises(FileExistsError):
                     services[-1].submit(identity, data + b"more")
             else:
                 services[-1].stop()
                 with pytest.raises(BusyError):
-                    services[-1].submit(stream_id("late", data), data)
+                    services[-1].submit(make_stream_id("late", data), data)
                 services.append(CloudService(network, options, folder))
         services[-1].stop()
         done = sum(service.metrics()["done"] for service in services)
@@ -106,19 +106,19 @@ class Gate:
         assert self.open.wait(60)
         return self.network.decode(stream)
 
-    def outputs_of_batch(self, batch, streams):
+    def compute_batch_outputs(self, batch, streams):
         self.batches.append([stream.sizes.padded for stream in streams])
         if len(self.batches) == 1 and len(streams) > 1:
             raise RuntimeError("too much at once")
-        return self.network.outputs_of_batch(batch, streams)
+        return self.network.compute_batch_outputs(batch, streams)
 
 
 def test_batches_hold_what_waits_together(network, sent, tmp_path):
     gate = Gate(network)
     service = CloudService(gate, ServiceSettings(max_batch=3, max_wait=0.2), str(tmp_path))
     (_, narrow), (_, wide), *_ = sent
-    jobs = [(stream_id(f"n{n}", narrow), narrow) for n in range(4)]
-    jobs[1:1] = [(stream_id(f"w{n}", wide), wide) for n in range(2)]
+    jobs = [(make_stream_id(f"n{n}", narrow), narrow) for n in range(4)]
+    jobs[1:1] = [(make_stream_id(f"w{n}", wide), wide) for n in range(2)]
     futures = [service.submit(*job) for job in jobs]
     gate.open.set()
     results = [future.result(timeout=60)[0] for future in futures]
@@ -130,7 +130,7 @@ def test_batches_hold_what_waits_together(network, sent, tmp_path):
     assert metrics["batches"] == 3 and metrics["done"] == 6 and metrics["errors"] == 0
     for (identity, data), result in zip(jobs, results, strict=True):
         output = network.cloud_inference([FeatureBitstream.from_bytes(data)])[0]
-        expected = result_of(identity, output)
+        expected = make_result(identity, output)
         of_service = {"id", "name", "fingerprint", "maker"}
         assert result["id"] == identity and result.keys() - of_service == expected.keys()
         assert result["height"] == expected["height"] and result["width"] == expected["width"]
@@ -144,7 +144,7 @@ def test_one_that_cannot_be_decoded_does_not_harm_its_batch(network, sent, tmp_p
     stream = FeatureBitstream.from_bytes(data)
     unfit = FeatureBitstream(**{**vars(stream), "tensors": 2 * stream.tensors}).to_bytes()
     futures = [
-        service.submit(stream_id("x", unfit), unfit),
+        service.submit(make_stream_id("x", unfit), unfit),
         service.submit(identity, data),
     ]
     gate.open.set()
@@ -174,7 +174,7 @@ def test_settings_out_of_range(wrong):
 def test_many_at_once(network, sent, tmp_path):
     service = CloudService(network, ServiceSettings(queue_size=1000), str(tmp_path))
     jobs = [
-        (stream_id(f"{thread}_{n}", sent[n % STREAMS][1]), sent[n % STREAMS][1])
+        (make_stream_id(f"{thread}_{n}", sent[n % STREAMS][1]), sent[n % STREAMS][1])
         for thread in range(4)
         for n in range(10)
     ]
@@ -193,7 +193,7 @@ def test_foreign_models_are_told_apart_at_once(network, sent, tmp_path):
     stream = FeatureBitstream.from_bytes(sent[0][1])
     foreign = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
     with pytest.raises(ForeignModelError, match=f"another model.*{b'else'.hex()}"):
-        service.submit(stream_id("x", foreign), foreign)
+        service.submit(make_stream_id("x", foreign), foreign)
     assert service.metrics()["queued"] == service.metrics()["accepted"] == 0
     service.stop()
 
@@ -219,7 +219,7 @@ def test_a_result_whose_map_is_gone_is_computed_again(random_network, tmp_path):
     network = random_network("tasks")
     data = network.edge_inference([{"image": torch.zeros(3, 32, 32)}])[0].to_bytes()
     # As long as ids may be; its files have names that file systems take.
-    identity = f"{'x' * 200}-{stream_id('', data)[-16:]}"
+    identity = f"{'x' * 200}-{make_stream_id('', data)[-16:]}"
     service = CloudService(network, ServiceSettings(), str(tmp_path))
     first, _ = service.submit(identity, data).result(timeout=60)
     (tmp_path / f"{identity}_disparity.png").unlink()
@@ -247,18 +247,18 @@ def test_a_disk_that_gets_full_and_empty_again(random_network, tmp_path, monkeyp
     data = network.edge_inference([{"image": image}])[0].to_bytes()
     folder = tmp_path / "results"
     service = CloudService(network, ServiceSettings(), str(folder))
-    service.submit(stream_id("a", data), data).result(timeout=60)
+    service.submit(make_stream_id("a", data), data).result(timeout=60)
     sizes = sorted(path.stat().st_size for path in folder.iterdir())
     before = sorted(folder.iterdir())
     assert service.storage_error() is None and len(sizes) == 4
     with full_disk(sizes[-1] - 1):  # the largest file does not fit, those before it do
         with pytest.raises(OSError):
-            service.submit(stream_id("b", data), data).result(timeout=60)
+            service.submit(make_stream_id("b", data), data).result(timeout=60)
         # There is room for a little: but not for what has just failed.
         assert isinstance(service.storage_error(), OSError)
         assert sorted(folder.iterdir()) == before
     assert service.storage_error() is None
-    service.submit(stream_id("b", data), data).result(timeout=60)
+    service.submit(make_stream_id("b", data), data).result(timeout=60)
     service.stop()
     assert len(list(folder.iterdir())) == 8
 
@@ -286,7 +286,7 @@ def test_answers_have_a_budget(network, sent, tmp_path):
     gate.batches = [None]  # nothing fails
     options = ServiceSettings(max_answer_bytes=25000, max_batch=8, max_wait=0.2)
     service = CloudService(gate, options, folder, bytes_per_pixel=10)
-    futures = [service.submit(stream_id(f"n{n}", narrow), narrow) for n in range(5)]
+    futures = [service.submit(make_stream_id(f"n{n}", narrow), narrow) for n in range(5)]
     gate.open.set()
     for future in futures:
         future.result(timeout=60)
@@ -298,19 +298,19 @@ def test_what_a_pixel_of_an_answer_costs(configured):
     """As worked out by hand."""
     masks = configured("msfc")  # 100 masks of one byte, and 16 bytes to paste one
     assert masks.MODEL.MASK_ON and masks.TEST.DETECTIONS_PER_IMAGE == 100
-    assert output_bytes_per_pixel(masks) == 116
-    assert output_bytes_per_pixel(configured("baf")) == 0  # boxes alone
+    assert count_output_bytes_per_pixel(masks) == 116
+    assert count_output_bytes_per_pixel(configured("baf")) == 0  # boxes alone
     tasks = configured("tasks")  # float32 scores of each class and labels; four more maps of both
     classes = tasks.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    assert output_bytes_per_pixel(tasks) == 4 * classes + 8 + 4 * 12
+    assert count_output_bytes_per_pixel(tasks) == 4 * classes + 8 + 4 * 12
     panoptic = configured(
         "msfc",
         "",
         *("MODEL.FEATCOMP.TASK_NETWORK", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54),
     )
-    assert output_bytes_per_pixel(panoptic) == 116 + 4 * 54 + 8
+    assert count_output_bytes_per_pixel(panoptic) == 116 + 4 * 54 + 8
     every = configured("msfc", "", "TEST.DETECTIONS_PER_IMAGE", -1, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
-    assert output_bytes_per_pixel(every) == 2 * every.MODEL.RPN.POST_NMS_TOPK_TEST + 16
+    assert count_output_bytes_per_pixel(every) == 2 * every.MODEL.RPN.POST_NMS_TOPK_TEST + 16
 
 
 def test_names(network, sent, tmp_path):
@@ -324,7 +324,7 @@ def test_names(network, sent, tmp_path):
         ("caf\udce9", None, "caf\ufffd"),
         ("a", "caf\udce9", "caf\ufffd"),
     ):
-        identity = stream_id(name, data)
+        identity = make_stream_id(name, data)
         result, _ = service.submit(identity, data, told).result(timeout=60)
         assert result["name"] == kept
         assert service.repeat(identity).result(timeout=60)[0] == result

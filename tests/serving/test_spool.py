@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from d2_featcomp.serving import Spool, stream_id
-from d2_featcomp.serving.spool import is_stream_id, name_in_id
+from d2_featcomp.serving import Spool, make_stream_id
+from d2_featcomp.serving.spool import is_stream_id, read_name
 
 NAMES = st.one_of(
     st.sampled_from(["a", "b", "../a", ".", "a/b", "", "photo 1", "_a", "_=", "写真", "x" * 251]),
@@ -33,7 +33,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(name=NAMES, data=DATA)
     def add(self, name, data):
         identity = self.spool.add(name, data)
-        assert identity == stream_id(name, data)
+        assert identity == make_stream_id(name, data)
         self.kept[identity] = data
         self.names[identity] = name
 
@@ -76,7 +76,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, data=DATA)
     def a_writer_dies(self, name, data):
-        with open(os.path.join(self.folder, f"{stream_id(name, data)}.d2fc.partial"), "wb") as file:
+        with open(os.path.join(self.folder, f"{make_stream_id(name, data)}.d2fc.partial"), "wb") as file:
             file.write(data[:5])
 
     @invariant()
@@ -104,11 +104,11 @@ TestSpool.settings = settings(max_examples=50, stateful_step_count=20, deadline=
 @settings(max_examples=300, deadline=None)
 @given(names=st.lists(NAMES, min_size=2, max_size=5, unique=True))
 def test_each_name_has_an_id_of_its_own(names):
-    ids = [stream_id(name, b"bytes") for name in names]
+    ids = [make_stream_id(name, b"bytes") for name in names]
     assert len(set(ids)) == len(names) and all(map(is_stream_id, ids))
     for name, identity in zip(names, ids, strict=True):
         if len(identity) < 197:
-            assert name_in_id(identity) == name
+            assert read_name(identity) == name
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_each_name_has_an_id_of_its_own(names):
 )
 def test_ids(name, plain):
     # SHA-256 of nothing begins with e3b0c44298fc1c14.
-    assert stream_id(name, b"") == f"{plain}-e3b0c44298fc1c14"
+    assert make_stream_id(name, b"") == f"{plain}-e3b0c44298fc1c14"
 
 
 def test_what_is_no_bitstream_is_told_and_does_not_stand_in_the_way(tmp_path):

@@ -10,8 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from d2_featcomp.engine import as_input, export_halves, setup_config
-from d2_featcomp.serving import result_of
+from d2_featcomp.engine import export_sub_models, make_input, setup_config
+from d2_featcomp.serving import make_result
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,9 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deployed")
     torch.manual_seed(0)
     torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, folder / "whole.pth")
-    export_halves(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder))
+    export_sub_models(
+        setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder)
+    )
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(IMAGES):
@@ -40,8 +42,8 @@ def expected(root):
     names = MetadataCatalog.get("scenes_val").thing_classes
     for path in sorted((root / "photos").iterdir()):
         with Image.open(path) as image:
-            output = network([as_input(np.asarray(image), cfg)])[0]
-        found[path.stem] = result_of(path.stem, output, names), output["bitstream"].to_bytes()
+            output = network([make_input(np.asarray(image), cfg)])[0]
+        found[path.stem] = make_result(path.stem, output, names), output["bitstream"].to_bytes()
     return found
 
 

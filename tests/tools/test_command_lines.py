@@ -204,7 +204,7 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
         ((*select, tmp_path / "yolo.pth" / "a.json", *images, *weights), "cannot write"),
         (
             (*select, tmp_path / "a.json", *images, *weights, "MODEL.FEATCOMP.LAYER", 7),
-            "cut in its layers",
+            "split in its layers",
         ),
         ((*label, tmp_path / "photos", "--score", 2, *weights), "from 0 to 1"),
         ((*label, tmp_path / "photos"), "no weights"),
@@ -222,7 +222,7 @@ def test_export_writes_both_halves(folder, tmp_path):
         *("MODEL.WEIGHTS", folder / "cut.pth", *SMALL),
     )
     assert done.returncode == 0, done.stderr
-    assert "the edge half" in done.stdout and "the cloud half" in done.stdout
+    assert "the edge sub-model" in done.stdout and "the cloud sub-model" in done.stdout
     whole = torch.load(folder / "cut.pth", weights_only=True)["model"]
     edge, cloud = (
         torch.load(tmp_path / "new" / f"{half}.pth", weights_only=True) for half in ("edge", "cloud")

@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 
 from d2_featcomp.codecs import FeatureBitstream, ImageSizes
 from d2_featcomp.deploy.classes import choose_categories, read_categories
-from d2_featcomp.engine import export_halves, setup_config
-from d2_featcomp.serving import ImageTable, read_annotations, result_of
+from d2_featcomp.engine import export_sub_models, setup_config
+from d2_featcomp.serving import ImageTable, make_result, read_annotations
 from d2_featcomp.serving.coco_results import collect_answers, open_image_table
 
 CONFIG = "configs/quick/msfc_R18.yaml"
@@ -53,7 +53,9 @@ def root(tmp_path_factory):
     opts = [*SMALL, "DATASETS.TEST", f"('images:{folder}/annotated',)"]
     torch.manual_seed(0)
     torch.save({"model": build_model(setup_config(CONFIG, opts)).state_dict()}, folder / "whole.pth")
-    export_halves(setup_config(CONFIG, [*opts, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder))
+    export_sub_models(
+        setup_config(CONFIG, [*opts, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder)
+    )
     return folder
 
 
@@ -262,6 +264,6 @@ def test_names_in_a_result_of_more_classes_than_names():
 
     sizes = ImageSizes(padded=(8, 8), resized=(8, 8), original=(8, 8))
     stream = FeatureBitstream(fingerprint=bytes(4), sizes=sizes, tensors=[])
-    result = result_of("x", {"instances": found, "bitstream": stream}, ["one"])
+    result = make_result("x", {"instances": found, "bitstream": stream}, ["one"])
     assert [i.get("category") for i in result["instances"]] == ["one", None]
     assert [i["category_id"] for i in result["instances"]] == [1, 4]

@@ -15,7 +15,7 @@ from deployed import IMAGES, call, free_port, start
 from pycocotools.coco import COCO
 
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.serving import CloudClient, RefusedError, Spool, stream_id
+from d2_featcomp.serving import CloudClient, RefusedError, Spool, make_stream_id
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -61,7 +61,7 @@ def test_over_the_network(root, expected, server, tmp_path):
     assert status == 0, errors
     assert f"{IMAGES} sent, 0 refused, 0 waiting" in told and "| median" in told
     for name, (result, data) in expected.items():
-        identity = stream_id(name, data)
+        identity = make_stream_id(name, data)
         kept = json.loads((tmp_path / "results" / f"{identity}.json").read_text())
         answer = json.loads((tmp_path / "answers" / f"{identity}.json").read_text())
         assert kept == answer and without_name(kept) == without_name(result)
@@ -75,7 +75,7 @@ def test_over_the_network(root, expected, server, tmp_path):
 
     # Sent again, they are not computed again, and in the order of a client's choice.
     for name, (_, data) in reversed(expected.items()):
-        assert one.put(stream_id(name, data), data).status_code == 200
+        assert one.put(make_stream_id(name, data), data).status_code == 200
     assert one.metric("done_total") == IMAGES and one.metric("repeated_total") == IMAGES
     log = one.stop()
     assert one.status == 0 and "Traceback" not in log
@@ -102,7 +102,7 @@ def test_a_server_that_is_killed_loses_nothing(root, expected, server, tmp_path)
     status, told, _ = edge.wait()
     assert status == 0 and "0 refused, 0 waiting" in told
     found = {name[:-5] for name in os.listdir(results) if name.endswith(".json")}
-    assert found == {stream_id(name, data) for name, (_, data) in expected.items()}
+    assert found == {make_stream_id(name, data) for name, (_, data) in expected.items()}
     assert 0 < second.metric("done_total") <= IMAGES
 
 
@@ -112,7 +112,7 @@ def test_eight_clients_get_their_own_results(expected, server, max_batch):
 
     def send(job):
         number, (name, (_, data)) = job
-        identity = stream_id(f"{name}_{number}", data)
+        identity = make_stream_id(f"{name}_{number}", data)
         with CloudClient(one.address, timeout=120) as client:
             answer, seconds = client.send(identity, data)
         return seconds >= 0 and answer["image_id"] == identity and without_name(answer)
@@ -137,7 +137,7 @@ def test_five_times_what_it_can_do(expected, server):
 
     def flood(pool, start):
         jobs = [(f"flood{n}", data if n % 4 else junk) for n in range(start, start + 80)]
-        answers.extend(pool.map(lambda job: one.put(stream_id(*job), job[1], client), jobs))
+        answers.extend(pool.map(lambda job: one.put(make_stream_id(*job), job[1], client), jobs))
         memory.append(one.memory())
 
     deadline = time.monotonic() + 120
@@ -162,7 +162,7 @@ def test_requests_that_arrive_take_bounded_memory(root, expected, server):
     most = ServiceSettings.max_receiving
     one = server("--max-bytes", str(2**25), "--receive-timeout", "600")
     ((name, (_, data)), *_) = expected.items()
-    path = f"/v1/bitstreams/{stream_id(name, data)}"
+    path = f"/v1/bitstreams/{make_stream_id(name, data)}"
     head = f"PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {2**25}\r\n\r\n"
     before = one.memory()
     with contextlib.ExitStack() as stack:
@@ -182,7 +182,7 @@ def test_requests_that_arrive_take_bounded_memory(root, expected, server):
         assert one.memory() < before + 1.5 * most
         assert one.get("/healthz").status_code == 200
     deadline = time.monotonic() + 60
-    while (answer := one.put(stream_id(name, data), data)).status_code == 503:
+    while (answer := one.put(make_stream_id(name, data), data)).status_code == 503:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert answer.status_code == 200
@@ -192,7 +192,7 @@ def test_a_stop_finishes_what_was_accepted(expected, server, tmp_path):
     one = server()
     (_, data), *_ = expected.values()
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        sent = [pool.submit(one.put, stream_id(f"last{n}", data), data) for n in range(12)]
+        sent = [pool.submit(one.put, make_stream_id(f"last{n}", data), data) for n in range(12)]
         deadline = time.monotonic() + 60
         while one.metric("accepted_total") < 12 and time.monotonic() < deadline:
             pass
@@ -207,19 +207,19 @@ def test_bad_requests(root, expected, server):
     limits = ("--max-bytes", "100000", "--receive-timeout", "1", "--max-answer-bytes", "120000")
     one = server(*limits)
     (name, (_, data)), (second, (_, other)), *_ = expected.items()
-    identity = stream_id(name, data)
+    identity = make_stream_id(name, data)
     assert one.put(identity, other).status_code == 409
-    answer = one.put(stream_id(second, other), other)
+    answer = one.put(make_stream_id(second, other), other)
     assert answer.status_code == 400 and "may take 131328 bytes" in answer.json()["detail"]
     assert one.put("no_id", data).status_code == 400
     damaged = data[:-1] + b"?"
-    answer = one.put(stream_id(name, damaged), damaged)
+    answer = one.put(make_stream_id(name, damaged), damaged)
     assert answer.status_code == 400 and "damaged" in answer.json()["detail"]
     large = bytes(100001)
-    assert one.put(stream_id(name, large), large).status_code == 413
+    assert one.put(make_stream_id(name, large), large).status_code == 413
     stream = FeatureBitstream.from_bytes(data)
     foreign = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
-    answer = one.put(stream_id(name, foreign), foreign)
+    answer = one.put(make_stream_id(name, foreign), foreign)
     assert answer.status_code == 400 and "another model" in answer.json()["detail"]
     # An oversized body of no declared length, a client that stops in the middle, one that says nothing.
     chunks = (bytes(60000) for _ in range(2))
@@ -238,4 +238,4 @@ def test_bad_requests(root, expected, server):
     ):
         client.send(identity, data)
     with CloudClient(one.address) as client, pytest.raises(RefusedError, match="damaged"):
-        client.send(stream_id(name, damaged), damaged)
+        client.send(make_stream_id(name, damaged), damaged)

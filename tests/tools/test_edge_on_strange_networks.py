@@ -8,7 +8,7 @@ from deployed import CONFIG, IMAGES, OPTS, call
 from detectron2.modeling import build_model
 from PIL import Image
 
-from d2_featcomp.engine import export_halves, setup_config
+from d2_featcomp.engine import export_sub_models, setup_config
 from d2_featcomp.serving import Spool
 
 pytest.importorskip("httpx")
@@ -42,7 +42,7 @@ def test_a_cloud_of_other_weights_empties_no_spool(root, server, tmp_path):
     torch.manual_seed(1)
     whole = tmp_path / "whole.pth"
     torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, whole)
-    other = export_halves(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(whole)]), str(tmp_path))
+    other = export_sub_models(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(whole)]), str(tmp_path))
     spool = Spool(str(tmp_path / "spool"))
     foreign = server("--weights", other["cloud"])
     more = ("--spool", spool.folder)

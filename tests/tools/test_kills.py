@@ -11,7 +11,7 @@ import time
 import pytest
 from deployed import IMAGES, call, free_port, start
 
-from d2_featcomp.serving import CloudClient, Spool, stream_id
+from d2_featcomp.serving import CloudClient, Spool, make_stream_id
 
 pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -34,7 +34,7 @@ def results_in(folder):
 def test_of_the_server_in_the_middle_of_batches(expected, server, tmp_path, kills):
     folder, port = tmp_path / "results", free_port()
     ((_, data), *_) = expected.values()
-    jobs = {stream_id(f"image{n}", data): data for n in range(20 + 8 * kills)}
+    jobs = {make_stream_id(f"image{n}", data): data for n in range(20 + 8 * kills)}
     stopped = threading.Event()
 
     def send(job):
@@ -89,14 +89,14 @@ def test_of_the_edge(root, expected, server, tmp_path, kills):
         time.sleep(delays.uniform(0.0, 0.5))
         edge.kill()
         waiting = Spool(str(spool)).waiting()
-        assert set(waiting) <= {stream_id(name, data) for name, (_, data) in expected.items()}
+        assert set(waiting) <= {make_stream_id(name, data) for name, (_, data) in expected.items()}
         for identity in waiting:  # whole, whenever it was killed
             name = Spool(str(spool)).name(identity)
             assert Spool(str(spool)).read(identity) == expected[name][1]
     status, told, errors = call(root, "edge", "--input", root / "photos", *more)
     assert status == 0, errors
     assert "0 refused, 0 waiting" in told
-    ids = {stream_id(name, data) for name, (_, data) in expected.items()}
+    ids = {make_stream_id(name, data) for name, (_, data) in expected.items()}
     assert results_in(tmp_path / "results").keys() == results_in(tmp_path / "answers").keys() == ids
     assert one.metric("done_total") == IMAGES and one.metric("errors_total") == 0
     assert one.metric("refused_total") == 0

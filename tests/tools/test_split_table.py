@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2_featcomp.engine import SplitCost, fastest_ranges
+from d2_featcomp.engine import SplitCost, find_fastest_ranges
 
 SCRIPT = "tools/split_table.py"
 
@@ -22,17 +22,17 @@ def cost(name, seconds, size):
 
 def test_who_is_fastest():
     # 0.5 s more of computing, 50 kB less to send: 400 kbit in 0.5 s.
-    ranges = fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)])
+    ranges = find_fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)])
     assert ranges["split"] == (0.0, pytest.approx(800))
     assert ranges["image"] == (pytest.approx(800), math.inf)
     # One in between that never wins, and one that is better in both.
-    assert "bad" not in fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])
-    assert fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])["a"] == (0.0, math.inf)
+    assert "bad" not in find_fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])
+    assert find_fastest_ranges([cost("a", 0.1, 10), cost("bad", 0.2, 20)])["a"] == (0.0, math.inf)
     # A place where the network cannot be split wins nothing, however cheap it is.
     never = dataclasses.replace(cost("bad", 0.1, 10), split_point="")
-    assert fastest_ranges([cost("a", 0.2, 20), never]) == {"a": (0.0, math.inf)}
+    assert find_fastest_ranges([cost("a", 0.2, 20), never]) == {"a": (0.0, math.inf)}
     # A slower edge moves it.
-    slow = fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)], edge_factor=2)
+    slow = find_fastest_ranges([cost("image", 0.4, 51000), cost("split", 0.9, 1000)], edge_factor=2)
     assert slow["split"][1] < 800
 
 
@@ -44,7 +44,7 @@ def test_who_is_fastest():
 )
 def test_ranges_agree_with_the_latencies(given_costs, bandwidth):
     costs = [cost(str(n), ms / 1000, size) for n, (ms, size) in enumerate(given_costs)]
-    ranges = fastest_ranges(costs)
+    ranges = find_fastest_ranges(costs)
     latency = {one.name: one.seconds() + 8 * one.size / (1000 * bandwidth) for one in costs}
     for name, (low, high) in ranges.items():
         if low * 1.001 < bandwidth < high * 0.999:

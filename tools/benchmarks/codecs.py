@@ -116,7 +116,8 @@ def benchmark_quantizer(settings):
 
 @torch.inference_mode()
 def benchmark_codec(settings):
-    """The default codec as a part of the edge half; and reading a container as a part of decoding."""
+    """The default codec as a part of the edge sub-model; and reading a container as a part of
+    decoding."""
     for config, bits, quantizer, size, goal in (
         (MSFC, 4, "fixed", settings.size, 0.01),
         (BAF, 6, "channel", BAF_SIZE, 0.04),
@@ -124,7 +125,7 @@ def benchmark_codec(settings):
         network = random_network(config, settings.device)
         record = random_record(size)
         (features,) = network.edge_features([record])
-        # Features of a network that learned nothing are noise: code such as it would send.
+        # Features of a network that learned nothing are noise: code such as it would give.
         channels, height, width = features.tensors[0].shape
         x = random_features(channels, height, width)
         x = (torch.tanh(x) if quantizer == "fixed" else x).to(settings.device)
@@ -144,7 +145,7 @@ def benchmark_codec(settings):
         name = network.split_name
         what = f"{name}: quantize, tile, code, container ({channels}x{height}x{width}, n={bits})"
         goal = goal if settings.device.type == "cpu" else None  # a GPU is quicker, and the codec is not
-        yield share(what, "edge half, default", seconds["codec"], seconds["edge"], goal)
+        yield share(what, "edge sub-model, default", seconds["codec"], seconds["edge"], goal)
         yield share(
             f"{name}: read and check a container",
             "decoding it",

@@ -63,7 +63,7 @@ def forward_and_backward(function, x):
 
 
 def benchmark_compressibility_loss(settings):
-    """The loss, forward and backward, against loops; and its share of a training step."""
+    """The loss, forward and backward, against loops; and its share of a training iteration."""
     for shape in (_OF_ENCODER_1, _OF_ENCODER_2):
         what = f"compressibility loss, {shape}, forward and backward"
         x = torch.randn(shape, device=settings.device, requires_grad=True)
@@ -84,13 +84,13 @@ def benchmark_compressibility_loss(settings):
         for other in list(seconds)[1:]:
             yield times_faster(what, other, seconds["batched"], seconds[other], goals.get(other))
         if shape == _OF_ENCODER_2:
-            step = {"step": _training_step(settings.device)}
-            whole = median_times(step, 1, settings.device, warm_up=0)["step"]
-            against = "first training step, configs/mtl_R34_encoder2.yaml, 20 images"
+            once = {"once": _train_once(settings.device)}
+            whole = median_times(once, 1, settings.device, warm_up=0)["once"]
+            against = "first training iteration, configs/mtl_R34_encoder2.yaml, 20 images"
             yield share(what, against, seconds["batched"], whole)
 
 
-def _training_step(device):
+def _train_once(device):
     torch.manual_seed(0)
     cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.DEVICE", str(device)])
     model = build_model(cfg).train()

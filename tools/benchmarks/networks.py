@@ -1,4 +1,4 @@
-"""Edge half, and cloud half of MSFC on Mask R-CNN; edge half of BaF on YOLO-v3."""
+"""Edge and cloud sub-models of MSFC on Mask R-CNN; edge sub-model of BaF on YOLO-v3."""
 
 import copy
 import shutil
@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from d2_featcomp.engine import setup_config
 from d2_featcomp.modeling.acceleration import find_quick_encoder
-from d2_featcomp.modeling.split_backbone import Received, unsplit_backbone
+from d2_featcomp.modeling.split_backbone import DecodedLatents, unsplit_backbone
 
 from .common import median_times, share, times_faster
 
@@ -74,9 +74,9 @@ def benchmark_edge(settings):
     network = random_network(MSFC, settings.device)
     quick = find_quick_encoder(network.backbone)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     low = copy.deepcopy(network)
-    low.fuse_for_inference(torch.bfloat16)
+    low.accelerate("bfloat16")
     record = random_record(settings.size)
 
     def plain():
@@ -94,7 +94,7 @@ def benchmark_edge(settings):
         variants["bfloat16"] = lambda: low.edge_features([record])
     if settings.compiles and shutil.which("g++"):
         compiled = copy.deepcopy(network)
-        compiled.fuse_for_inference(compile_edge=True)
+        compiled.accelerate("compiled")
         start = time.perf_counter()
         compiled.edge_features([record])
         compile_seconds = time.perf_counter() - start
@@ -106,7 +106,7 @@ def benchmark_edge(settings):
     if differs > 1e-4:
         raise RuntimeError(f"the sampled pyramid is another one: features differ by {differs:g}")
     height, width = settings.size
-    what = f"edge half, R50-FPN + MSFF + SSFC, {height}x{width}"
+    what = f"edge sub-model, R50-FPN + MSFF + SSFC, {height}x{width}"
     against = "the same modules, plain"
     cores = torch.get_num_threads()
     for threads in sorted({1, max(2, cores)}) if settings.device.type == "cpu" else [cores]:
@@ -144,22 +144,22 @@ def benchmark_edge(settings):
     torch.set_num_threads(cores)
 
 
-def uncut(network, received, padded, backbone):
-    """The detector as it was before it was cut, but on the features that its cloud half would see: what
-    it takes depends on what it finds.
+def build_plain(network, decoded, padded, backbone):
+    """Builds the detector as it was before it was split, but on the features that its cloud sub-model
+    would see: how long it takes depends on what it finds.
 
     Args:
         network (SplitNetwork): of MSFC.
-        received (list[list[Tensor]]): of each image what the cloud half decoded.
+        decoded (list[list[Tensor]]): of each image the latents y_hat.
         padded ((int, int)): size of the images.
         backbone (bool): whether the backbone is computed, too.
 
     Returns:
         callable: list[dict] of images -> list[dict] of detections.
     """
-    y_hats = [torch.stack(each) for each in zip(*received, strict=True)]
+    y_hats = [torch.stack(each) for each in zip(*decoded, strict=True)]
     whole = network.backbone.backbone
-    features = network.backbone.decode_features(Received(y_hats, [], padded))
+    features = network.backbone.decode_features(DecodedLatents(y_hats, [], padded))
 
     class Given(torch.nn.Module):
         """Returns the features, after it has computed the backbone if that is asked for."""
@@ -178,37 +178,41 @@ def uncut(network, received, padded, backbone):
 
 @torch.inference_mode()
 def benchmark_cloud(settings):
-    """The cloud half of MSFC against the same detector on features that are there already."""
+    """The cloud sub-model of MSFC against the same detector on features that are there already."""
     network = random_network(MSFC, settings.device)
     record = random_record(settings.size)
     (stream,) = network.edge_inference([record])
     tensors = network.decode(stream)
-    detect = uncut(network, [tensors], stream.sizes.padded, backbone=False)
+    detect = build_plain(network, [tensors], stream.sizes.padded, backbone=False)
     inputs = [{"image": record["image"], "height": settings.size[0], "width": settings.size[1]}]
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     seconds = median_times(
         {
             "plain": lambda: detect(inputs),
-            "cloud": lambda: network.outputs_of(tensors, stream),
-            "fused": lambda: fused.outputs_of(tensors, stream),
+            "cloud": lambda: network.compute_outputs(tensors, stream),
+            "fused": lambda: fused.compute_outputs(tensors, stream),
         },
         settings.repeats,
         settings.device,
     )
     against = "Mask R-CNN without its backbone"
     yield share(
-        "cloud half: SSFC decoder + MSFR + detector", against, seconds["cloud"], seconds["plain"], 1.1
+        "cloud sub-model: SSFC decoder + MSFR + detector",
+        against,
+        seconds["cloud"],
+        seconds["plain"],
+        1.1,
     )
     yield share("the same, fused", against, seconds["fused"], seconds["plain"], 1.1)
 
 
 @torch.inference_mode()
 def benchmark_baf_edge(settings):
-    """The edge half of BaF, selected channels only, against all channels of the same layers."""
+    """The edge sub-model of BaF, selected channels only, against all channels of the same layers."""
     network = random_network(BAF, settings.device)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     record = random_record(BAF_SIZE)
 
     def plain():
@@ -223,6 +227,6 @@ def benchmark_baf_edge(settings):
         settings.repeats,
         settings.device,
     )
-    what = f"BaF edge half, YOLO-v3 to layer 12, {BAF_SIZE[0]}x{BAF_SIZE[1]}"
+    what = f"BaF edge sub-model, YOLO-v3 to layer 12, {BAF_SIZE[0]}x{BAF_SIZE[1]}"
     against = "the same layers, plain, all channels"
     yield times_faster(f"{what}, fused", against, seconds["fused"], seconds["plain"], 1.5)

@@ -7,12 +7,13 @@ import torch
 from d2_featcomp.codecs import FeatureBitstream
 
 from .common import median_times, share
-from .networks import MSFC, computes_bfloat16, random_network, random_record, uncut
-from .training import training_step
+from .networks import MSFC, build_plain, computes_bfloat16, random_network, random_record
+from .training import train_once
 
 
 def benchmark_throughput(settings):
-    """Both halves, and training, against plain Mask R-CNN, with 1 and 16 (on CPUs 2) images at once."""
+    """Both sub-models, and training, against plain Mask R-CNN, with 1 and 16 (on CPUs 2) images at
+    once."""
     for images in (1, 16 if settings.device.type == "cuda" else 2):
         with torch.inference_mode():
             yield from _inference(settings, images)
@@ -22,49 +23,53 @@ def benchmark_throughput(settings):
 def _inference(settings, images):
     network = random_network(MSFC, settings.device)
     fused = copy.deepcopy(network)
-    fused.fuse_for_inference()
+    fused.accelerate()
     batch = [random_record(settings.size) for _ in range(images)]
     streams = network.edge_inference(batch)
-    received = [network.decode(stream) for stream in streams]
-    plain = uncut(network, received, streams[0].sizes.padded, backbone=True)
+    decoded = [network.decode(stream) for stream in streams]
+    plain = build_plain(network, decoded, streams[0].sizes.padded, backbone=True)
 
     def autocast():
         with torch.autocast(settings.device.type, torch.bfloat16):
-            return network.edge_features_of_batch(batch)
+            return network.compute_batch_features(batch)
 
     def through_bytes():
-        sent = [network.encode(each).to_bytes() for each in network.edge_features_of_batch(batch)]
-        streams = [FeatureBitstream.from_bytes(data) for data in sent]
-        return network.outputs_of_batch([network.decode(stream) for stream in streams], streams)
+        coded = [network.encode(each).to_bytes() for each in network.compute_batch_features(batch)]
+        streams = [FeatureBitstream.from_bytes(data) for data in coded]
+        return network.compute_batch_outputs([network.decode(stream) for stream in streams], streams)
 
     variants = {
         "Mask R-CNN": lambda: plain(batch),
-        "edge half": lambda: network.edge_features_of_batch(batch),
-        "edge half, autocast to bfloat16": autocast,
-        "edge half, fused": lambda: fused.edge_features_of_batch(batch),
+        "edge sub-model": lambda: network.compute_batch_features(batch),
+        "edge sub-model, autocast to bfloat16": autocast,
+        "edge sub-model, fused": lambda: fused.compute_batch_features(batch),
     }
     if computes_bfloat16(settings.device):
         low = copy.deepcopy(network)
-        low.fuse_for_inference(torch.bfloat16)
-        variants["edge half, bfloat16"] = lambda: low.edge_features_of_batch(batch)
+        low.accelerate("bfloat16")
+        variants["edge sub-model, bfloat16"] = lambda: low.compute_batch_features(batch)
     if settings.compiles and settings.device.type == "cuda":
         compiled = copy.deepcopy(network)
-        compiled.fuse_for_inference(compile_edge=True)
-        variants["edge half, compiled"] = lambda: compiled.edge_features_of_batch(batch)
-    variants["cloud half, decoded features"] = lambda: network.outputs_of_batch(received, streams)
-    variants["cloud half, decoded features, fused"] = lambda: fused.outputs_of_batch(received, streams)
-    variants["both halves, coded to bytes"] = through_bytes
+        compiled.accelerate("compiled")
+        variants["edge sub-model, compiled"] = lambda: compiled.compute_batch_features(batch)
+    variants["cloud sub-model, decoded features"] = lambda: network.compute_batch_outputs(
+        decoded, streams
+    )
+    variants["cloud sub-model, decoded features, fused"] = lambda: fused.compute_batch_outputs(
+        decoded, streams
+    )
+    variants["both sub-models, coded to bytes"] = through_bytes
     yield from _rows(variants, "Mask R-CNN", images, settings)
 
 
 def _training(settings, images):
     variants = {}
     for precision, autocast in (("", False), (", autocast to bfloat16", True)):
-        for name, cut in (("training step", True), ("Mask R-CNN's training step", False)):
-            variants[f"{name}{precision}"] = training_step(
-                settings.device, cut, settings.size, images, autocast
+        for name, split in (("training iteration", True), ("Mask R-CNN's training iteration", False)):
+            variants[f"{name}{precision}"] = train_once(
+                settings.device, split, settings.size, images, autocast
             )
-    yield from _rows(variants, "Mask R-CNN's training step", images, settings)
+    yield from _rows(variants, "Mask R-CNN's training iteration", images, settings)
 
 
 def _rows(variants, against, images, settings):

@@ -1,4 +1,4 @@
-"""Training steps of MSFC against those of the same Mask R-CNN uncut."""
+"""Training iterations of MSFC against those of the same Mask R-CNN, not split."""
 
 import multiprocessing
 import os
@@ -11,8 +11,8 @@ from .common import median_times, share
 from .networks import MSFC, random_network, random_record
 
 
-def training_step(device, enabled, size, images=1, autocast=False):
-    """A function that trains once: MSFC end to end, or the same detector uncut."""
+def train_once(device, enabled, size, images=1, autocast=False):
+    """A function that trains once: MSFC end to end, or the same detector, not split."""
     model = random_network(
         MSFC, device, "MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask"
     ).train()
@@ -61,13 +61,13 @@ def _propose_the_same(proposal_generator, instances):
     proposal_generator.predict_proposals = predict_proposals
 
 
-def _peak_of_step(answers, enabled, size, threads):
-    """In a process of its own: bytes that model, optimizer and training step take at most."""
+def _measure_peak(answers, enabled, size, threads):
+    """In a process of its own: bytes that model, optimizer and training iteration take at most."""
     torch.set_num_threads(threads)
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the peak starts here
     before = _of_process("VmRSS")
-    run = training_step("cpu", enabled, size)
+    run = train_once("cpu", enabled, size)
     for _ in range(2):
         run()
     answers.put(_of_process("VmHWM") - before)
@@ -80,7 +80,7 @@ def _of_process(key):
 
 def _peak_memory(settings, enabled, size):
     if settings.device.type == "cuda":
-        run = training_step(settings.device, enabled, size)
+        run = train_once(settings.device, enabled, size)
         torch.cuda.reset_peak_memory_stats(settings.device)
         for _ in range(2):
             run()
@@ -88,7 +88,7 @@ def _peak_memory(settings, enabled, size):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     arguments = (answers, enabled, size, settings.threads)
-    process = context.Process(target=_peak_of_step, args=arguments)
+    process = context.Process(target=_measure_peak, args=arguments)
     process.start()
     process.join()
     if process.exitcode:
@@ -97,14 +97,15 @@ def _peak_memory(settings, enabled, size):
 
 
 def benchmark_training(settings):
-    """A training step of MSFC, end to end, against one of the same Mask R-CNN uncut; time and memory."""
+    """A training iteration of MSFC, end to end, against one of the same Mask R-CNN alone; time and
+    memory."""
     size = tuple(side // 2 for side in settings.size) if settings.device.type == "cpu" else settings.size
-    steps = {name: training_step(settings.device, name == "msfc", size) for name in ("msfc", "plain")}
-    # The first steps wait for the memory that the system hands out.
-    seconds = median_times(steps, settings.few, settings.device, warm_up=3)
-    what, against = f"training step, MSFC step 3, an image of {size[0]}x{size[1]}", "Mask R-CNN's step"
+    trained = {name: train_once(settings.device, name == "msfc", size) for name in ("msfc", "plain")}
+    # The first iterations wait for the memory that the system hands out.
+    seconds = median_times(trained, settings.few, settings.device, warm_up=3)
+    what, against = f"training iteration, MSFC stage 3, an image of {size[0]}x{size[1]}", "Mask R-CNN's"
     yield share(what, against, seconds["msfc"], seconds["plain"], 1.1)
-    del steps
+    del trained
     if settings.device.type == "cpu" and not os.path.exists("/proc/self/clear_refs"):
         return  # what only Linux tells
     memory = [_peak_memory(settings, enabled, size) / 2**20 for enabled in (True, False)]

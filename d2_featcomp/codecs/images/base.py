@@ -111,7 +111,8 @@ class ImageCodec(abc.ABC):
         return 8 if bits <= 8 else 16
 
     def encode(self, symbols):
-        """
+        """Codes an image.
+
         Args:
             symbols (ndarray): (H, W), or (H, W, 3) in colour; uint8 if n <= 8, else uint16, each
                 below 2^n.
@@ -172,7 +173,7 @@ class ImageCodec(abc.ABC):
 
 
 def _stretch(symbols, bits, depth):
-    """n-bit symbols to the full range of `depth` bits."""
+    """Stretches n-bit symbols to the full range of `depth` bits."""
     top, full = 2**bits - 1, 2**depth - 1
     stretched = (symbols.astype(np.uint32) * full + top // 2) // top
     return stretched.astype(np.uint8 if depth <= 8 else np.uint16)

@@ -30,7 +30,7 @@ _DECODER_MARGIN = 128  # px
 
 
 def _frame_depth(depth):
-    """Smallest sample format of x265 that holds `depth` bits."""
+    """Finds the smallest sample format of x265 that holds `depth` bits."""
     return next(bits for bits in _FORMATS if depth <= bits)
 
 
@@ -96,7 +96,7 @@ class HevcCodec(ImageCodec):
 
     @staticmethod
     def _frame_size(shape):
-        """Height and width of the frame in which an image of `shape` is coded."""
+        """Computes height and width of the frame in which an image of `shape` is coded."""
         return max(shape[0], _MIN_SIDE), max(shape[1], _MIN_SIDE)
 
     @staticmethod

@@ -1,39 +1,39 @@
-"""Fixed-length codes: n bits a symbol, nothing else. The rate that the MSFC paper reports."""
+"""Fixed-length coding: n bits a symbol, nothing else. The rate that the MSFC paper reports."""
 
 import numpy as np
 
 from ...ops import BIT_DEPTHS, FLOAT_BITS
 from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
-__all__ = ["RawCodec", "pack_symbols", "packed_size", "unpack_symbols"]
+__all__ = ["RawCodec", "count_fixed_length_bytes", "read_fixed_length", "write_fixed_length"]
 
-_GROUP = 8  # symbols packed together: n of up to 8 bits make n whole bytes
+_GROUP = 8  # symbols written together: n of up to 8 bits make n whole bytes
 
 
-def packed_size(count, bits):
-    """Bytes that `count` symbols of `bits` bits take, packed: ceil(count * bits / 8)."""
+def count_fixed_length_bytes(count, bits):
+    """Counts the bytes of fixed-length symbols: ceil(count * bits / 8)."""
     return -(-count * bits // 8)
 
 
-def pack_symbols(symbols, bits):
-    """Packs n-bit symbols, most significant bit first.
+def write_fixed_length(symbols, bits):
+    """Writes fixed-length symbols of n bits, most significant bit first.
 
     Up to 8 bits the codes simply follow one another. Above, the upper 8 bits of all symbols come
-    first, one byte each, then their lower n - 8 bits, packed.
+    first, one byte each, then their lower n - 8 bits.
 
     Args:
         symbols (ndarray): uint8 or uint16, any shape, each below 2^n.
         bits (int): n, in 1..16.
 
     Returns:
-        bytes: :func:`packed_size` of them; unused bits at the end are 0.
+        bytes: :func:`count_fixed_length_bytes` of them; unused bits at the end are 0.
     """
     symbols = symbols.reshape(-1)
     if bits == 8:
         return symbols.astype(np.uint8, copy=False).tobytes()
     if bits > 8:
         low = (symbols & (2 ** (bits - 8) - 1)).astype(np.uint8)
-        return (symbols >> (bits - 8)).astype(np.uint8).tobytes() + pack_symbols(low, bits - 8)
+        return (symbols >> (bits - 8)).astype(np.uint8).tobytes() + write_fixed_length(low, bits - 8)
     groups = np.zeros(-(-symbols.size // _GROUP) * _GROUP, dtype=np.uint64)
     groups[: symbols.size] = symbols
     groups = groups.reshape(-1, _GROUP)
@@ -41,14 +41,14 @@ def pack_symbols(symbols, bits):
     for position in range(_GROUP):
         words = (words << np.uint64(bits)) | groups[:, position]
     in_bytes = words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - bits :]
-    return in_bytes.tobytes()[: packed_size(symbols.size, bits)]
+    return in_bytes.tobytes()[: count_fixed_length_bytes(symbols.size, bits)]
 
 
-def unpack_symbols(data, count, bits):
-    """Inverse of :func:`pack_symbols`.
+def read_fixed_length(data, count, bits):
+    """Inverse of :func:`write_fixed_length`.
 
     Args:
-        data (bytes): exactly :func:`packed_size` of them.
+        data (bytes): exactly :func:`count_fixed_length_bytes` of them.
         count (int): number of symbols.
         bits (int): n, in 1..16.
 
@@ -58,16 +58,16 @@ def unpack_symbols(data, count, bits):
     Raises:
         BitstreamError: too few or too many bytes.
     """
-    if len(data) != packed_size(count, bits):
+    if len(data) != count_fixed_length_bytes(count, bits):
         raise BitstreamError(
-            f"{count} packed symbols of {bits} bits take {packed_size(count, bits)} bytes, "
-            f"not {len(data)}"
+            f"{count} fixed-length symbols of {bits} bits take "
+            f"{count_fixed_length_bytes(count, bits)} bytes, not {len(data)}"
         )
     if bits == 8:
         return np.frombuffer(data, dtype=np.uint8)
     if bits > 8:
         high = np.frombuffer(data, dtype=np.uint8, count=count).astype(np.uint16)
-        return (high << (bits - 8)) | unpack_symbols(data[count:], count, bits - 8)
+        return (high << (bits - 8)) | read_fixed_length(data[count:], count, bits - 8)
     groups = -(-count // _GROUP)
     padded = np.zeros((groups, 8), dtype=np.uint8)
     tail = np.zeros(groups * bits, dtype=np.uint8)
@@ -88,8 +88,8 @@ class RawCodec(ImageCodec):
     layout = "rows"
 
     def _encode(self, samples):
-        return pack_symbols(samples, self.bits)
+        return write_fixed_length(samples, self.bits)
 
     @staticmethod
     def _decode(data, *, shape, depth):
-        return unpack_symbols(data, shape[0] * shape[1], depth).reshape(shape)
+        return read_fixed_length(data, shape[0] * shape[1], depth).reshape(shape)

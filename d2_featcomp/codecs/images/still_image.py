@@ -25,7 +25,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def _frame(shape, depth):
-    """What to decode into, so that a payload of another size is refused before it is given memory."""
+    """Allocates the frame to decode into, so that a payload of another size is refused before it is
+    given memory."""
     return np.zeros(shape, np.uint8 if depth <= 8 else np.uint16)
 
 

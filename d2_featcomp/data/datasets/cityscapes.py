@@ -15,7 +15,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 
 from ..images import read_sem_seg
-from .scenes import data_root
+from .scenes import find_data_root
 
 __all__ = ["load_cityscapes_multi_task", "register_cityscapes_multi_task"]
 
@@ -23,7 +23,8 @@ _MAPS_LOOKED_AT = 10  # when the data set is loaded
 
 
 def register_cityscapes_multi_task(name, root, part):
-    """
+    """Registers a part of Cityscapes, with disparity.
+
     Args:
         name (str): to register.
         root (str): folder with `leftImg8bit`, `gtFine` and `disparity`.
@@ -40,7 +41,8 @@ def register_cityscapes_multi_task(name, root, part):
 
 
 def load_cityscapes_multi_task(root, part):
-    """
+    """Lists the records of a part of Cityscapes, with disparity.
+
     Args:
         root, part (str): see :func:`register_cityscapes_multi_task`.
 
@@ -75,5 +77,5 @@ def load_cityscapes_multi_task(root, part):
 
 for _part in ("train", "val"):
     register_cityscapes_multi_task(
-        f"cityscapes_multi_task_{_part}", os.path.join(data_root(), "cityscapes"), _part
+        f"cityscapes_multi_task_{_part}", os.path.join(find_data_root(), "cityscapes"), _part
     )

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..coco_annotations import load_coco_file
 from ..images import open_image
-from .scenes import data_root
+from .scenes import find_data_root
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -40,8 +40,8 @@ def register_image_folders(names):
         if not name.startswith(PREFIX) or name in DatasetCatalog:
             continue
         folder = os.path.expanduser(name[len(PREFIX) :])
-        if not os.path.isdir(folder) and os.path.isdir(os.path.join(data_root(), folder)):
-            folder = os.path.join(data_root(), folder)
+        if not os.path.isdir(folder) and os.path.isdir(os.path.join(find_data_root(), folder)):
+            folder = os.path.join(find_data_root(), folder)
         annotations = os.path.join(folder, ANNOTATIONS)
         if os.path.isfile(annotations):
             DatasetCatalog.register(
@@ -56,7 +56,8 @@ def register_image_folders(names):
 
 
 def list_images(folder):
-    """
+    """Lists the image files of a folder.
+
     Args:
         folder (str): its sub-folders are not looked into.
 

@@ -18,19 +18,19 @@ from ..scenes import (
     read_manifest,
 )
 
-__all__ = ["data_root", "photo_recipe", "procedural_recipe", "register_scenes"]
+__all__ = ["find_data_root", "photo_recipe", "procedural_recipe", "register_scenes"]
 
 PARTS = ("train", "val")
 SIZES = {"train": 2000, "val": 200}
 
 
-def data_root():
+def find_data_root():
     """Returns the folder that holds the data sets: `DETECTRON2_DATASETS`, or else `datasets`."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def procedural_recipe(counts=None, seed=2021):
-    """The embedded data set: marked shapes over textured surfaces.
+    """Makes the recipe of the embedded data set: marked shapes over textured surfaces.
 
     Args:
         counts (dict[str, int] or None): images in "train" and "val"; None: 2000 and 200.
@@ -45,7 +45,8 @@ def procedural_recipe(counts=None, seed=2021):
 
 
 def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None, seed=2021):
-    """Real pixels: RGBA cut-outs over photographs; "train" and "val" share neither.
+    """Makes the recipe of a data set of real pixels: RGBA cut-outs over photographs; "train" and "val"
+    share neither.
 
     Args:
         cutouts (str): folder with a sub-folder a class, see :func:`list_cutouts`.
@@ -139,7 +140,7 @@ def _load(dataset, root, part, recipe):
 
 
 def _register_all():
-    root = data_root()
+    root = find_data_root()
     register_scenes(
         "scenes",
         os.path.join(root, "scenes"),

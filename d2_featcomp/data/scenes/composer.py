@@ -10,7 +10,7 @@ __all__ = ["Background", "Scene", "SceneComposer", "SceneObject"]
 
 @dataclass
 class Background:
-    """What lies behind the objects.
+    """The background of a scene.
 
     Attributes:
         color (ndarray): (h, w, 3) float32 RGB in [0, 1].
@@ -103,7 +103,8 @@ class SceneComposer:
         self.object_count = object_count
 
     def compose(self, rng):
-        """
+        """Composes a scene.
+
         Args:
             rng (numpy.random.Generator): decides everything.
 

@@ -83,7 +83,7 @@ def list_cutouts(folder, part, *, classes=None, exclude=(), val_fraction=0.25, m
 
 
 def _is_cutout(path):
-    """Whether the image has both transparent and opaque pixels, and enough of them."""
+    """Tells whether the image has both transparent and opaque pixels, and enough of them."""
 
     def look(image):
         if min(image.size) < _MIN_SIDE or not (

@@ -97,7 +97,8 @@ class ProceduralObjects:
     classes = tuple(CLASSES)
 
     def draw(self, rng, size, light):
-        """
+        """Draws an object.
+
         Args:
             rng (numpy.random.Generator): all randomness comes from it.
             size (float): diameter in pixels.
@@ -205,7 +206,8 @@ class ProceduralBackgrounds:
     stuff_classes = ("wall", "floor")
 
     def draw(self, rng, height, width):
-        """
+        """Draws a background.
+
         Args:
             rng (numpy.random.Generator): all randomness comes from it.
             height, width (int): in pixels.

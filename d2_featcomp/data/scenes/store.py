@@ -38,7 +38,7 @@ def _checksum(manifest):
 
 
 def is_complete(root):
-    """Whether every file that the manifest of `root` lists is there, byte for byte."""
+    """Tells whether every file that the manifest of `root` lists is there, byte for byte."""
     manifest = read_manifest(root)
     if manifest is None:
         return False

@@ -1,4 +1,4 @@
-"""What is speed alone: other ways to compute the same, on copies of a network, never on the network."""
+"""Speed alone: other ways to compute the same, on copies of a network, never on the network."""
 
 from .acceleration import INFERENCE, Acceleration
 from .quick_encoders import find_quick_encoder

@@ -32,7 +32,7 @@ class CompiledEdge:
         outputs = self._compiled(images)
         self._seen.add(images.shape)
         logging.getLogger("d2_featcomp").info(
-            "compiled the edge half for %d image(s) of %d x %d in %.1f s",
+            "compiled the edge sub-model for %d image(s) of %d x %d in %.1f s",
             len(images),
             *images.shape[-2:],
             time.perf_counter() - start,

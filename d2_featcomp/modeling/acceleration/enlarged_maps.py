@@ -7,9 +7,9 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
 from ..splits import MSFC, MSFR
-from ..splits.resampling import of_blocks
+from ..splits.resampling import select_in_blocks
 
-__all__ = ["conv_of_enlarged", "convolve_levels_once", "convolve_repeated_values_once"]
+__all__ = ["convolve_enlarged", "convolve_levels_once", "convolve_repeated_values_once"]
 
 
 def convolve_repeated_values_once(network):
@@ -67,12 +67,12 @@ class _ConvOfEnlarged(nn.Module):
             small = x[..., :: self.scale, :: self.scale]
             blocks = x.unflatten(3, (-1, self.scale)).unflatten(2, (-1, self.scale))
             if torch.equal(small[:, :, :, None, :, None].expand_as(blocks), blocks):
-                return conv_of_enlarged(self.conv, small, self.scale)
+                return convolve_enlarged(self.conv, small, self.scale)
         return self.conv(x)
 
 
-def conv_of_enlarged(conv, x, scale):
-    """A 3 x 3 convolution of an enlarged map, computed once where it would give the same again.
+def convolve_enlarged(conv, x, scale):
+    """Computes a 3 x 3 convolution of an enlarged map, once where it would give the same again.
 
     Within a block of equal values, all outputs but those on the block's border see the same.
 
@@ -86,4 +86,4 @@ def conv_of_enlarged(conv, x, scale):
     """
     y = conv(F.interpolate(x, scale_factor=3.0, mode="nearest"))
     chosen = (0, *[1] * (scale - 2), 2)
-    return of_blocks(of_blocks(y, 2, 3, chosen), 3, 3, chosen)
+    return select_in_blocks(select_in_blocks(y, 2, 3, chosen), 3, 3, chosen)

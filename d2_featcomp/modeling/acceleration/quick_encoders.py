@@ -36,6 +36,6 @@ def _encode_sampled(split_backbone, images):
 
 
 def _encode_chosen(split_backbone, images):
-    """BaF sends some channels of a layer, so the others are not computed."""
+    """BaF codes some channels of a layer, so the others are not computed."""
     split, layer = split_backbone.feature_split, split_backbone.split_point.layer
-    return [layer(split_backbone.backbone.input_of(layer.number, images), split.sent_channels)]
+    return [layer(split_backbone.backbone.compute_input(layer.number, images), split.latent_channels)]

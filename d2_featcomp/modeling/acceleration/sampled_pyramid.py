@@ -17,7 +17,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import FPN
 from torch import nn
 
-from ..splits.resampling import of_blocks
+from ..splits.resampling import select_in_blocks
 from .folding import OneDnnConv2d
 
 __all__ = ["sampled_pyramid"]
@@ -27,7 +27,7 @@ _POINTWISE = (*_FIXED, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def sampled_pyramid(backbone, images, stride, names):
-    """What nearest down-sampling leaves of a feature pyramid: the same numbers, of fewer sums.
+    """Computes what nearest down-sampling leaves of a feature pyramid: the same numbers, of fewer sums.
 
     Args:
         backbone (Backbone): that the images go through.
@@ -67,7 +67,8 @@ def sampled_pyramid(backbone, images, stride, names):
 
 
 def _is_plain(backbone, names):
-    """Whether each value of a level depends on its own surroundings alone, and no more is asked for."""
+    """Tells whether each value of a level depends on its own surroundings alone, and no more is asked
+    for."""
     own = backbone._out_features[: len(backbone.in_features)]
     convolutions = [*backbone.lateral_convs, *backbone.output_convs]
     return set(names) <= set(own) and all(
@@ -80,16 +81,16 @@ def _is_plain(backbone, names):
 def _around(x, ratio, dim):
     """Keeps, of each `ratio` rows (or columns), those that a 3 x 3 convolution at the first of them
     needs: this one, the next, and the last, which is the one before the next block's first."""
-    return x if ratio < 4 else of_blocks(x, dim, ratio, (0, 1, ratio - 1))
+    return x if ratio < 4 else select_in_blocks(x, dim, ratio, (0, 1, ratio - 1))
 
 
 def _enlarged(x, above, ratio, dim):
-    """What is kept of a level, from what is kept of the next coarser one: by nearest up-sampling."""
+    """Computes what is kept of a level from that of the next coarser one, by nearest up-sampling."""
     if ratio < 4:
-        return of_blocks(x, dim, 1, (0, 0))
+        return select_in_blocks(x, dim, 1, (0, 0))
     kept = 2 if above == 2 else 3  # rows that are kept of a block; of 2 all
     # The finer block's rows 0, 1 and last lie on the coarser one's rows 0, 0 and last.
-    return of_blocks(x, dim, kept, (0, 0, kept - 1))
+    return select_in_blocks(x, dim, kept, (0, 0, kept - 1))
 
 
 def _sampled(conv, x, ratio):

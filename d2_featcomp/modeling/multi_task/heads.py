@@ -87,7 +87,8 @@ class TaskHead(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, predictions, batched_inputs):
-        """
+        """Computes the loss.
+
         Args:
             predictions (Tensor): (N, K, s * H, s * W), of padded images.
             batched_inputs (list[dict]): with the targets, of the images alone.
@@ -98,7 +99,8 @@ class TaskHead(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def finish(self, prediction, image_size, output_size):
-        """
+        """Makes the output of one image from a prediction.
+
         Args:
             prediction (Tensor): (K, s * H, s * W), of one padded image.
             image_size ((int, int)): height and width of the image as the network got it.
@@ -163,7 +165,8 @@ class SegmentationHead(_DecodingHead):
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
     def loss(self, predictions, batched_inputs):
-        """Mean cross-entropy over the pixels that are not to be ignored, 0 where there are none."""
+        """Computes the mean cross-entropy over the pixels that are not to be ignored, 0 where there are
+        none."""
         for record in batched_inputs:
             self._check(record.get("sem_seg"))
         targets = _targets(batched_inputs, "sem_seg", predictions.device)
@@ -207,8 +210,8 @@ class DisparityHead(_DecodingHead):
             raise ValueError(f"MODEL.MULTI_TASK.DISPARITY_SCALE is {self.scale}: it must be positive")
 
     def loss(self, predictions, batched_inputs):
-        """Mean squared error over the pixels of known disparity (above 0), in units of DISPARITY_SCALE
-        pixels; 0 where there are none."""
+        """Computes the mean squared error over the pixels of known disparity (above 0), in units of
+        DISPARITY_SCALE pixels; 0 where there are none."""
         targets = _targets(batched_inputs, "disparity", predictions.device)
         targets = _padded(targets, predictions.shape[-2:], 0.0)
         known = targets > 0
@@ -237,7 +240,8 @@ class ReconstructionHead(_DecodingHead):
         super().__init__(cfg, input_shape, min_channels=16, out_channels=len(cfg.MODEL.PIXEL_MEAN))
 
     def loss(self, predictions, batched_inputs):
-        """Mean absolute error over all pixels and channels of the images, padding left out."""
+        """Computes the mean absolute error over all pixels and channels of the images, padding left
+        out."""
         images = _targets(batched_inputs, "image", predictions.device)
         size = predictions.shape[-2:]
         targets = _padded([image.float() / 255 for image in images], size, 0.0)

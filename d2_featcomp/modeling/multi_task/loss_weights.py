@@ -72,7 +72,8 @@ class UncertaintyWeighting(nn.Module):
         return {name: weights[name] * loss - 0.5 for name, loss in losses.items()}
 
     def forward(self, losses):
-        """
+        """Applies the weights to losses.
+
         Args:
             losses (dict[str, Tensor]): scalars, of some or all names.
 

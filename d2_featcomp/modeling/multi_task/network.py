@@ -71,7 +71,8 @@ class CompressibleMultiTask(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs):
-        """
+        """Computes losses in training, else outputs.
+
         Args:
             batched_inputs (list[dict]): each with "image", (3, h, w) Tensor; in training the targets of
                 the heads, "sem_seg" and "disparity"; else optionally "height" and "width", the size in
@@ -84,7 +85,7 @@ class CompressibleMultiTask(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)[self.feature]
         if self.training:
-            return self.weigh_losses(
+            return self.weight_losses(
                 {
                     f"loss_{task}": head.loss(head(features), batched_inputs)
                     for task, head in self.heads.items()
@@ -100,8 +101,9 @@ class CompressibleMultiTask(nn.Module):
             outputs.append(output)
         return outputs
 
-    def weigh_losses(self, losses):
-        """
+    def weight_losses(self, losses):
+        """Applies the trained weights to losses.
+
         Args:
             losses (dict[str, Tensor]): "loss_NAME" -> scalar, NAME a task or "compressibility".
 
@@ -110,8 +112,11 @@ class CompressibleMultiTask(nn.Module):
         """
         return self.loss_weights({name.removeprefix("loss_"): loss for name, loss in losses.items()})
 
+    weigh_losses = weight_losses  # earlier name
+
     def preprocess_image(self, batched_inputs):
-        """list[dict] -> ImageList, normalized, padded to a multiple of the features' stride."""
+        """Converts list[dict] to an ImageList, normalized, padded to a multiple of the features'
+        stride."""
         images = [record["image"].to(self.device) for record in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.stride)
@@ -122,7 +127,7 @@ def _only_output(backbone):
     shapes = backbone.output_shape()
     if len(shapes) != 1:
         raise ValueError(
-            f"CompressibleMultiTask sends one feature, but this backbone gives {', '.join(shapes)}: "
+            f"CompressibleMultiTask codes one feature, but this backbone gives {', '.join(shapes)}: "
             "name one in MODEL.RESNETS.OUT_FEATURES"
         )
     ((name, shape),) = shapes.items()

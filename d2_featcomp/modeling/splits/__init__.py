@@ -1,8 +1,19 @@
+from ...deprecation import make_getattr
 from .baf import BaF, BaFPredictor
-from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit, build_feature_split, find_feature_split
+from .base import (
+    FEATURE_SPLIT_REGISTRY,
+    RENAMED_SPLITS,
+    FeatureSplit,
+    build_feature_split,
+    find_feature_split,
+    find_split_name,
+    find_stored_name,
+)
 from .channel_order import format_channel_order, read_channel_order
-from .image import Image
-from .layer import Layer
+from .image import ImageSplit
+from .layer import IntermediateLayerSplit
 from .msfc import MSFC, MSFF, MSFR, SqueezeExcitation, SSFCDecoder, SSFCEncoder, SubpixelConv2d
-from .pyramid import Pyramid
+from .pyramid import PyramidSplit
 from .q_layer import ChannelGains, QLayer
+
+__getattr__ = make_getattr(__name__, RENAMED_SPLITS)

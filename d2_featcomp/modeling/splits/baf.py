@@ -4,7 +4,7 @@ Choi, Cohen and Bajic, "Back-and-Forth Prediction for Deep Tensor Compression", 
 
 Shape shorthand in this module:
     N: images of a batch; Q, P: channels of the layer's input and output; s: its stride
-    C: channels that are sent; H, W: height and width of the layer's output
+    C: channels of the latent; H, W: height and width of the layer's output
 """
 
 import itertools
@@ -103,10 +103,10 @@ class BaFPredictor(nn.Module):
 
 @FEATURE_SPLIT_REGISTRY.register()
 class BaF(FeatureSplit):
-    """Sends C of a layer's P channels and predicts the others from them.
+    """Codes C of a layer's P channels and predicts the others from them.
 
     In the cloud: inverse batch norm; :class:`BaFPredictor`, which predicts the layer's input; the
-    layer's own convolution and batch norm; and, for the channels that were sent, eq. 6.
+    layer's own convolution and batch norm; and, for the channels of the latent, eq. 6.
 
     Args:
         layer (ConvLayer): at the split point.
@@ -174,27 +174,28 @@ class BaF(FeatureSplit):
 
     @property
     def has_channel_order(self):
-        """bool: whether it is known which channels to send."""
+        """bool: whether it is known which channels the latent has."""
         return bool((self.order >= 0).all())
 
     def set_channel_order(self, order):
-        """
+        """Sets the order in which channels are chosen.
+
         Args:
             order (Tensor): (P,) int64, a permutation of the layer's channels, best first.
         """
         self.order.copy_(order)
 
     def standardize(self):
-        """Fits a predictor that was just initialized to the scale of the channels that are sent."""
-        norm, sent = self.layer.conv.norm, self.sent_channels
-        deviation = (norm.running_var[sent] + norm.eps).sqrt()
-        self.predictor.standardize(norm.running_mean[sent], deviation)
+        """Fits a predictor that was just initialized to the scale of the latent's channels."""
+        norm, own = self.layer.conv.norm, self.latent_channels
+        deviation = (norm.running_var[own] + norm.eps).sqrt()
+        self.predictor.standardize(norm.running_mean[own], deviation)
 
     def predictor_input(self, y_hat):
         """Computes what the predictor's first convolution gets.
 
         Args:
-            y_hat (Tensor): (N, C, H, W) float, the channels that were sent, quantized.
+            y_hat (Tensor): (N, C, H, W) float, the latent, quantized.
 
         Returns:
             Tensor: (N, C, s * H, s * W), before batch norm, enlarged.
@@ -202,43 +203,45 @@ class BaF(FeatureSplit):
         return self.predictor.enlarge(self._before_norm(y_hat))
 
     @property
-    def sent_channels(self):
-        """Tensor: (C,) int64, numbers of the channels that are sent."""
+    def latent_channels(self):
+        """Tensor: (C,) int64, numbers of the latent's channels."""
         if not self.has_channel_order:
             raise ValueError(
-                "it is not known which channels to send: train the split, load one that was trained, or "
+                "it is not known which channels to code: train the split, load one that was trained, or "
                 "name a file of tools/select_channels.py in MODEL.FEATCOMP.BAF.CHANNEL_ORDER"
             )
         return self.order[: self.channels]
 
+    sent_channels = latent_channels  # earlier name
+
     def reduce(self, features):
         """{"z": (N, P, H, W), after batch norm} -> [(N, C, H, W)]."""
-        return [features["z"][:, self.sent_channels]]
+        return [features["z"][:, self.latent_channels]]
 
     def reduced_shapes(self, image_size):
         return [(self.channels, *(side // self.stride for side in image_size))]
 
     def restore(self, y_hats, image_size, step_sizes=None):
         """[(N, C, H, W)], dequantized -> {"z": (N, P, H, W)}; in training without eq. 6."""
-        received = y_hats[0]
-        z = self.layer(self.predictor(self._before_norm(received)))
+        (y_hat,) = y_hats
+        z = self.layer(self.predictor(self._before_norm(y_hat)))
         if step_sizes is not None and self.use_consolidation:
-            sent = self.sent_channels
-            # The quantizer's range is that of each channel, so its ends are among what was received.
-            low, high = (f(received, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-            z[:, sent] = consolidate(z[:, sent], received, step_sizes[0], low, high)
+            own = self.latent_channels
+            # The quantizer's range is that of each channel, so its ends are among the values of y_hat.
+            low, high = (f(y_hat, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            z[:, own] = consolidate(z[:, own], y_hat, step_sizes[0], low, high)
         return {"z": z}
 
-    def _before_norm(self, received):
-        """Inverse batch norm of the channels that are sent."""
-        sent = self.sent_channels
-        scale, shift = self.layer.scale[sent, None, None], self.layer.shift[sent, None, None]
+    def _before_norm(self, y_hat):
+        """Inverts the batch norm of the latent's channels."""
+        own = self.latent_channels
+        scale, shift = self.layer.scale[own, None, None], self.layer.shift[own, None, None]
         # A channel of scale 0 is constant: nothing is known of its convolution.
         safe = torch.where(scale == 0, torch.ones_like(scale), scale)
-        return torch.where(scale == 0, torch.zeros_like(received), (received - shift) / safe)
+        return torch.where(scale == 0, torch.zeros_like(y_hat), (y_hat - shift) / safe)
 
     def distillation_loss(self, restored, features):
-        """Charbonnier loss after the activation (eq. 7), a mean."""
+        """Computes the Charbonnier loss after the activation (eq. 7), a mean."""
         activated = (self.layer.activate(each["z"]) for each in (restored, features))
         restored, original = activated
         return charbonnier_loss(restored, original.detach())

@@ -1,8 +1,10 @@
 """The contract of a feature split, and its registry."""
 
 import abc
+import logging
 
 import torch
+from detectron2.utils.logger import log_first_n
 from detectron2.utils.registry import Registry
 from torch import nn
 
@@ -12,9 +14,34 @@ __all__ = [
     "build_feature_split",
     "compute_distillation_loss",
     "find_feature_split",
+    "find_split_name",
+    "find_stored_name",
 ]
 
-FEATURE_SPLIT_REGISTRY = Registry("FEATURE_SPLIT")
+# Name of earlier releases -> name of today. Config files may hold the former; bitstreams of format 1,
+# fingerprints, exported files and cache keys keep them.
+RENAMED_SPLITS = {
+    "Image": "ImageSplit",
+    "Layer": "IntermediateLayerSplit",
+    "Pyramid": "PyramidSplit",
+}
+
+
+class SplitRegistry(Registry):
+    """Registers feature splits, and finds those of `RENAMED_SPLITS` by their earlier names too."""
+
+    def get(self, name):
+        return super().get(self.name_today(name))
+
+    def __contains__(self, name):
+        return super().__contains__(self.name_today(name))
+
+    def name_today(self, name):
+        """Returns the name itself unless it is an earlier one that no other split has."""
+        return name if super().__contains__(name) else RENAMED_SPLITS.get(name, name)
+
+
+FEATURE_SPLIT_REGISTRY = SplitRegistry("FEATURE_SPLIT")
 FEATURE_SPLIT_REGISTRY.__doc__ = """
 Registry of feature splits: subclasses of :class:`FeatureSplit` that can be called as
 `cls(cfg, backbone)`, where `backbone` has a method `output_shape()` that gives the features at the split
@@ -23,8 +50,8 @@ point; for splits inside a layer it is the whole backbone.
 
 
 class FeatureSplit(nn.Module, abc.ABC):
-    """What happens to the features at a split point: the edge reduces them to latents y, the cloud
-    restores them from y_hat.
+    """Reduction and restoration of the features at a split point: the edge reduces them to latents y,
+    the cloud restores them from y_hat.
 
     Which of the module's weights belong to the edge and which to the cloud follows from which of them
     :meth:`reduce` and :meth:`restore` read.
@@ -77,7 +104,8 @@ class FeatureSplit(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def reduced_shapes(self, image_size):
-        """
+        """Computes the shapes of the latents.
+
         Args:
             image_size ((int, int)): height and width, in pixels, of a padded image.
 
@@ -86,7 +114,8 @@ class FeatureSplit(nn.Module, abc.ABC):
         """
 
     def distillation_loss(self, restored, features):
-        """What training with `LOSS: distill` minimizes, by default :func:`compute_distillation_loss`.
+        """Computes the loss of training with `LOSS: distill`, by default
+        :func:`compute_distillation_loss`.
 
         Args:
             restored, features (dict[str, Tensor]): as :meth:`restore` returns, and :meth:`reduce` takes.
@@ -98,7 +127,7 @@ class FeatureSplit(nn.Module, abc.ABC):
 
 
 def compute_distillation_loss(restored, features):
-    """Distance of the restored features from the original ones.
+    """Computes the distance of the restored features from the original ones.
 
     Args:
         restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.
@@ -137,3 +166,18 @@ def find_feature_split(name):
         known = ", ".join(sorted(split for split, _ in FEATURE_SPLIT_REGISTRY))
         raise ValueError(f"unknown feature split {name!r} (MODEL.FEATCOMP.SPLIT): choose one of {known}")
     return FEATURE_SPLIT_REGISTRY.get(name)
+
+
+def find_split_name(name):
+    """Returns the name of today of a registered split; logs, once, that an earlier one was given."""
+    today = FEATURE_SPLIT_REGISTRY.name_today(name)
+    if today != name:
+        message = f"MODEL.FEATCOMP.SPLIT {name} is now called {today}"
+        log_first_n(logging.WARNING, message, name="d2_featcomp", key="message")
+    return today
+
+
+def find_stored_name(name):
+    """Returns the name under which bitstreams, fingerprints, exported files and cache keys know a split:
+    that of its first release."""
+    return {today: earlier for earlier, today in RENAMED_SPLITS.items()}.get(name, name)

@@ -1,4 +1,4 @@
-"""Files that say which channels of a layer to send: what tools/select_channels.py writes.
+"""Files that say which channels of a layer to code: what tools/select_channels.py writes.
 
 JSON: {"layer": number of the layer, "order": channels, best first, "scores": of channel 0, 1, ...,
 "images": how many were looked at}.
@@ -12,7 +12,8 @@ __all__ = ["format_channel_order", "read_channel_order"]
 
 
 def format_channel_order(layer, order, scores, images):
-    """
+    """Formats an order of channels as a file.
+
     Args:
         layer (int): number of the layer.
         order (Tensor): (P,) int64, best first.
@@ -32,7 +33,8 @@ def format_channel_order(layer, order, scores, images):
 
 
 def read_channel_order(path, *, layer, channels):
-    """
+    """Reads a file of :func:`format_channel_order`.
+
     Args:
         path (str): file.
         layer (int): number of the layer that it must be for.

@@ -4,15 +4,15 @@ from detectron2.config import configurable
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 
-__all__ = ["Image"]
+__all__ = ["ImageSplit"]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class Image(FeatureSplit):
-    """Sends the image, resized as the network wants it, not padded; 8 bits a sample.
+class ImageSplit(FeatureSplit):
+    """Codes the image itself, resized as the network wants it, not padded; 8 bits a sample.
 
-    With `CODEC.NAME` jpeg420 or hevc420 it is coded in colour; other codecs code its three channels side
-    by side. Nothing in it is trained.
+    With `CODEC.NAME` jpeg420 or hevc420 that is done in colour; other codecs code its three channels
+    side by side. Nothing in it is trained.
 
     Args:
         bgr (bool): whether the network takes its channels as blue, green, red.
@@ -30,7 +30,7 @@ class Image(FeatureSplit):
     def from_config(cls, cfg, backbone):
         if cfg.MODEL.FEATCOMP.CODEC.BITS != 8:
             raise ValueError(
-                f"MODEL.FEATCOMP.CODEC.BITS is {cfg.MODEL.FEATCOMP.CODEC.BITS}: split Image sends "
+                f"MODEL.FEATCOMP.CODEC.BITS is {cfg.MODEL.FEATCOMP.CODEC.BITS}: ImageSplit codes "
                 "images of 8 bits"
             )
         return {"bgr": cfg.INPUT.FORMAT == "BGR"}

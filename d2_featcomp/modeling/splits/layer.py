@@ -4,14 +4,14 @@ from detectron2.config import configurable
 
 from ..split_point import InsideLayer
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import level_size
+from .resampling import compute_level_size
 
-__all__ = ["Layer"]
+__all__ = ["IntermediateLayerSplit"]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class Layer(FeatureSplit):
-    """Sends all features at a split point inside the backbone as they are: after a layer's activation,
+class IntermediateLayerSplit(FeatureSplit):
+    """Codes all features at a split point inside the backbone as they are: after a layer's activation,
     or after a stage. What BaF is compared with; nothing in it is trained.
 
     Args:
@@ -27,7 +27,7 @@ class Layer(FeatureSplit):
 
     @classmethod
     def from_config(cls, cfg, backbone):
-        if hasattr(backbone, "cut_layers"):  # the whole backbone
+        if hasattr(backbone, "list_split_layers"):  # the whole backbone
             backbone = InsideLayer(backbone, cfg.MODEL.FEATCOMP.LAYER, activated=True)
         return {"shapes": backbone.output_shape()}
 
@@ -39,5 +39,6 @@ class Layer(FeatureSplit):
 
     def reduced_shapes(self, image_size):
         return [
-            (shape.channels, *level_size(image_size, shape.stride)) for shape in self.shapes.values()
+            (shape.channels, *compute_level_size(image_size, shape.stride))
+            for shape in self.shapes.values()
         ]

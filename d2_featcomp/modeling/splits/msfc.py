@@ -4,7 +4,7 @@ Zhang, Wang, Ma, Li and Fan, "MSFC: Deep Feature Compression in Multi-Task Netwo
 
 Shape shorthand in this module:
     N: images of a batch; h, w: height and width of the padded images
-    C: channels of every pyramid level; C': channels that are sent
+    C: channels of every pyramid level; C': channels of the latent
     s_k: stride of level p_k; s: stride of the fused map (32, that of p5, in the paper)
 """
 
@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, level_size, size_align
+from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
 
@@ -49,7 +49,7 @@ class MSFF(nn.Module):
         channels (int): C, of each of them and of the result.
         reduction (int): of the squeeze-and-excitation block.
         kernel_size (int): of the convolution, odd.
-        downsample (str): see :func:`size_align`.
+        downsample (str): see :func:`align_size`.
         level (int): index of the level whose size the result has; -1, the coarsest, is the paper's.
     """
 
@@ -62,7 +62,8 @@ class MSFF(nn.Module):
         weight_init.c2_xavier_fill(self.fuse)
 
     def forward(self, pyramid):
-        """
+        """Fuses the levels of a pyramid.
+
         Args:
             pyramid (list[Tensor]): fine to coarse, each (N, C, h / s_k, w / s_k) float.
 
@@ -70,7 +71,7 @@ class MSFF(nn.Module):
             Tensor: (N, C, h / s, w / s).
         """
         size = pyramid[self.level].shape[-2:]
-        aligned = [size_align(x, size, down=self.downsample) for x in pyramid]
+        aligned = [align_size(x, size, down=self.downsample) for x in pyramid]
         return self.fuse(self.attention(torch.cat(aligned, dim=1)))
 
 
@@ -123,7 +124,7 @@ class SSFCDecoder(nn.Module):
 
 class SubpixelConv2d(nn.Module):
     """A convolution that enlarges: each position gives a block of `scale` x `scale` values a channel
-    (Shi et al., CVPR 2016). So neighbours in a block differ by what was sent, not by position alone.
+    (Shi et al., CVPR 2016). So neighbours in a block differ by the latent, not by position alone.
 
     Args:
         channels (int): of input and output.
@@ -161,7 +162,7 @@ class MSFR(nn.Module):
         channels (int): C.
         pool_top (bool): whether the levels above the fused ones are pooled.
         direction (str): "bottom_up" or "top_down".
-        downsample (str): see :func:`size_align`.
+        downsample (str): see :func:`align_size`.
         upsample (str): likewise, or "subpixel" (SizeAlign is "nearest" then).
         norm (str): a Detectron2 norm after each convolution; "" (the paper): none.
     """
@@ -185,7 +186,7 @@ class MSFR(nn.Module):
         self.upsample = "nearest" if upsample == "subpixel" else upsample
         below, top = list(range(fused)), list(range(fused, len(self.names)))
         order = below if direction == "bottom_up" else below[::-1]
-        # Each step is (level, the level it is rebuilt from); the first comes from F' alone.
+        # Each pair is (level, the level it is rebuilt from); the first comes from F' alone.
         self.first = order[0]
         self.steps = list(zip(order[1:], order[:-1], strict=True))
         self.pooled = [(level, level - 1) for level in top if pool_top]
@@ -203,11 +204,12 @@ class MSFR(nn.Module):
             self.add_module(self.names[level], conv)
 
     def _align(self, x, image_size, level):
-        size = level_size(image_size, self.strides[level])
-        return size_align(x, size, down=self.downsample, up=self.upsample)
+        size = compute_level_size(image_size, self.strides[level])
+        return align_size(x, size, down=self.downsample, up=self.upsample)
 
     def forward(self, fused, image_size):
-        """
+        """Rebuilds the levels of a pyramid.
+
         Args:
             fused (Tensor): F', (N, C, h / s, w / s) float, s the stride of any level.
             image_size ((int, int)): h, w in pixels.
@@ -225,15 +227,16 @@ class MSFR(nn.Module):
         return {name: rebuilt[level].to(fused.dtype) for level, name in enumerate(self.names)}
 
     def _convolve(self, level, source, rebuilt, fused, aligned):
-        """The convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
+        """Computes the convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
         conv, size = getattr(self, self.names[level]), aligned.shape[-2:]
         if isinstance(conv, SubpixelConv2d):
             return conv(rebuilt[source])[..., : size[0], : size[1]]
-        return conv(size_align(rebuilt[source], size, down=self.downsample, up=self.upsample))
+        return conv(align_size(rebuilt[source], size, down=self.downsample, up=self.upsample))
 
 
 def _top_levels(backbone):
-    """How many output levels the backbone's top block adds, and whether it pools them (p6 of FPN)."""
+    """Counts the output levels that the backbone's top block adds; tells whether it pools them (p6 of
+    FPN)."""
     top_block = getattr(backbone, "top_block", None)
     if top_block is None:
         return 0, True
@@ -349,7 +352,7 @@ class MSFC(FeatureSplit):
         return self.msfr(self.decoder(y_hats[0]), image_size)
 
     def reduced_shapes(self, image_size):
-        return [(self.channels, *level_size(image_size, self.stride))]
+        return [(self.channels, *compute_level_size(image_size, self.stride))]
 
 
 def _check_choice(key, value, choices):

@@ -5,20 +5,20 @@ from detectron2.config import configurable
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .msfc import _top_levels
-from .resampling import level_size
+from .resampling import compute_level_size
 
-__all__ = ["Pyramid"]
+__all__ = ["PyramidSplit"]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class Pyramid(FeatureSplit):
-    """Sends p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
+class PyramidSplit(FeatureSplit):
+    """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
 
     Levels that a pooling top block adds (p6 of FPN) are pooled again in the cloud; levels that it
-    computes by convolution (p6 and p7 of RetinaNet) are sent too. Nothing in it is trained.
+    computes by convolution (p6 and p7 of RetinaNet) are coded too. Nothing in it is trained.
 
     Args:
-        shapes (dict[str, ShapeSpec]): of the levels that are sent, fine to coarse.
+        shapes (dict[str, ShapeSpec]): of the levels that are coded, fine to coarse.
         pooled (dict[str, str]): pooled level -> the level below it.
     """
 
@@ -33,10 +33,10 @@ class Pyramid(FeatureSplit):
         shapes = dict(sorted(backbone.output_shape().items(), key=lambda item: item[1].stride))
         top, pool_top = _top_levels(backbone)
         names = list(shapes)
-        sent = len(names) - (top if pool_top else 0)
+        coded = len(names) - (top if pool_top else 0)
         return {
-            "shapes": {name: shapes[name] for name in names[:sent]},
-            "pooled": dict(zip(names[sent:], names[sent - 1 : -1], strict=True)),
+            "shapes": {name: shapes[name] for name in names[:coded]},
+            "pooled": dict(zip(names[coded:], names[coded - 1 : -1], strict=True)),
         }
 
     def reduce(self, features):
@@ -50,5 +50,6 @@ class Pyramid(FeatureSplit):
 
     def reduced_shapes(self, image_size):
         return [
-            (shape.channels, *level_size(image_size, shape.stride)) for shape in self.shapes.values()
+            (shape.channels, *compute_level_size(image_size, shape.stride))
+            for shape in self.shapes.values()
         ]

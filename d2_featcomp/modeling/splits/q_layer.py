@@ -1,4 +1,4 @@
-"""Features that are sent as they are, and trained to be compressible.
+"""Features that are coded as they are, and trained to be compressible.
 
 Alvar and Bajic, "Multi-Task Learning with Compressible Features for Collaborative Intelligence", ICIP
 2019, sec. 2.1.
@@ -9,7 +9,7 @@ from detectron2.config import configurable
 from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY
-from .pyramid import Pyramid
+from .pyramid import PyramidSplit
 
 __all__ = ["ChannelGains", "QLayer"]
 
@@ -30,17 +30,17 @@ class ChannelGains(nn.ParameterDict):
 
 
 @FEATURE_SPLIT_REGISTRY.register()
-class QLayer(Pyramid):
-    """Sends the backbone's features, each quantized between its minimum and maximum. In training a
-    surrogate of quantization is computed, so that the whole network is trained for it.
+class QLayer(PyramidSplit):
+    """Codes the backbone's features, each quantized between its minimum and maximum. Training computes
+    a quantization surrogate, so that the whole network is trained for it.
 
     Beyond the paper: with `gains` the edge multiplies each channel by a trained factor and the cloud
     divides by it. That changes no feature, but the error that quantization and a lossy codec make in it
-    and the bits it takes: channels that matter less are sent more coarsely. The gains can be trained
+    and the bits it takes: channels that matter less are coded more coarsely. The gains can be trained
     alone (stage 2), the network frozen.
 
     Args:
-        shapes, pooled: see :class:`Pyramid`.
+        shapes, pooled: see :class:`PyramidSplit`.
         gains (bool): see above.
 
     Raises:

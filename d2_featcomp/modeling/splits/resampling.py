@@ -1,18 +1,18 @@
-"""How one feature map is brought to the size of another: SizeAlign of the MSFC paper; chosen rows."""
+"""Resampling of feature maps to the size of another: SizeAlign of the MSFC paper; chosen rows."""
 
 import functools
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "level_size", "of_blocks", "size_align"]
+__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "align_size", "compute_level_size", "select_in_blocks"]
 
 DOWNSAMPLE_MODES = ("nearest", "average")
 UPSAMPLE_MODES = ("nearest", "bilinear")
 
 
-def size_align(x, size, *, down="nearest", up="nearest"):
-    """SizeAlign(A, B) of the MSFC paper, eq. 2-5.
+def align_size(x, size, *, down="nearest", up="nearest"):
+    """Computes SizeAlign(A, B) of the MSFC paper, eq. 2-5.
 
     Args:
         x (Tensor): (N, C, H, W) float.
@@ -35,13 +35,14 @@ def size_align(x, size, *, down="nearest", up="nearest"):
     return F.interpolate(x, size=size, mode="nearest")
 
 
-def level_size(image_size, stride):
-    """Height and width of a pyramid level: those of the padded image over `stride`, rounded up."""
+def compute_level_size(image_size, stride):
+    """Computes height and width of a pyramid level: those of the padded image over `stride`, rounded
+    up."""
     return tuple(-(-side // stride) for side in image_size)
 
 
-def of_blocks(x, dim, size, chosen):
-    """Of each block of rows (or columns) the chosen ones, in that order.
+def select_in_blocks(x, dim, size, chosen):
+    """Selects, of each block of rows (or columns), the chosen ones, in that order.
 
     Args:
         x (Tensor): (N, C, H, W).

@@ -12,11 +12,11 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-__all__ = ["Darknet", "Darknet53", "DarknetTiny", "Shortcut", "TinyPool", "conv_unit"]
+__all__ = ["Darknet", "Darknet53", "DarknetTiny", "Shortcut", "TinyPool", "build_conv_unit"]
 
 
-def conv_unit(in_channels, out_channels, kernel_size, *, stride=1, norm="BN"):
-    """Convolution, batch norm, leaky ReLU of slope 0.1: Darknet's "convolutional" layer.
+def build_conv_unit(in_channels, out_channels, kernel_size, *, stride=1, norm="BN"):
+    """Builds convolution, batch norm, leaky ReLU of slope 0.1: Darknet's "convolutional" layer.
 
     Args:
         in_channels, out_channels, kernel_size, stride (int): of the convolution.
@@ -70,7 +70,7 @@ class Darknet(Backbone):
     """A chain of layers with the numbers that they have in Darknet's own configuration files.
 
     Args:
-        layers (list[nn.Module]): of :func:`conv_unit`, :class:`Shortcut` or :class:`TinyPool`.
+        layers (list[nn.Module]): of :func:`build_conv_unit`, :class:`Shortcut` or :class:`TinyPool`.
         out_features (dict[str, int]): name of an output -> number of the layer that gives it.
     """
 
@@ -103,7 +103,8 @@ class Darknet(Backbone):
         return self._stride
 
     def forward(self, x):
-        """
+        """Computes the features of images.
+
         Args:
             x (Tensor): (N, 3, h, w) float, RGB in [0, 1].
 
@@ -127,8 +128,12 @@ class Darknet(Backbone):
         if number in self._taps:
             outputs[self._taps[number]] = x
 
-    def cut_layers(self):
-        """Returns list[int]: numbers of the convolutions with batch norm that nothing passes around."""
+    def list_split_layers(self):
+        """Lists the layers at which the network can be split.
+
+        Returns:
+            list[int]: numbers of the convolutions with batch norm that nothing passes around.
+        """
         shortcuts = [(n - s.back, n) for n, s in enumerate(self.layers) if isinstance(s, Shortcut)]
         return [
             number
@@ -139,14 +144,15 @@ class Darknet(Backbone):
             and not any(start < number < end for start, end in shortcuts)
         ]
 
-    def stride_of(self, number):
-        """Returns int: of the output of layer `number`, in pixels."""
+    def find_stride(self, number):
+        """Returns int: the stride of the output of layer `number`, in pixels."""
         return self._strides[number]
 
-    def input_of(self, number, images):
-        """
+    def compute_input(self, number, images):
+        """Computes the input of a layer.
+
         Args:
-            number (int): a layer, of :meth:`cut_layers`.
+            number (int): a layer, of :meth:`list_split_layers`.
             images (Tensor): as for :meth:`forward`.
 
         Returns:
@@ -155,9 +161,10 @@ class Darknet(Backbone):
         return self._run(images, range(number))[0]
 
     def resume(self, number, y):
-        """
+        """Computes the rest of the network from the output of a layer.
+
         Args:
-            number (int): a layer, of :meth:`cut_layers`.
+            number (int): a layer, of :meth:`list_split_layers`.
             y (Tensor): (N, P, H, W), what that layer gives, activation included.
 
         Returns:
@@ -166,6 +173,8 @@ class Darknet(Backbone):
         kept, outputs = {}, {}
         self._keep(number, y, kept, outputs)
         return self._run(y, range(number + 1, len(self.layers)), kept, outputs)[1]
+
+    cut_layers, stride_of, input_of = list_split_layers, find_stride, compute_input  # earlier names
 
     def output_shape(self):
         return {
@@ -178,7 +187,8 @@ class Darknet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def Darknet53(cfg, input_shape):
-    """YOLO-v3's backbone: layers 0 to 74, outputs "dark3" (stride 8), "dark4" (16) and "dark5" (32).
+    """Builds YOLO-v3's backbone: layers 0 to 74, outputs "dark3" (stride 8), "dark4" (16) and "dark5"
+    (32).
 
     Args:
         cfg (CfgNode): `MODEL.YOLOV3.NORM` is used.
@@ -188,13 +198,13 @@ def Darknet53(cfg, input_shape):
         Darknet
     """
     norm = cfg.MODEL.YOLOV3.NORM
-    channels, layers, ends = 32, [conv_unit(input_shape.channels, 32, 3, norm=norm)], []
+    channels, layers, ends = 32, [build_conv_unit(input_shape.channels, 32, 3, norm=norm)], []
     for blocks in (1, 2, 8, 8, 4):
-        layers.append(conv_unit(channels, 2 * channels, 3, stride=2, norm=norm))
+        layers.append(build_conv_unit(channels, 2 * channels, 3, stride=2, norm=norm))
         channels *= 2
         for _ in range(blocks):
-            layers.append(conv_unit(channels, channels // 2, 1, norm=norm))
-            layers.append(conv_unit(channels // 2, channels, 3, norm=norm))
+            layers.append(build_conv_unit(channels, channels // 2, 1, norm=norm))
+            layers.append(build_conv_unit(channels // 2, channels, 3, norm=norm))
             layers.append(Shortcut(back=3))
         ends.append(len(layers) - 1)
     return Darknet(layers=layers, out_features={"dark3": ends[2], "dark4": ends[3], "dark5": ends[4]})
@@ -202,13 +212,13 @@ def Darknet53(cfg, input_shape):
 
 @BACKBONE_REGISTRY.register()
 def DarknetTiny(cfg, input_shape):
-    """YOLO-v3-tiny's backbone: layers 0 to 12, outputs "dark4" (stride 16) and "dark5" (32).
+    """Builds YOLO-v3-tiny's backbone: layers 0 to 12, outputs "dark4" (stride 16) and "dark5" (32).
 
     Args and result are those of :func:`Darknet53`.
     """
     channels, layers = input_shape.channels, []
     for number, width in enumerate((16, 32, 64, 128, 256, 512, 1024)):
-        layers.append(conv_unit(channels, width, 3, norm=cfg.MODEL.YOLOV3.NORM))
+        layers.append(build_conv_unit(channels, width, 3, norm=cfg.MODEL.YOLOV3.NORM))
         channels = width
         if number < 6:
             layers.append(TinyPool(stride=1 if number == 5 else 2))

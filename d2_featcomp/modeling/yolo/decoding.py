@@ -1,4 +1,4 @@
-"""What YOLO-v3's raw predictions mean (Redmon and Farhadi 2018, sec. 2.1).
+"""Decoding of YOLO-v3's raw predictions (Redmon and Farhadi 2018, sec. 2.1).
 
 Shape shorthand in this module:
     N: images of a batch; A: anchors of a scale (3); K: classes
@@ -8,14 +8,14 @@ Shape shorthand in this module:
 
 import torch
 
-__all__ = ["corners", "decode_predictions"]
+__all__ = ["convert_to_corners", "decode_predictions"]
 
 # exp() of the predicted log size stays finite, and no box is wider than this many anchors.
 MAX_LOG_SIZE = 8.0
 
 
 def decode_predictions(raw, anchors, stride):
-    """Raw predictions of one scale to boxes and logits (YOLO-v3 sec. 2.1).
+    """Decodes raw predictions of one scale to boxes and logits (YOLO-v3 sec. 2.1).
 
     bx = (sigmoid(tx) + cx) * stride and bw = pw * exp(tw); likewise y and h.
 
@@ -38,7 +38,7 @@ def decode_predictions(raw, anchors, stride):
     return boxes.flatten(1, 3), raw[..., 4].flatten(1), raw[..., 5:].flatten(1, 3)
 
 
-def corners(boxes):
-    """(..., 4) "cxcywh" to (..., 4) x1, y1, x2, y2."""
+def convert_to_corners(boxes):
+    """Converts (..., 4) "cxcywh" to (..., 4) x1, y1, x2, y2."""
     centres, sizes = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1)

@@ -11,7 +11,7 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d
 from torch import nn
 
-from .darknet import conv_unit
+from .darknet import build_conv_unit
 
 __all__ = ["YOLOV3Head"]
 
@@ -23,12 +23,12 @@ class _Scale(nn.Module):
         super().__init__()
         units = []
         for channels, kernel_size in neck:
-            units.append(conv_unit(in_channels, channels, kernel_size, norm=norm))
+            units.append(build_conv_unit(in_channels, channels, kernel_size, norm=norm))
             in_channels = channels
         self.neck = nn.Sequential(*units)
         self.channels = in_channels
         self.predictor = nn.Sequential(
-            conv_unit(in_channels, width, 3, norm=norm), Conv2d(width, outputs, 1)
+            build_conv_unit(in_channels, width, 3, norm=norm), Conv2d(width, outputs, 1)
         )
 
 
@@ -56,7 +56,7 @@ class YOLOV3Head(nn.Module):
         for index, (channels, neck, width) in enumerate(zip(in_channels, necks, widths, strict=True)):
             if index:
                 before = self.scales[-1].channels
-                self.laterals.append(conv_unit(before, lateral[index - 1], 1, norm=norm))
+                self.laterals.append(build_conv_unit(before, lateral[index - 1], 1, norm=norm))
                 channels += lateral[index - 1]
             self.scales.append(_Scale(channels, neck, width, outputs, norm))
 
@@ -87,7 +87,8 @@ class YOLOV3Head(nn.Module):
         }
 
     def forward(self, features):
-        """
+        """Computes raw predictions.
+
         Args:
             features (list[Tensor]): of the backbone, coarse to fine.
 

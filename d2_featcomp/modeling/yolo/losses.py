@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, pairwise_iou
 
-from .decoding import corners, decode_predictions
+from .decoding import convert_to_corners, decode_predictions
 
-__all__ = ["yolo_losses"]
+__all__ = ["compute_yolo_losses"]
 
 
 def _best_anchor(sizes, anchors):
@@ -22,8 +22,8 @@ def _best_anchor(sizes, anchors):
     return (smaller / union.clamp(min=1e-9)).argmax(dim=1)
 
 
-def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold):
-    """The losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
+def compute_yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold):
+    """Computes the losses of YOLO-v3 (sec. 2.1 and 2.2), summed over predictions, averaged over images.
 
     Each object belongs to the anchor whose shape fits it best, in the cell of its centre. Centre: binary
     cross-entropy of tx and ty, whose gradient, sigmoid(tx) minus its target, is Darknet's; size: half
@@ -56,7 +56,7 @@ def yolo_losses(raw, targets, *, anchors, strides, image_size, ignore_threshold)
         centres, sizes = (gt[:, :2] + gt[:, 2:]) / 2, (gt[:, 2:] - gt[:, :2]).clamp(min=1e-3)
         rows, wanted = _assign(centres, sizes, raw, anchors, strides, starts)
         with torch.no_grad():
-            overlap = pairwise_iou(Boxes(corners(boxes[index])), Boxes(gt))
+            overlap = pairwise_iou(Boxes(convert_to_corners(boxes[index])), Boxes(gt))
             near = (
                 overlap.max(dim=1).values > ignore_threshold
                 if len(gt)

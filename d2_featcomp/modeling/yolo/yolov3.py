@@ -15,9 +15,9 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from .decoding import corners, decode_predictions
+from .decoding import convert_to_corners, decode_predictions
 from .head import YOLOV3Head
-from .losses import yolo_losses
+from .losses import compute_yolo_losses
 
 __all__ = ["YOLOV3"]
 
@@ -34,7 +34,7 @@ class YOLOV3(nn.Module):
         pixel_mean, pixel_std (list[float]): of the channels, (0, 0, 0) and (255, 255, 255) for Darknet.
         letterbox (int): side, in pixels, of the square in whose middle each image is put, on gray;
             0: images keep their sizes, padded with gray right and at the bottom.
-        ignore_threshold (float): see :func:`yolo_losses`.
+        ignore_threshold (float): see :func:`compute_yolo_losses`.
         score_threshold (float): least objectness times class probability.
         nms_threshold (float): intersection over union at which the less certain of two goes.
         max_detections (int): an image.
@@ -106,7 +106,8 @@ class YOLOV3(nn.Module):
         return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
 
     def forward(self, batched_inputs):
-        """
+        """Computes losses in training, else detections.
+
         Args:
             batched_inputs (list[dict]): each with "image", (3, height, width) Tensor; in training
                 "instances" with `gt_boxes` and `gt_classes`; else optionally "height" and "width", the
@@ -128,11 +129,12 @@ class YOLOV3(nn.Module):
         ]
 
     def predict(self, features):
-        """dict[str, Tensor] of the backbone -> list[Tensor] of :class:`YOLOV3Head`."""
+        """Computes predictions: dict[str, Tensor] of the backbone -> list[Tensor] of
+        :class:`YOLOV3Head`."""
         return self.head([features[name] for name in self.in_features])
 
     def losses(self, raw, images, instances):
-        """Losses of raw predictions, see :func:`yolo_losses`; boxes refer to the unpadded images.
+        """Computes :func:`compute_yolo_losses`; boxes refer to the unpadded images.
 
         Raises:
             ValueError: an object is of a class that the network does not have.
@@ -146,7 +148,7 @@ class YOLOV3(nn.Module):
             shift = torch.tensor([left, top, left, top], device=self.device)
             moved.gt_boxes = Boxes(target.gt_boxes.tensor.to(self.device) + shift)
             targets.append(moved)
-        return yolo_losses(
+        return compute_yolo_losses(
             raw,
             targets,
             anchors=self.anchors,
@@ -164,7 +166,8 @@ class YOLOV3(nn.Module):
             )
 
     def detect(self, raw):
-        """
+        """Detects objects in raw predictions.
+
         Args:
             raw (list[Tensor]): as :class:`YOLOV3Head` gives them.
 
@@ -178,7 +181,7 @@ class YOLOV3(nn.Module):
         size = tuple(side * self.strides[0] for side in raw[0].shape[-2:])
         scores = objectness.sigmoid()[..., None] * logits.sigmoid()
         return [
-            self._select(corners(image_boxes), image_scores, size)
+            self._select(convert_to_corners(image_boxes), image_scores, size)
             for image_boxes, image_scores in zip(boxes, scores, strict=True)
         ]
 
@@ -200,13 +203,14 @@ class YOLOV3(nn.Module):
         return detector_postprocess(inner, record.get("height", size[0]), record.get("width", size[1]))
 
     def _origin(self, size, padded):
-        """Where an image of height and width `size` starts in its padded image: x, y in pixels."""
+        """Computes where an image of height and width `size` starts in its padded image: x, y in
+        pixels."""
         if not self.letterbox:
             return 0, 0
         return (padded[1] - size[1]) // 2, (padded[0] - size[0]) // 2
 
     def preprocess_image(self, batched_inputs):
-        """Scaled, letterboxed or padded images.
+        """Scales, letterboxes or pads images.
 
         Args:
             batched_inputs (list[dict]): each with "image", (3, height, width) Tensor.

@@ -176,7 +176,7 @@ def test_other_networks_take_the_loss_with_a_fixed_weight(small_config, make_rec
 
 
 def test_splits_that_training_leaves_unchanged_take_no_such_loss():
-    with pytest.raises(ValueError, match="SPLIT BaF sends what training does not change"):
+    with pytest.raises(ValueError, match="SPLIT BaF codes what training does not change"):
         build(f"{FEATCOMP}COMPRESSIBILITY.WEIGHT", 1.0, config="configs/quick/baf_yolov3_tiny.yaml")
 
 

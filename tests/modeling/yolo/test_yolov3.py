@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from d2_featcomp.modeling.yolo.decoding import decode_predictions
-from d2_featcomp.modeling.yolo.losses import yolo_losses
+from d2_featcomp.modeling.yolo.losses import compute_yolo_losses
 
 ANCHORS = [torch.tensor([[60.0, 60.0], [90.0, 60.0]]), torch.tensor([[10.0, 20.0], [20.0, 10.0]])]
 STRIDES = [32, 16]
@@ -128,7 +128,7 @@ def test_losses_are_those_of_a_literal_reading(threshold):
         "image_size": SIZE,
         "ignore_threshold": threshold,
     }
-    found = yolo_losses(raw, [instances(objects) for objects in OBJECTS], **arguments)
+    found = compute_yolo_losses(raw, [instances(objects) for objects in OBJECTS], **arguments)
     expected = literal_losses(raw, OBJECTS, threshold)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -136,7 +136,7 @@ def test_losses_are_those_of_a_literal_reading(threshold):
 
 
 def losses_of(raw, *objects):
-    return yolo_losses(
+    return compute_yolo_losses(
         raw,
         [instances(list(objects))],
         anchors=ANCHORS,
@@ -204,7 +204,7 @@ def test_a_class_that_the_network_does_not_have_is_refused(build_yolo):
 
 def test_images_without_objects_have_losses_with_gradients():
     raw = [x.requires_grad_() for x in random_raw()]
-    losses = yolo_losses(
+    losses = compute_yolo_losses(
         raw,
         [instances([]), instances([])],
         anchors=ANCHORS,
@@ -311,7 +311,7 @@ def test_cut_after_its_backbone_it_finds_the_same(letterbox, build_yolo):
     """Every output of the backbone sent as float32, and nothing else."""
     overrides = ("MODEL.YOLOV3.LETTERBOX", letterbox, "MODEL.YOLOV3.SCORE_THRESH_TEST", 0.2)
     codec = ("MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32)
-    cut = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "Pyramid")
+    cut = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "PyramidSplit")
     network, split = build_yolo(*overrides), build_yolo(*overrides, *cut, *codec)
     batch = [{**record(192, 256), "height": 96, "width": 128}, record(160, 200, seed=1)]
     with torch.no_grad():

@@ -9,12 +9,20 @@ from ..codecs.bitstream import FINGERPRINT_BYTES
 from ..engine.checkpoint import CheckpointError, load_weights, write_checkpoint
 from ..engine.command_line import require_weights, setup_config
 from ..engine.inference import prepare_for_inference, require_split
+from ..modeling import find_split_name
 from .classes import choose_categories, count_classes
 from .configuration import describe_network, read_dumped_config, require_same_config
 
-__all__ = ["HALVES", "export_halves", "find_categories", "load_half", "read_config", "read_description"]
+__all__ = [
+    "SUB_MODELS",
+    "export_sub_models",
+    "find_categories",
+    "load_sub_model",
+    "read_config",
+    "read_description",
+]
 
-HALVES = ("edge", "cloud")
+SUB_MODELS = ("edge", "cloud")
 _LOSS_WEIGHTS = "loss_weights."  # that no output depends on
 _MISSING_CONFIG = (
     "{!r} holds no configuration that can be read: give --config-file, or export it again with "
@@ -22,7 +30,7 @@ _MISSING_CONFIG = (
 )
 
 
-def export_halves(cfg, folder, class_names=None):
+def export_sub_models(cfg, folder, class_names=None):
     """Splits a checkpoint, MODEL.WEIGHTS, into `edge.pth` and `cloud.pth`.
 
     Beside its weights each file holds what :func:`describe_network` tells: configuration, names of the
@@ -49,11 +57,11 @@ def export_halves(cfg, folder, class_names=None):
     weights = model.state_dict()
     about = describe_network(cfg, model, categories)
     paths = {}
-    for half in HALVES:
-        names = model.half_state(half)
-        paths[half] = os.path.join(folder, f"{half}.pth")
+    for sub_model in SUB_MODELS:
+        names = model.sub_model_names(sub_model)
+        paths[sub_model] = os.path.join(folder, f"{sub_model}.pth")
         own = {name: weights[name].cpu().clone() for name in weights if _belongs(name, names)}
-        write_checkpoint({"model": own, "half": half, **about}, paths[half])
+        write_checkpoint({"model": own, "half": sub_model, **about}, paths[sub_model])
     return paths
 
 
@@ -65,7 +73,7 @@ def read_config(path="", config_file="", overrides=()):
     """Finds the configuration of an exported file, or of a checkpoint.
 
     Args:
-        path (str): from :func:`export_halves`, or a whole checkpoint; "" is MODEL.WEIGHTS.
+        path (str): from :func:`export_sub_models`, or a whole checkpoint; "" is MODEL.WEIGHTS.
         config_file (str): in place of the configuration in the file; "" takes that one.
         overrides (sequence[str]): KEY VALUE pairs.
 
@@ -73,8 +81,8 @@ def read_config(path="", config_file="", overrides=()):
         CfgNode: frozen; MODEL.WEIGHTS is the file's path.
 
     Raises:
-        FileNotFoundError, CheckpointError: see :func:`load_half`. ValueError: see :func:`setup_config`;
-        or there are no weights, or no configuration.
+        FileNotFoundError, CheckpointError: see :func:`load_sub_model`. ValueError: see
+        :func:`setup_config`; or there are no weights, or no configuration.
     """
     overrides = list(overrides)
     if config_file:
@@ -101,25 +109,26 @@ def _own_config(data, path, overrides=()):
 
 
 def read_description(path):
-    """
+    """Reads what a file tells beside its weights.
+
     Args:
-        path (str): from :func:`export_halves`, or a whole checkpoint.
+        path (str): from :func:`export_sub_models`, or a whole checkpoint.
 
     Returns:
         dict: as :func:`describe_network`; {} of a file without it.
 
     Raises:
-        FileNotFoundError, CheckpointError: see :func:`load_half`.
+        FileNotFoundError, CheckpointError: see :func:`load_sub_model`.
     """
     data = _read(path) or {}
     return {key: value for key, value in data.items() if key != "model"} if "config" in data else {}
 
 
 def find_categories(cfg, path, network, class_names=None):
-    """Names the classes of a network from :func:`load_half`.
+    """Names the classes of a network from :func:`load_sub_model`.
 
     Args:
-        cfg, path: as :func:`load_half` takes them.
+        cfg, path: as :func:`load_sub_model` takes them.
         network (nn.Module): that it returned.
         class_names (sequence[str] or None): that a user gave; preferred to those in the file, and these
             to those of the data sets in `cfg`.
@@ -134,21 +143,21 @@ def find_categories(cfg, path, network, class_names=None):
     return choose_categories(cfg, count_classes(network), class_names, known)
 
 
-def load_half(cfg, path, half):
-    """Builds a network of which one half works.
+def load_sub_model(cfg, path, sub_model):
+    """Builds a network of which one sub-model works.
 
     Args:
         cfg (CfgNode or None): of the network that is split; MODEL.WEIGHTS is not read. None is the
             configuration in the file.
-        path (str): from :func:`export_halves`, or a whole checkpoint, as MODEL.WEIGHTS names it.
-        half (str): "edge" (then `edge_inference` works) or "cloud" (`cloud_inference`).
+        path (str): from :func:`export_sub_models`, or a whole checkpoint, as MODEL.WEIGHTS names it.
+        sub_model (str): "edge" (then `edge_inference` works) or "cloud" (`cloud_inference`).
 
     Returns:
-        nn.Module: in evaluation mode, on MODEL.DEVICE, without the weights of the other half.
+        nn.Module: in evaluation mode, on MODEL.DEVICE, without the weights of the other sub-model.
 
     Raises:
-        FileNotFoundError: no such file. CheckpointError: it is no checkpoint of this network's half, or
-        `cfg` asks for something else than what was exported. ValueError: no configuration.
+        FileNotFoundError: no such file. CheckpointError: it is no checkpoint of this network's
+        sub-model, or `cfg` asks for something else than what was exported. ValueError: no configuration.
     """
     data = _read(path)
     cfg = _own_config(data, path) if cfg is None else cfg
@@ -158,29 +167,31 @@ def load_half(cfg, path, half):
         load_weights(model, path)
         fingerprints = model.fingerprint(), model.fingerprint_v1()
     else:
-        _require_half(data, half, model, path)
+        _require_sub_model(data, sub_model, model, path)
         if "config" in data:
             require_same_config(cfg, data["config"], path)
-        fingerprints = _load_exported(model, data, half, path)
-    model.keep_half(half, *fingerprints)
+        fingerprints = _load_exported(model, data, sub_model, path)
+    model.keep_sub_model(sub_model, *fingerprints)
     prepare_for_inference(model, cfg)
     return model
 
 
-def _require_half(data, half, model, path):
-    if data["half"] != half:
+def _require_sub_model(data, sub_model, model, path):
+    if data["half"] != sub_model:
         raise CheckpointError(
-            f"{path!r} holds the {data['half']} half of a network, not the {half} half"
+            f"{path!r} holds the {data['half']} sub-model of a network, not the {sub_model} sub-model"
         )
-    if data.get("split") != model.split_name:
+    if data.get("split") != model.stored_split_name:
+        split = find_split_name(str(data.get("split")))
         raise CheckpointError(
-            f"{path!r} is of feature split {data.get('split')!r}, but the configuration asks for "
+            f"{path!r} is of feature split {split!r}, but the configuration asks for "
             f"{model.split_name!r} (MODEL.FEATCOMP.SPLIT)"
         )
 
 
-def _load_exported(model, data, half, path):
-    """Loads the weights of a sub-model; returns its fingerprints, see :meth:`SplitNetwork.keep_half`."""
+def _load_exported(model, data, sub_model, path):
+    """Loads the weights of a sub-model; returns its fingerprints, see
+    :meth:`SplitNetwork.keep_sub_model`."""
     # Files without a configuration are of releases whose fingerprint was that of the weights alone, in
     # bitstreams of format 1; their edge and cloud sub-models keep understanding each other by it.
     earlier = "config" not in data
@@ -190,22 +201,23 @@ def _load_exported(model, data, half, path):
     fit = {name for name in weights.keys() & own.keys() if weights[name].shape == own[name].shape}
     # Before the names are asked for: which weights are read may depend on their values.
     model.load_state_dict({name: weights[name] for name in fit}, strict=False)
-    names = {name for name in model.half_state(half) if not name.startswith(_LOSS_WEIGHTS)}
+    names = {name for name in model.sub_model_names(sub_model) if not name.startswith(_LOSS_WEIGHTS)}
     unfit = sorted(names - fit)
     unfit += sorted(weights.keys() - names)
     if unfit:
         raise CheckpointError(
-            f"{path!r} is the {half} half of another network: {len(unfit)} weights do not fit, "
-            f"{', '.join(unfit[:3])} among them; use the configuration that it was exported with"
+            f"{path!r} is the {sub_model} sub-model of another network: {len(unfit)} weights do not "
+            f"fit, {', '.join(unfit[:3])} among them; use the configuration that it was exported with"
         )
     found = model.fingerprint_v1() if earlier else model.fingerprint()
-    if half == "edge" and found != fingerprint:
+    if sub_model == "edge" and found != fingerprint:
         raise CheckpointError(f"{path!r} is damaged: its weights do not have its fingerprint")
     return fingerprint, fingerprint_v1
 
 
 def _read(path):
-    """What :func:`export_halves` wrote; None if it is something else, perhaps a whole checkpoint."""
+    """Reads a file of :func:`export_sub_models`; None if it is something else, perhaps a whole
+    checkpoint."""
     if "://" in path or path.endswith((".pkl", ".pyth")):  # as in Detectron2's model zoo
         return None
     if not os.path.isfile(path):
