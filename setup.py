@@ -18,7 +18,8 @@ setup(
     packages=find_packages(include=["d2_featcomp", "d2_featcomp.*"]),
     python_requires=">=3.10",
     # Lowest versions: before torch 2.6 reading weights could run code; HEVC above 8 bits needs PyAV 15,
-    # empty tables tabulate 0.10.
+    # empty tables tabulate 0.10. constriction is the range coder of codec "learned": from the symbols'
+    # probabilities to bytes, exactly invertible, in compiled code.
     # Detectron2 itself is on no package index under its own name: README.md tells how to get it.
     install_requires=[
         "torch>=2.6",
@@ -34,6 +35,7 @@ setup(
         "tabulate>=0.10",
         "tqdm>=4.66",
         "bjontegaard>=1.3",
+        "constriction>=0.4",
     ],
     extras_require={
         "hevc": ["av>=15"],

@@ -37,7 +37,7 @@ COLUMNS = {
     "BPFE": ("feature_rate", "BPFE", 5),
     "BPFE packed": ("feature_rate", "BPFE_packed", 5),
     "bits/pixel": ("feature_rate", "bpp", 3),
-    "kB/image": ("feature_rate", "kB", 2),
+    "kB/image": ("feature_rate", "kB", 3),
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
 

@@ -124,12 +124,12 @@ def _find_networks(settings, folder):
         records, data = datasets[dataset]
         key = digest([pick_measured_keys(cfg), hash_file(cfg.MODEL.WEIGHTS), data, versions])
         setting = _Setting.of(name, cfg, key)
-        if setting.has_weights:  # and so belongs to a network that was built with it
+        if setting.has_weights and key in found and not found[key].can_hold(setting):
             key = setting.key
         if key not in found:
             recorded = folder and all(map(can_collect, build_task_evaluators(cfg, dataset)))
             found[key] = (_Recorded if recorded else _Live)(cfg, key, records, folder)
-        found[key].settings.append(setting)
+        found[key].add(setting)
     return list(found.values())
 
 
@@ -139,7 +139,7 @@ class _Setting:
     cfg: object
     key: str
     codec: object  # FeatureCodec; None for a network that is not split
-    step_sizes: list  # all of the codec's settings but those of the image codec
+    step_sizes: list  # all of the codec's settings but those of what codes the symbols
     records: object = None
     symbols: dict = dataclasses.field(default_factory=dict)  # position -> hash of the symbols
     owed: set = dataclasses.field(default_factory=set)  # positions whose outputs no result holds
@@ -150,7 +150,8 @@ class _Setting:
         if cfg.MODEL.FEATCOMP.ENABLED:
             codec = build_feature_codec(cfg, find_feature_split(cfg.MODEL.FEATCOMP.SPLIT))
             described = dict(cfg.MODEL.FEATCOMP.CODEC)
-        rest = {k: v for k, v in described.items() if k not in ("NAME", "QUALITY", "EFFORT")}
+        coder = ("NAME", "QUALITY", "EFFORT", "LEARNED")
+        rest = {k: v for k, v in described.items() if k not in coder}
         key = digest([network_key, described, codec is None])
         return cls(name, cfg, key, codec, sorted(rest.items()))
 
@@ -174,6 +175,16 @@ class _Network:
     def __init__(self, cfg, key, dataset, folder):
         self.cfg, self.key, self.dataset, self.folder = cfg, key, dataset, folder
         self.settings = []
+        self.trained = None  # the setting whose codec the network is built with, for its weights
+
+    def can_hold(self, setting):
+        """Whether the network has the weights of a setting's codec, or can be built with them."""
+        return self.trained is None or self.trained.key == setting.key
+
+    def add(self, setting):
+        if setting.has_weights:
+            self.trained, self.cfg = setting, setting.cfg
+        self.settings.append(setting)
 
     def _run(self, positions):
         """Takes the images at these positions, this process its share of them."""

@@ -386,14 +386,9 @@ def _rate_weights(featcomp):
     weights = {}
     if featcomp.COMPRESSIBILITY.WEIGHT:
         weights["compressibility"] = featcomp.COMPRESSIBILITY.WEIGHT
-    if featcomp.TRAIN.RATE_WEIGHT:
-        if featcomp.CODEC.NAME not in FEATURE_CODEC_REGISTRY:
-            raise ValueError(
-                f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT is {featcomp.TRAIN.RATE_WEIGHT}, but codec "
-                f"{featcomp.CODEC.NAME!r} has no model of its rate: set MODEL.FEATCOMP.CODEC.NAME to "
-                "learned, or RATE_WEIGHT to 0"
-            )
-        weights["entropy"] = 1.0  # the codec weighs it itself
+    # Whether the codec suits is looked at before training: a trained network may be measured with others.
+    if featcomp.TRAIN.RATE_WEIGHT and featcomp.CODEC.NAME in FEATURE_CODEC_REGISTRY:
+        weights["entropy"] = 1.0  # the codec weights it itself
     return weights
 
 
