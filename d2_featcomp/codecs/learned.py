@@ -75,6 +75,17 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             raise ValueError(
                 "codec 'learned' learns one bit depth: set MODEL.FEATCOMP.BAF.TRAIN_BITS to ()"
             )
+        for key in ("QUALITY", "EFFORT"):
+            if featcomp.CODEC[key] is not None:
+                raise ValueError(
+                    f"codec 'learned' takes no CODEC.{key}: leave it out, or set it to None"
+                )
+        for key in ("GROUP", "HIDDEN"):
+            if featcomp.CODEC.LEARNED[key] < 0:
+                raise ValueError(
+                    f"MODEL.FEATCOMP.CODEC.LEARNED.{key} is {featcomp.CODEC.LEARNED[key]}: give a number "
+                    "of channels, or 0 to choose it"
+                )
         if feature_split.codec_defaults.get("colour"):
             raise ValueError("codec 'learned' codes features, not images: choose another CODEC.NAME")
         shapes = [] if isinstance(feature_split, type) else feature_split.reduced_shapes((256, 256))

@@ -263,7 +263,8 @@ def _check_steps(cfg, steps):
     if {SPLIT, END_TO_END} & set(steps) and rate_weight and not _is_learned(cfg):
         raise ValueError(
             f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT is {rate_weight}, but codec "
-            f"{cfg.MODEL.FEATCOMP.CODEC.NAME!r} has no model of its rate: set MODEL.FEATCOMP.CODEC.NAME to learned, or RATE_WEIGHT to 0"
+            f"{cfg.MODEL.FEATCOMP.CODEC.NAME!r} has no model of its rate: set CODEC.NAME to learned, or "
+            "RATE_WEIGHT to 0"
         )
     model = _build_on_cpu(make_stage_config(cfg, steps[-1], ""))
     for step in steps:

@@ -386,7 +386,7 @@ def _rate_weights(featcomp):
     weights = {}
     if featcomp.COMPRESSIBILITY.WEIGHT:
         weights["compressibility"] = featcomp.COMPRESSIBILITY.WEIGHT
-    # Whether the codec suits is looked at before training: a trained network may be measured with others.
+    # Training looks at whether the codec suits: a trained network may be measured with others.
     if featcomp.TRAIN.RATE_WEIGHT and featcomp.CODEC.NAME in FEATURE_CODEC_REGISTRY:
         weights["entropy"] = 1.0  # the codec weights it itself
     return weights
