@@ -83,8 +83,8 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         for key in ("GROUP", "HIDDEN"):
             if featcomp.CODEC.LEARNED[key] < 0:
                 raise ValueError(
-                    f"MODEL.FEATCOMP.CODEC.LEARNED.{key} is {featcomp.CODEC.LEARNED[key]}: give a number "
-                    "of channels, or 0 to choose it"
+                    f"MODEL.FEATCOMP.CODEC.LEARNED.{key} is {featcomp.CODEC.LEARNED[key]}: give a "
+                    "number of channels, or 0 to choose it"
                 )
         if feature_split.codec_defaults.get("colour"):
             raise ValueError("codec 'learned' codes features, not images: choose another CODEC.NAME")
@@ -111,30 +111,20 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         return y_hats, steps, rate_terms
 
     def _rate_term(self, ys):
-        bits = sum(
-            model(self.positions(y.float())) for model, y in zip(self.context_models, ys, strict=True)
-        )
-        symbols = sum(y.numel() for y in ys)
+        symbols = sum(y[0].numel() for y in ys)
+        # From bits of a symbol to bytes of an image.
+        scale = self.rate_weight * symbols / 8
+        bits = 0.0
+        for model, y in zip(self.context_models, ys, strict=True):
+            y = _ScaledGradient.apply(y.float(), scale) if scale else y.detach().float()
+            bits = bits + model(self._find_positions(y))
         self.estimated_bytes = bits.detach() / 8 / len(ys[0])
-        return bits / symbols
+        return bits / symbols / len(ys[0])
 
-    def positions(self, y):
-        """Latents in units of step sizes, from the low end of their range.
-
-        Args:
-            y (Tensor): (N, C, H, W) float32.
-
-        Returns:
-            Tensor: of the same shape, 0..2^n - 1. Its gradient is scaled by what turns the mean bits of
-            a symbol into `rate_weight` times the bytes of an image.
-        """
+    def _find_positions(self, y):
+        """(N, C, H, W) latents -> the same in units of step sizes, from the low end of their range."""
         low, high = (end.detach() for end in self._own_range(y))
-        step = (high - low).clamp(min=1e-12) / (2**self.bits - 1)
-        positions = (y - low) / step
-        if not self.rate_weight:
-            return positions.detach()
-        # bits / symbols -> bits / 8 / images
-        return _ScaledGradient.apply(positions, self.rate_weight * y[0].numel() / 8)
+        return (y - low) / ((high - low).clamp(min=1e-12) / (2**self.bits - 1))
 
     def update(self):
         """Makes the integers that coding uses from the weights that are trained."""
