@@ -157,13 +157,13 @@ def run_tool(load_tool, monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def few_scenes(tmp_path_factory):
     """A folder, as DETECTRON2_DATASETS names one, of the data sets few_train and few_val (and of both
-    for several tasks), of 8 and 7 scenes. They are registered in this process, too."""
+    for several tasks), of 8 and 5 scenes. They are registered in this process, too."""
     from detectron2.data import DatasetCatalog
 
     from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 
     root = tmp_path_factory.mktemp("datasets")
-    register_scenes("few", str(root / "few"), procedural_recipe({"train": 8, "val": 7}))
+    register_scenes("few", str(root / "few"), procedural_recipe({"train": 8, "val": 5}))
     DatasetCatalog.get("few_train")  # draws them
     return root
 

@@ -1,71 +1,51 @@
 """Several processes, over gloo, from the command line."""
 
-import os
 import re
-import subprocess
-import sys
+import uuid
 
+import networks
+import processes
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
-from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import setup_config
 
 SETTINGS = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    **networks.TINY,
     "MODEL.FEATCOMP.TRAIN.STEPS": (1, 2),
     "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER": 3,
     "MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER": 2,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "TEST.DETECTIONS_PER_IMAGE": 10,
     "INPUT.MIN_SIZE_TRAIN": (96,),
     "INPUT.MIN_SIZE_TEST": 96,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.WARMUP_ITERS": 1,
     "DATALOADER.NUM_WORKERS": 0,
-    "DATASETS.TRAIN": ("dist_train",),
-    "DATASETS.TEST": ("dist_val",),
+    "DATASETS.TRAIN": ("few_train",),
+    "DATASETS.TEST": ("few_val",),
     "SEED": 1,
 }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dist")
-    register_scenes("dist", str(root / "dist"), procedural_recipe({"train": 8, "val": 7}))
-    DatasetCatalog.get("dist_train")
+@pytest.fixture
+def run(few_scenes, tmp_path):
+    """Runs a command line: what it writes to the standard output."""
 
-    def command_line(*arguments, config="configs/quick/msfc_R18.yaml", script=None, **settings):
-        first = (
-            [str(script[0]), config, str(script[1])]
-            if script
-            else ["tools/train_net.py", "--config-file", config]
+    def command_line(*arguments, config=networks.MSFC, script=None, **settings):
+        path, first = "tools/train_net.py", ["--config-file", config]
+        if script:
+            path, first = script[0], [config, script[1]]
+        status, told, errors = processes.call(
+            path,
+            [*first, *arguments, *networks.listed({**SETTINGS, **settings})],
+            tmp_path / uuid.uuid4().hex,
+            {"DETECTRON2_DATASETS": str(few_scenes)},
+            timeout=600,
         )
-        overrides = [str(part) for item in {**SETTINGS, **settings}.items() for part in item]
-        done = subprocess.run(
-            [
-                sys.executable,
-                *first,
-                *arguments,
-                *overrides,
-            ],
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "DETECTRON2_DATASETS": str(root),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.getcwd(),
-            },
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        assert status == 0, errors[-3000:]
+        return told
 
     return command_line
 
@@ -87,7 +67,7 @@ def test_two_processes_train_and_measure_as_one_does(run, tmp_path):
         (tmp_path / name / "inference" / "feature_rates.csv").read_text() for name in ("one", "two")
     ]
     assert tables[0] == tables[1]
-    assert tables[0].count("\n") == 1 + 7
+    assert tables[0].count("\n") == 1 + 5
 
 
 def test_two_processes_train_where_the_split_makes_modules_useless(run, tmp_path):
@@ -154,7 +134,7 @@ def test_two_processes_train_one_predictor(run, tmp_path, build_yolo):
     )
     (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
     run(
-        config="configs/quick/baf_yolov3_tiny.yaml",
+        config=networks.BAF,
         script=(tmp_path / "script.py", tmp_path),
         OUTPUT_DIR=tmp_path / "out",
         **{
@@ -187,13 +167,13 @@ def test_two_processes_train_and_measure_several_tasks(run, tmp_path):
         # Adam's later steps depend on the gradients, so the two must have shared them.
         "MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE": "step",
         "MODEL.MULTI_TASK.LOSS_WEIGHTS.BASE_LR": 0.1,
-        "DATASETS.TRAIN": ("dist_multi_task_train",),
-        "DATASETS.TEST": ("dist_multi_task_val",),
+        "DATASETS.TRAIN": ("few_multi_task_train",),
+        "DATASETS.TEST": ("few_multi_task_val",),
         "TEST.EVAL_PERIOD": -1,
     }
     script = tmp_path / "script.py"
     script.write_text(KEEP_EACH_RANK.replace("model.feature_split", "model"))
-    config = "configs/quick/mtl_R34.yaml"
+    config = networks.TASKS
     run(config=config, script=(script, tmp_path), OUTPUT_DIR=tmp_path / "out", **settings)
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     start = build_model(setup_config(config, ["MODEL.DEVICE", "cpu"])).state_dict()

@@ -1,12 +1,10 @@
 """Faster forms of the same networks."""
 
 import copy
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 
+import processes
 import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
@@ -308,15 +306,11 @@ def test_what_a_limited_processor_says(configured, random_network, tmp_path):
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "set MODEL.FEATCOMP.INFERENCE to fused" in done.stdout
+    (tmp_path / "script.py").write_text(script)
+    limit = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    status, told, errors = processes.call(tmp_path / "script.py", [tmp_path], tmp_path / "told", limit)
+    assert status == 0, errors[-2000:]
+    assert "set MODEL.FEATCOMP.INFERENCE to fused" in told
 
 
 def test_the_config_chooses(configured, random_network, tmp_path):
