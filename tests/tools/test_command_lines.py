@@ -136,7 +136,7 @@ def test_scenes_replace_nothing_but_scenes(tmp_path):
 def test_convert_darknet(call, tmp_path, build_yolo, write_darknet):
     write_darknet(build_yolo(seed=1), tmp_path / "a.weights")
     arguments = ["tools/convert_darknet.py", "--config-file", "configs/quick/yolov3_tiny.yaml"]
-    status, told, errors = call(
+    status, _, errors = call(
         *arguments, "--weights", tmp_path / "a.weights", "--output", tmp_path / "a.pth"
     )
     assert status == 0, errors
