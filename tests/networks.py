@@ -158,6 +158,11 @@ def shrunk_config(path="configs/msfc_R50.yaml", **overrides):
     return setup_config(path, _shrunk(overrides))
 
 
+def shrunk_network(path="configs/msfc_R50.yaml", **overrides):
+    """The network of a shrunk config."""
+    return build(path, _shrunk(overrides))
+
+
 def calibrated_network(path="configs/msfc_R50.yaml", **overrides):
     """The network of a shrunk config with norms that fit noise: with those of fresh weights activations
     of depth 18 would explode."""
