@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import os
 
 import torch
 from detectron2.modeling import build_model
@@ -96,12 +97,12 @@ def dotted(overrides):
     return {key.replace("__", "."): value for key, value in overrides.items()}
 
 
-_MOST = 10  # of some 50 MB each
+_MOST = 6  # of some 50 MB each
 _built = collections.OrderedDict()
 
 
 def build(path, overrides, seed=0, prepare=None):
-    """Builds a network, or copies one that was built of the same.
+    """Builds a network, or copies one that was built of the same settings.
 
     Args:
         path (str): of its config.
@@ -113,19 +114,25 @@ def build(path, overrides, seed=0, prepare=None):
         nn.Module: the caller's own, in evaluation mode. PyTorch's random numbers are then where they
         were after it was built, whether it has been built now or not.
     """
+    if any(os.path.isfile(str(value)) for value in overrides):  # which may change
+        return _build(path, overrides, seed, prepare)
     key = path, tuple(map(repr, overrides)), seed, prepare
     if key not in _built:
-        torch.manual_seed(seed)
-        network = build_model(setup_config(path, list(overrides))).eval()
-        if prepare is not None:
-            prepare(network)
-        _built[key] = network, torch.get_rng_state()
+        _built[key] = _build(path, overrides, seed, prepare), torch.get_rng_state()
     _built.move_to_end(key)
     if len(_built) > _MOST:
         _built.popitem(last=False)
     network, state = _built[key]
     torch.set_rng_state(state)
     return copy.deepcopy(network)
+
+
+def _build(path, overrides, seed, prepare):
+    torch.manual_seed(seed)
+    network = build_model(setup_config(path, list(overrides))).eval()
+    if prepare is not None:
+        prepare(network)
+    return network
 
 
 def save(kind, path, seed=0, **settings):
