@@ -1,12 +1,15 @@
+import json
 from pathlib import Path
 
 import processes
 import pytest
 import torch
+import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2_featcomp.codecs import build_image_codec
 from d2_featcomp.engine import setup_config
+from d2_featcomp.engine.command_line import plain_config
 from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +33,12 @@ def test_config_loads(path):
     built = build_image_codec(codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT)
     assert built.bits == codec.BITS
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+
+
+def test_a_plain_config_is_what_its_yaml_says():
+    cfg = setup_config(QUICK, ["MODEL.FEATCOMP.CODEC.QUALITY", None, "MODEL.WEIGHTS", "1e3: 'é'"])
+    found, expected = plain_config(cfg), yaml.safe_load(cfg.dump())
+    assert json.dumps(found) == json.dumps(expected)
 
 
 def test_msfc_of_the_paper():

@@ -92,8 +92,10 @@ def available_device(name):
 
 
 def plain_config(cfg):
-    """CfgNode -> dict, of JSON's own types."""
-    return yaml.safe_load(cfg.dump())
+    """CfgNode -> dict, of JSON's own types, as it would be read from the YAML that it is written to."""
+    if isinstance(cfg, dict):
+        return {key: plain_config(cfg[key]) for key in sorted(cfg)}
+    return [plain_config(value) for value in cfg] if isinstance(cfg, (list, tuple)) else cfg
 
 
 def require_weights(cfg):
