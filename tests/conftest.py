@@ -46,17 +46,44 @@ def exact_float32():
         backend.allow_tf32 = allowed
 
 
-@pytest.fixture
-def build_yolo():
+@pytest.fixture(scope="session")
+def networks():
+    """The module networks: small networks of every kind. It imports d2_featcomp, so not at the top."""
+    import networks
+
+    return networks
+
+
+@pytest.fixture(scope="session")
+def configured(networks):
+    """A function: kind of a small network, weights, config overrides -> CfgNode."""
+    return networks.config_of
+
+
+@pytest.fixture(scope="session")
+def random_network(networks):
+    """A function: kind of a small network, seed -> the network, in evaluation mode."""
+    return networks.random_network
+
+
+@pytest.fixture(scope="session")
+def small_config(networks):
+    """A function: path of a config, overrides -> config, made small."""
+    return networks.shrunk_config
+
+
+@pytest.fixture(scope="session")
+def small_model(networks):
+    """A function: path of a config, overrides -> seeded model in evaluation mode."""
+    return networks.calibrated_network
+
+
+@pytest.fixture(scope="session")
+def build_yolo(networks):
     """Builds a YOLO-v3, the quick one unless told otherwise, with weights of a seed."""
-    from detectron2.modeling import build_model
 
-    from d2_featcomp.engine import setup_config
-
-    def build(*overrides, config="configs/quick/yolov3_tiny.yaml", seed=0):
-        torch.manual_seed(seed)
-        network = build_model(setup_config(config, ["MODEL.DEVICE", "cpu", *map(str, overrides)]))
-        return network.eval()
+    def build(*overrides, config=networks.YOLO, seed=0):
+        return networks.build(config, ["MODEL.DEVICE", "cpu", *map(str, overrides)], seed)
 
     return build
 
@@ -94,79 +121,6 @@ def write_darknet():
     return write
 
 
-# Small networks of every kind of split.
-CONFIGS = {
-    "msfc": (
-        "configs/quick/msfc_R18.yaml",
-        ("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SSFC.CHANNELS", 4),
-    ),
-    "pyramid": (
-        "configs/quick/msfc_R18.yaml",
-        (
-            "MODEL.FPN.OUT_CHANNELS",
-            16,
-            "MODEL.FEATCOMP.SPLIT",
-            "PyramidSplit",
-            "MODEL.FEATCOMP.CODEC.BITS",
-            8,
-        ),
-    ),
-    "image": (
-        "configs/quick/msfc_R18.yaml",
-        (
-            *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.FEATCOMP.SPLIT", "ImageSplit"),
-            *("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8),
-        ),
-    ),
-    "baf": ("configs/quick/baf_yolov3_tiny.yaml", ()),
-    "layer": (
-        "configs/quick/baf_yolov3_tiny.yaml",
-        ("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
-    ),
-    "tasks": ("configs/quick/mtl_R34.yaml", ("MODEL.RESNETS.DEPTH", 18)),
-    "gains": (
-        "configs/quick/mtl_R34.yaml",
-        ("MODEL.RESNETS.DEPTH", 18, "MODEL.FEATCOMP.CHANNEL_GAINS", True),
-    ),
-}
-
-
-def _configured(name, weights="", *more):
-    from d2_featcomp.engine import setup_config
-
-    config, settings = CONFIGS[name]
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(weights), *settings, *more]
-    return setup_config(config, list(map(str, opts)))
-
-
-@pytest.fixture(scope="session")
-def configured():
-    """A function: name of a network, weights, config overrides -> CfgNode."""
-    return _configured
-
-
-@pytest.fixture(scope="session")
-def random_network():
-    """A function: name of a network, seed -> the network, in evaluation mode."""
-    from detectron2.modeling import build_model
-
-    def build(name, seed=0):
-        torch.manual_seed(seed)
-        network = build_model(_configured(name)).eval()
-        for buffer_name, buffer in network.named_buffers():  # unlike those of any other network
-            if buffer_name.endswith(("running_mean", "running_var")):
-                buffer.uniform_(0.5, 1.5)
-        if name == "gains":
-            for parameter in network.feature_split.parameters():
-                parameter.data.uniform_(-0.5, 0.5)
-        if name == "baf":
-            split = network.feature_split
-            split.set_channel_order(torch.randperm(split.layer.out_channels))
-        return network
-
-    return build
-
-
 @pytest.fixture(scope="session")
 def load_tool():
     """Imports a script by its path."""
@@ -198,6 +152,20 @@ def run_tool(load_tool, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def few_scenes(tmp_path_factory):
+    """A folder, as DETECTRON2_DATASETS names one, of the data sets few_train and few_val (and of both
+    for several tasks), of 8 and 5 scenes. They are registered in this process, too."""
+    from detectron2.data import DatasetCatalog
+
+    from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+
+    root = tmp_path_factory.mktemp("datasets")
+    register_scenes("few", str(root / "few"), procedural_recipe({"train": 8, "val": 5}))
+    DatasetCatalog.get("few_train")  # draws them
+    return root
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
+import processes
 import pytest
 import torch
+import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2_featcomp.codecs import build_image_codec
 from d2_featcomp.engine import setup_config
+from d2_featcomp.engine.command_line import make_plain_config
 from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,12 @@ def test_config_loads(path):
     built = build_image_codec(codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT)
     assert built.bits == codec.BITS
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+
+
+def test_a_plain_config_is_what_its_yaml_says():
+    cfg = setup_config(QUICK, ["MODEL.FEATCOMP.CODEC.QUALITY", None, "MODEL.WEIGHTS", "1e3: 'é'"])
+    found, expected = make_plain_config(cfg), yaml.safe_load(cfg.dump())
+    assert json.dumps(found) == json.dumps(expected)
 
 
 def test_msfc_of_the_paper():
@@ -79,12 +86,15 @@ def test_mistakes_in_overrides_are_told(overrides):
         setup_config("", overrides)
 
 
-def run(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("D2_FEATCOMP_TRACEBACK", None)
-    return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+@pytest.fixture
+def run(few_scenes, tmp_path):
+    """Runs a command line: (exit status, standard output, standard error)."""
+
+    def call(script, *arguments):
+        environment = {"DETECTRON2_DATASETS": str(few_scenes), "D2_FEATCOMP_TRACEBACK": ""}
+        return processes.call(script, arguments, tmp_path / "told", environment)
+
+    return call
 
 
 def write_foreign_checkpoint(folder):
@@ -112,24 +122,23 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_train_net_tells_a_mistake_in_one_line(tmp_path, case):
+def test_train_net_tells_a_mistake_in_one_line(run, tmp_path, case):
     config, overrides, expected = MISTAKES[case]
     write_foreign_checkpoint(tmp_path)
     overrides = [str(word).format(folder=tmp_path) for word in overrides]
     common = ["--eval-only", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", tmp_path / "output"]
-    done = run("tools/train_net.py", "--config-file", config, *common, *overrides)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr + done.stdout
-    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    assert len(errors) == 1 and errors[0] == done.stderr.splitlines()[-1]
+    common += ["DATASETS.TEST", "('few_val',)"]
+    status, told, stderr = run("tools/train_net.py", "--config-file", config, *common, *overrides)
+    assert status == 2
+    assert "Traceback" not in stderr + told
+    errors = [line for line in stderr.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and errors[0] == stderr.splitlines()[-1]
     assert errors[0].startswith("train_net.py: error: ") and expected in errors[0]
 
 
-def test_reproduce_tells_a_missing_experiment_in_one_line(tmp_path):
-    done = run("tools/reproduce.py", tmp_path / "none.yaml", "--output", tmp_path / "output")
-    assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"reproduce.py: error: no plan {str(tmp_path / 'none.yaml')!r}: give a YAML file\n"
-    )
+def test_reproduce_tells_a_missing_experiment_in_one_line(run, tmp_path):
+    path = tmp_path / "none.yaml"
+    status, _, stderr = run("tools/reproduce.py", path, "--output", tmp_path / "output")
+    assert status == 2
+    assert stderr == f"reproduce.py: error: no plan {str(path)!r}: give a YAML file\n"
     assert not (tmp_path / "output").exists()

@@ -133,6 +133,8 @@ def make_parts(args, folder):
     """list[Part]: in the order in which they run, what matters most first."""
     on_cpu = args.device == "cpu"
     workers = "2" if on_cpu else str(min(6, max(1, (os.cpu_count() or 2) // 2)))
+    if args.tests:  # few of them: workers would take longer to start
+        workers = "0"
     tests = [sys.executable, "-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-m", "gpu"]
     tests += ["-o", "addopts=", "-v", "-n", workers, "--dist", "worksteal", "--tb=short"]
     tests += [

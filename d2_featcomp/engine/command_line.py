@@ -96,8 +96,10 @@ def choose_device(name):
 
 
 def make_plain_config(cfg):
-    """Converts a CfgNode to a dict of JSON's own types."""
-    return yaml.safe_load(cfg.dump())
+    """Converts a CfgNode to a dict of JSON's own types, as it would be read from its YAML."""
+    if isinstance(cfg, dict):
+        return {key: make_plain_config(cfg[key]) for key in sorted(cfg)}
+    return [make_plain_config(value) for value in cfg] if isinstance(cfg, (list, tuple)) else cfg
 
 
 def require_weights(cfg):

@@ -1,5 +1,6 @@
 """Training in stages, those of MSFC sec. 4: the task network, the split, both."""
 
+import contextlib
 import logging
 import os
 from collections import OrderedDict
@@ -193,24 +194,24 @@ def train_stages(cfg, resume=False):
             results = fit_entropy_model(step_cfg, step_cfg.OUTPUT_DIR, weights, resume)
             weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
             continue
-        trainer = Trainer(step_cfg)
-        trainer.resume_or_load(resume=resume)
-        if trainer.start_iter > 0:
-            trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
-        elif step == END_TO_END and _trains_from_scratch(cfg):
-            trainer.checkpointer.require_backbone(weights)
-        elif step != TASK_NETWORK:
-            trainer.checkpointer.require_complete(weights or "(none)", split=False)
-            prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
-            _seed(cfg)  # so that it does not matter what that had to do
-        if trainer.start_iter == 0:
-            reset_loss_weights(trainer.checkpointer.model)
-        if trainer.start_iter < trainer.max_iter:
-            logger.info("Stage %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
-            _train(trainer, step)
-            results = getattr(trainer, "_last_eval_results", OrderedDict())
-        else:
-            logger.info("Stage %d is complete", step)
+        with contextlib.closing(Trainer(step_cfg)) as trainer:
+            trainer.resume_or_load(resume=resume)
+            if trainer.start_iter > 0:
+                trainer.checkpointer.require_complete(trainer.checkpointer.get_checkpoint_file())
+            elif step == END_TO_END and _trains_from_scratch(cfg):
+                trainer.checkpointer.require_backbone(weights)
+            elif step != TASK_NETWORK:
+                trainer.checkpointer.require_complete(weights or "(none)", split=False)
+                prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
+                _seed(cfg)  # so that it does not matter what that had to do
+            if trainer.start_iter == 0:
+                reset_loss_weights(trainer.checkpointer.model)
+            if trainer.start_iter < trainer.max_iter:
+                logger.info("Stage %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
+                _train(trainer, step)
+                results = getattr(trainer, "_last_eval_results", OrderedDict())
+            else:
+                logger.info("Stage %d is complete", step)
         weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
     if comm.is_main_process():
         # Without the optimizer's state.

@@ -71,6 +71,15 @@ class Trainer(DefaultTrainer):
             built = [hook for hook in built if not isinstance(hook, hooks.EvalHook)]
         return built
 
+    def build_writers(self):
+        self._writers = super().build_writers()
+        return self._writers
+
+    def close(self):
+        """Closes the files that training writes its numbers to, whether it has begun or not."""
+        for writer in getattr(self, "_writers", ()):
+            writer.close()
+
     @classmethod
     def build_optimizer(cls, cfg, model):
         optimizer = build_lazy_optimizer(cfg, model)

@@ -113,6 +113,8 @@ def _find_networks(settings, folder):
     """Groups settings by network, in the order of their first settings."""
     found, datasets = {}, {}
     versions = describe_versions() if folder else {}
+    for cfg in settings.values():
+        _build_codec(cfg)  # so that a mistake is told before data sets are drawn
     for name, cfg in settings.items():
         if len(cfg.DATASETS.TEST) != 1:
             raise ValueError(f"{name}: DATASETS.TEST must name one data set, not {cfg.DATASETS.TEST}")
@@ -133,6 +135,13 @@ def _find_networks(settings, folder):
     return list(found.values())
 
 
+def _build_codec(cfg):
+    """FeatureCodec, or None for a network that is not split."""
+    if not cfg.MODEL.FEATCOMP.ENABLED:
+        return None
+    return build_feature_codec(cfg, find_feature_split(cfg.MODEL.FEATCOMP.SPLIT))
+
+
 @dataclasses.dataclass
 class _Setting:
     name: str
@@ -146,10 +155,8 @@ class _Setting:
 
     @classmethod
     def of(cls, name, cfg, network_key):
-        codec, described = None, {}
-        if cfg.MODEL.FEATCOMP.ENABLED:
-            codec = build_feature_codec(cfg, find_feature_split(cfg.MODEL.FEATCOMP.SPLIT))
-            described = dict(cfg.MODEL.FEATCOMP.CODEC)
+        codec = _build_codec(cfg)
+        described = {} if codec is None else dict(cfg.MODEL.FEATCOMP.CODEC)
         coder = ("NAME", "QUALITY", "EFFORT", "LEARNED")
         rest = {k: v for k, v in described.items() if k not in coder}
         key = digest([network_key, described, codec is None])

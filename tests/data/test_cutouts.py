@@ -1,16 +1,14 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image, ImageDraw
 
 from d2_featcomp.data.scenes import CutoutObjects, PhotoBackgrounds, list_cutouts, list_photos
 
-ROOT = Path(__file__).parents[2]
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
@@ -201,28 +199,22 @@ def test_photographs_are_cropped_without_knowing_their_depth(tmp_path):
     assert seen == {(1, 0, 0), (0, 0, 1)}
 
 
-def run(*command, **environment):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, *map(str, command)], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-
-
 def test_make_scenes_builds_a_data_set_that_another_process_finds(tmp_path):
     datasets = tmp_path / "datasets"
     write_class(tmp_path / "cutouts", "cats", 8, RED)
     write_class(tmp_path / "cutouts", "dogs", 8, BLUE)
     for index in range(5):
         write_photo(tmp_path / "photos" / f"{index}.jpg", seed=index)
-    made = run(
-        "tools/make_scenes.py",
+    environment = {"DETECTRON2_DATASETS": str(datasets)}
+    arguments = (
         *("--name", "my_scenes", "--train", 3, "--val", 2),
         *("--cutouts", tmp_path / "cutouts", "--backgrounds", tmp_path / "photos"),
-        DETECTRON2_DATASETS=str(datasets),
     )
-    assert made.returncode == 0, made.stderr
-    expected = f"{datasets / 'my_scenes'}: 3 training and 2 validation scenes of cats, dogs\n"
-    assert made.stdout == expected
+    status, told, errors = processes.call(
+        "tools/make_scenes.py", arguments, tmp_path / "made", environment
+    )
+    assert status == 0, errors
+    assert told == f"{datasets / 'my_scenes'}: 3 training and 2 validation scenes of cats, dogs\n"
 
     script = """
 import json, runpy, sys
@@ -266,9 +258,10 @@ for name in ("my_scenes_train", "photo_scenes_val"):
         report[name] = str(error)
 print(json.dumps(report))
 """
-    found = run("-c", script, DETECTRON2_DATASETS=str(datasets))
-    assert found.returncode == 0, found.stderr
-    report = json.loads(found.stdout.splitlines()[-1])
+    (tmp_path / "report.py").write_text(script)
+    status, told, errors = processes.call(tmp_path / "report.py", (), tmp_path / "found", environment)
+    assert status == 0, errors
+    report = json.loads(told.splitlines()[-1])
     assert report["train"]["images"] == 3 and report["val"]["images"] == 2
     assert report["train"]["objects"] > 3 and report["val"]["objects"] > 2
     # The disparity of a photograph is not known, that of every object is.
@@ -285,12 +278,14 @@ print(json.dumps(report))
 def test_make_scenes_reports_unusable_folders_in_one_line(tmp_path):
     write_class(tmp_path / "cutouts", "cats", 1)
     write_photo(tmp_path / "photos" / "0.jpg")
-    made = run(
+    folders = ("--cutouts", tmp_path / "cutouts", "--backgrounds", tmp_path / "photos")
+    status, _, errors = processes.call(
         "tools/make_scenes.py",
-        *("--name", "none", "--cutouts", tmp_path / "cutouts", "--backgrounds", tmp_path / "photos"),
-        DETECTRON2_DATASETS=str(tmp_path / "datasets"),
+        ("--name", "none", *folders),
+        tmp_path / "made",
+        {"DETECTRON2_DATASETS": str(tmp_path / "datasets")},
     )
-    assert made.returncode == 2
-    assert made.stderr.startswith("make_scenes.py: error: ") and made.stderr.count("\n") == 1
-    assert str(tmp_path / "cutouts") in made.stderr
+    assert status == 2
+    assert errors.startswith("make_scenes.py: error: ") and errors.count("\n") == 1
+    assert str(tmp_path / "cutouts") in errors
     assert not (tmp_path / "datasets").exists()

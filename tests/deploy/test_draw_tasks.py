@@ -1,7 +1,6 @@
+import networks
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
 from d2_featcomp.codecs import FeatureBitstream
@@ -17,12 +16,11 @@ def picture(tmp_path):
 
 @pytest.mark.parametrize("heads", [None, ["DisparityHead"], ["SegmentationHead", "ReconstructionHead"]])
 def test_ones_own_image_is_drawn_without_the_data_set(picture, tmp_path, heads):
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "INPUT.MIN_SIZE_TEST", 64]
+    overrides = [*networks.listed(networks.TINY_TASKS), "INPUT.MIN_SIZE_TEST", 64]
     if heads:
         overrides += ["MODEL.MULTI_TASK.HEADS", heads]
-    cfg = setup_config("configs/mtl_R34_encoder2.yaml", overrides)
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
+    path = "configs/mtl_R34_encoder2.yaml"
+    cfg, model = setup_config(path, overrides), networks.build(path, overrides)
     draw_images(cfg, model, [{"file_name": picture}], str(tmp_path / "out"))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["own.d2fc", "own_features.png", "own_tasks.png"]

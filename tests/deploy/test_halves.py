@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 
+import networks
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -154,13 +155,9 @@ def test_other_settings_are_accepted(folder, configured):
         "DATASETS.TEST": "('coco_2017_val',)",
         "SOLVER.MAX_ITER": "1",
     }
-    for config_file in ("", "configs/quick/msfc_R18.yaml"):
-        own = (
-            ()
-            if not config_file
-            else ("MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4")
-        )
-        overrides = [*own, *(part for item in free.items() for part in item)]
+    for config_file in ("", networks.MSFC):
+        own = networks.TINY if config_file else {}
+        overrides = networks.listed({**own, **free})
         cfg = read_config(path, config_file, overrides)
         assert (path, 3) == (cfg.MODEL.WEIGHTS, cfg.MODEL.FEATCOMP.SERVER.MAX_BATCH)
         modules = load_sub_model(cfg, path, "cloud").modules()

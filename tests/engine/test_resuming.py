@@ -56,6 +56,7 @@ def seed_all(seed):
     torch.manual_seed(seed)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("grouping", [True, False])
 @pytest.mark.parametrize("done", [1, 5, 9])

@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import networks
+import processes
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
-from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import (
     CheckpointError,
     choose_stages,
@@ -25,13 +23,9 @@ from d2_featcomp.engine import (
 )
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    **networks.TINY,
     "INPUT.MIN_SIZE_TRAIN": (96,),
     "INPUT.MIN_SIZE_TEST": 96,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.WARMUP_ITERS": 1,
@@ -42,7 +36,6 @@ TINY = {
     "MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER": 2,
     "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 2,
 }
-COUNTS = {"train": 8, "val": 5}
 
 
 def overrides(output, **more):
@@ -52,22 +45,13 @@ def overrides(output, **more):
 
 
 def config(output, **more):
-    return setup_config("configs/quick/msfc_R18.yaml", overrides(output, **more))
-
-
-@pytest.fixture(scope="session")
-def few_scenes(tmp_path_factory):
-    """Name of a small data set, and the folder that holds it."""
-    root = tmp_path_factory.mktemp("few")
-    register_scenes("few_scenes", str(root / "scenes"), procedural_recipe(COUNTS))
-    DatasetCatalog.get("few_scenes_train")
-    return root
+    return setup_config(networks.MSFC, overrides(output, **more))
 
 
 @pytest.fixture
 def train(few_scenes, tmp_path):
     def run(resume=False, **more):
-        more = {"DATASETS__TRAIN": ("few_scenes_train",), "DATASETS__TEST": ("few_scenes_val",), **more}
+        more = {"DATASETS__TRAIN": ("few_train",), "DATASETS__TEST": ("few_val",), **more}
         cfg = config(tmp_path / "out", **more)
         train_stages(cfg, resume=resume)
         return cfg
@@ -195,36 +179,32 @@ def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_pa
     """A training killed in step 2 goes on there, repeats nothing that was finished, and ends with the
     weights of one that was not killed."""
     more = {
-        "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 40,
+        "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 12,
         "INPUT__MIN_SIZE_TRAIN": (64, 80, 96),  # drawn for each image, like the flip
         "SOLVER__CHECKPOINT_PERIOD": 2,
-        "DATASETS__TRAIN": ("killed_train",),
-        "DATASETS__TEST": ("killed_val",),
+        "DATASETS__TRAIN": ("few_train",),
+        "DATASETS__TEST": ("few_val",),
     }
-    os.symlink(few_scenes / "scenes", tmp_path / "killed")
     output = tmp_path / "out"
-    command = [sys.executable, "tools/train_net.py", "--config-file", "configs/quick/msfc_R18.yaml"]
-    command += ["--resume", *map(str, overrides(output, **more))]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        mark = output / "step2" / "last_checkpoint"
-        while process.poll() is None and not mark.exists():
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+    command = ["--config-file", networks.MSFC, "--resume", *overrides(output, **more)]
+    environment = {"DETECTRON2_DATASETS": str(few_scenes)}
+    running = processes.start("tools/train_net.py", command, tmp_path / "log", environment)
+    mark = output / "step2" / "last_checkpoint"
+    while running.process.is_alive() and not mark.exists():
+        time.sleep(0.002)
+    running.kill()
+    status, _, errors = running.wait()
+    assert status == -signal.SIGKILL, errors[-2000:]
     step1 = os.stat(output / "step1" / "model_final.pth").st_mtime_ns
     assert not (output / "model_final.pth").exists()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    status, told, errors = processes.call("tools/train_net.py", command, tmp_path / "log", environment)
+    assert status == 0, errors[-2000:]
     assert os.stat(output / "step1" / "model_final.pth").st_mtime_ns == step1
-    assert "Stage 1 is complete" in done.stdout
+    assert "Step 1 is complete" in told
     with open(output / "step2" / "metrics.json", encoding="utf-8") as file:
         iterations = [json.loads(line)["iteration"] for line in file]
-    assert iterations[-1] == 39
-    names = {"DATASETS__TRAIN": ("few_scenes_train",), "DATASETS__TEST": ("few_scenes_val",)}
-    whole = train(OUTPUT_DIR=str(tmp_path / "whole"), **{**more, **names})
+    assert iterations[-1] == 11
+    whole = train(OUTPUT_DIR=str(tmp_path / "whole"), **more)
     final = (os.path.join(folder, "model_final.pth") for folder in (output, whole.OUTPUT_DIR))
     assert not changed(*map(weights, final))
 
@@ -253,7 +233,7 @@ def test_without_resume_a_training_starts_again(train):
 def test_evaluation_prints_rates_beside_ap(train):
     cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    data = {"DATASETS__TEST": ("few_scenes_val",), "MODEL__WEIGHTS": path}
+    data = {"DATASETS__TEST": ("few_val",), "MODEL__WEIGHTS": path}
     with pytest.raises(CheckpointError, match="holds the task network alone"):
         evaluate(config(cfg.OUTPUT_DIR, **data))
     for codec, bits in (("raw", 4), ("jpegxl", 8), ("jpeg", 8)):

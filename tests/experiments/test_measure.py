@@ -3,10 +3,10 @@
 import json
 import os
 
+import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
@@ -17,11 +17,7 @@ from d2_featcomp.experiments.subsets import limit_images
 from d2_featcomp.modeling import SplitInference
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+    **networks.TINY,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "TEST.DETECTIONS_PER_IMAGE": 10,
     "INPUT.MIN_SIZE_TEST": 96,
@@ -30,10 +26,9 @@ TINY = {
     "SEED": 3,
 }
 TASKS = {
-    "MODEL.RESNETS.DEPTH": 18,
+    **networks.TINY_TASKS,
     "INPUT.MIN_SIZE_TEST": 48,
     "INPUT.MAX_SIZE_TEST": 64,
-    "MODEL.DEVICE": "cpu",
     "DATALOADER.NUM_WORKERS": 0,
     "DATASETS.TEST": ("measured_multi_task_val",),
 }
@@ -45,13 +40,8 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     register_scenes("measured", str(folder / "scenes"), procedural_recipe({"train": 1, "val": IMAGES}))
     DatasetCatalog.get("measured_val")
-    for name, config, settings in (
-        ("msfc", "configs/quick/msfc_R18.yaml", TINY),
-        ("tasks", "configs/quick/mtl_R34.yaml", TASKS),
-    ):
-        torch.manual_seed(0)
-        state = build_model(configured(config, settings)).state_dict()
-        torch.save({"model": state}, folder / f"{name}.pth")
+    for kind in ("msfc", "tasks"):
+        networks.save(kind, folder / f"{kind}.pth")
     return folder
 
 

@@ -2,6 +2,7 @@ import copy
 import os
 from pathlib import Path
 
+import networks
 import pytest
 import yaml
 
@@ -9,12 +10,14 @@ from d2_featcomp.experiments import read_experiment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quick" / "msfc_R18.yaml")
+# Heads that are built at once.
+TINY = {key: value for key, value in networks.TINY.items() if "ROI" in key}
 VALID = {
     "title": "A title",
     "config_file": CONFIG,
     "trainings": {
-        "detector": {"overrides": {"MODEL.FEATCOMP.TRAIN.STEPS": [1]}},
-        "msfc": {"start": "detector", "overrides": {"MODEL.FEATCOMP.TRAIN.STEPS": [3]}},
+        "detector": {"overrides": {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [1]}},
+        "msfc": {"start": "detector", "overrides": {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [3]}},
         "as it is": None,
     },
     "levels": [
@@ -59,7 +62,7 @@ def test_a_valid_experiment_is_read(tmp_path):
     assert list(experiment.trainings) == ["detector", "msfc", "as it is"]
     msfc = experiment.trainings["msfc"]
     assert (msfc.name, msfc.config_file, msfc.start) == ("msfc", CONFIG, "detector")
-    assert msfc.overrides == {"MODEL.FEATCOMP.TRAIN.STEPS": [3]}
+    assert msfc.overrides == {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [3]}
     assert experiment.trainings["as it is"].overrides == {}
     assert list(experiment.points) == ["plain", "n = 2", "n = 4"]
     assert experiment.points["n = 4"].overrides == {"MODEL.FEATCOMP.CODEC.BITS": 4}

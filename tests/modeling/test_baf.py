@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -366,45 +365,6 @@ def test_standardizing_takes_the_scale_of_channels_out():
     found = predictor(x * deviation[:, None, None] + mean[:, None, None])
     # At the edges zeros are no longer means.
     torch.testing.assert_close(found[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], rtol=1e-3, atol=1e-3)
-
-
-# ---- the image itself ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_images_are_sent_unpadded_and_the_cloud_runs_the_network(build_yolo, order):
-    settings = (
-        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
-        *("MODEL.FEATCOMP.CODEC.NAME", "png", "INPUT.FORMAT", order),
-    )
-    network = build_yolo(*ENABLED, *SCORE, *settings)
-    uncut = build_yolo("MODEL.FEATCOMP.ENABLED", False, *SCORE)
-    sent = record()
-    sent["image"] = sent["image"].round()
-    (found,) = network([sent])
-    with torch.no_grad():
-        (expected,) = uncut([sent])
-    assert torch.equal(found["instances"].scores, expected["instances"].scores)
-    stream = found["bitstream"]
-    assert stream.feature_elements == 3 * 60 * 90
-    assert stream.description.shapes == ((3, 60, 90),)
-    (pixels,) = network.decode(stream)
-    red = 0 if order == "RGB" else 2
-    assert np.array_equal(pixels[0].numpy(), sent["image"][red].numpy())
-
-
-def test_any_network_can_send_its_image(small_model, make_record):
-    model = small_model(
-        MODEL__FEATCOMP__SPLIT="ImageSplit",
-        MODEL__FEATCOMP__CODEC__NAME="raw",
-        MODEL__FEATCOMP__CODEC__BITS=8,
-    )
-    sent = make_record()
-    found = model([sent])[0]
-    assert found["bitstream"].payload_bits == 8 * sent["image"].numel()
-    with torch.no_grad():
-        expected = model.network([sent])[0]
-    assert torch.equal(found["instances"].scores, expected["instances"].scores)
 
 
 def test_cutting_by_hand(build_yolo):

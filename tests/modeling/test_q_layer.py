@@ -2,20 +2,16 @@
 
 import math
 
+import networks
 import pytest
 import torch
-from detectron2.modeling import build_model
-
-from d2_featcomp.engine import setup_config
 
 GAINS = ["MODEL.FEATCOMP.CHANNEL_GAINS", True]
 FLOATS = ["MODEL.FEATCOMP.CODEC.NAME", "raw", "MODEL.FEATCOMP.CODEC.BITS", 32]
 
 
 def build(*overrides):
-    torch.manual_seed(0)
-    common = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18]
-    return build_model(setup_config("configs/quick/mtl_R34.yaml", [*common, *overrides])).eval()
+    return networks.build(networks.TASKS, [*networks.listed(networks.TINY_TASKS), *overrides])
 
 
 def image(seed=0):

@@ -1,6 +1,7 @@
 import copy
 from dataclasses import replace
 
+import networks
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -32,9 +33,9 @@ def test_outputs_do_not_depend_on_the_batch(small_model, make_record):
         same(first, second)
 
 
-def test_the_cloud_needs_nothing_but_the_bytes(small_model, small_config, make_record):
+def test_the_cloud_needs_nothing_but_the_bytes(small_model, make_record):
     edge = small_model()
-    cloud = build_model(small_config()).eval()
+    cloud = networks.shrunk_network()
     cloud.load_state_dict(edge.state_dict())
     cloud.fingerprint()  # looks once at what the edge reads
     cloud.backbone.backbone.forward = None  # the cloud must not run it
@@ -56,10 +57,10 @@ def test_the_cloud_leaves_the_network_as_it_was(small_model, make_record):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_fingerprint_follows_the_edge_weights_alone(small_model, small_config):
+def test_fingerprint_follows_the_edge_weights_alone(small_model):
     model = small_model()
     first = model.fingerprint()
-    twin = build_model(small_config()).eval()
+    twin = networks.shrunk_network()
     twin.load_state_dict(model.state_dict())
     assert twin.fingerprint() == first
     with torch.no_grad():
@@ -96,10 +97,8 @@ def test_inference_methods_need_evaluation_mode(small_model, make_record):
         model.cloud_inference(streams)
 
 
-def test_frozen_task_network_stays_as_it_is(small_config, make_record):
-    torch.manual_seed(0)
-    cfg = small_config(MODEL__FEATCOMP__FREEZE_TASK_NETWORK=True)
-    model = build_model(cfg).train()
+def test_frozen_task_network_stays_as_it_is(make_record):
+    model = networks.shrunk_network(MODEL__FEATCOMP__FREEZE_TASK_NETWORK=True).train()
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for seed in range(2):
@@ -112,9 +111,8 @@ def test_frozen_task_network_stays_as_it_is(small_config, make_record):
 
 
 @pytest.mark.parametrize(("loss", "names"), [("distill", {"loss_distill"}), ("both", None)])
-def test_distillation(small_config, make_record, loss, names):
-    torch.manual_seed(0)
-    model = build_model(small_config(MODEL__FEATCOMP__LOSS=loss)).train()
+def test_distillation(make_record, loss, names):
+    model = networks.shrunk_network(MODEL__FEATCOMP__LOSS=loss).train()
     losses = model([make_record()])
     assert set(losses) == names if names else {"loss_distill", "loss_mask"} <= set(losses)
     assert torch.isfinite(losses["loss_distill"])
@@ -151,9 +149,9 @@ def test_a_network_without_backbone_cannot_be_cut(small_model):
         split_network(nn.Identity(), feature_split=model.feature_split, feature_codec=None)
 
 
-def test_checkpoints_are_those_of_the_plain_network(small_model, small_config):
+def test_checkpoints_are_those_of_the_plain_network(small_model):
     cut = small_model()
-    plain = build_model(small_config(MODEL__FEATCOMP__ENABLED=False))
+    plain = networks.shrunk_network(MODEL__FEATCOMP__ENABLED=False)
     assert type(plain) is META_ARCH_REGISTRY.get("GeneralizedRCNN")
     into_plain = plain.load_state_dict(cut.state_dict(), strict=False)
     assert not into_plain.missing_keys

@@ -2,6 +2,7 @@
 
 import copy
 
+import networks
 import pytest
 import torch
 from detectron2.modeling import FPN, SimpleFeaturePyramid, ViT, build_model
@@ -13,9 +14,8 @@ from d2_featcomp.modeling import SplitNetwork, build_split_point, list_split_poi
 STAGES = ["res2", "res3", "res4", "res5"]
 
 
-def resnet(small_config, **overrides):
-    cfg = small_config(MODEL__FEATCOMP__ENABLED=False, **overrides)
-    return build_model(cfg).eval().backbone
+def resnet(**overrides):
+    return networks.shrunk_network(MODEL__FEATCOMP__ENABLED=False, **overrides).backbone
 
 
 def regnet_pyramid():
@@ -41,21 +41,19 @@ def vit_pyramid():
 
 
 BACKBONES = {
-    "FPN": lambda make: resnet(make),
-    "FPN with p6 and p7": lambda make: resnet(
-        make, MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone"
-    ),
-    "ResNet": lambda make: resnet(make).bottom_up,
-    "RegNet": lambda make: regnet_pyramid(),
-    "ViT": lambda make: vit_pyramid(),
+    "FPN": resnet,
+    "FPN with p6 and p7": lambda: resnet(MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone"),
+    "ResNet": lambda: resnet().bottom_up,
+    "RegNet": regnet_pyramid,
+    "ViT": vit_pyramid,
 }
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @torch.no_grad()
-def test_head_and_tail_are_the_backbone(small_config, name):
+def test_head_and_tail_are_the_backbone(name):
     torch.manual_seed(0)
-    backbone = BACKBONES[name](small_config).eval()
+    backbone = BACKBONES[name]().eval()
     images = torch.randn(2, 3, 64, 128) if name != "ViT" else torch.randn(2, 3, 64, 64)
     expected = backbone(images)
     points = list_split_points(backbone)
@@ -72,9 +70,9 @@ def test_head_and_tail_are_the_backbone(small_config, name):
             assert torch.equal(found[key], value), (place, key)
 
 
-def test_what_crosses_a_split_point(small_config):
+def test_what_crosses_a_split_point():
     """The stage itself, and earlier ones that the pyramid reads."""
-    backbone = resnet(small_config)
+    backbone = resnet()
     assert list_split_points(backbone) == [*STAGES, "backbone"]
     assert list(build_split_point("res4", backbone).feature_shapes((64, 64))) == ["res2", "res3", "res4"]
     assert list(build_split_point("bottom_up.res4", backbone.bottom_up).feature_shapes((64, 64))) == [

@@ -2,25 +2,18 @@
 
 import csv
 
+import networks
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 
-from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import setup_config
-
-CONFIG = "configs/quick/msfc_R18.yaml"
+CONFIG = networks.MSFC
 SCRIPT = "projects/MSFC/level_noise.py"
 SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
+    **networks.TINY,
+    "TEST.DETECTIONS_PER_IMAGE": "10",
     "INPUT.MIN_SIZE_TEST": "96",
     "DATALOADER.NUM_WORKERS": "0",
-    "DATASETS.TEST": "('noisy_val',)",
+    "DATASETS.TEST": "('few_val',)",
 }
 
 
@@ -44,13 +37,9 @@ def test_noise_has_the_variance_that_was_asked_for(tool):
     assert tool.add_noise(clean, None, 100.0, False, None) is clean
 
 
-def test_a_table_a_level(run_tool, tmp_path):
-    register_scenes("noisy", str(tmp_path / "noisy"), procedural_recipe({"train": 1, "val": 2}))
-    DatasetCatalog.get("noisy_val")
-    torch.manual_seed(0)
-    network = build_model(setup_config(CONFIG, [part for item in SMALL.items() for part in item]))
-    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
-    opts = [part for item in {**SMALL, "MODEL.WEIGHTS": tmp_path / "a.pth"}.items() for part in item]
+def test_a_table_a_level(run_tool, few_scenes, tmp_path):
+    networks.save("msfc", tmp_path / "a.pth")
+    opts = networks.listed({**SMALL, "MODEL.WEIGHTS": tmp_path / "a.pth"})
     status, _, error = run_tool(SCRIPT, "--config-file", CONFIG, "--output", tmp_path / "out", *opts)
     assert status == 0, error
     with open(tmp_path / "out" / "level_noise.csv", newline="") as file:

@@ -11,6 +11,7 @@ import tracemalloc
 
 import pytest
 import torch
+from gate import Gate
 
 from d2_featcomp.codecs import CodedTensor, FeatureBitstream
 from d2_featcomp.serving import CloudService, ServiceSettings, make_stream_id
@@ -197,26 +198,6 @@ def test_a_client_that_goes_away_leaves_no_traceback(serve, stream, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-class Closed:
-    """A network that computes nothing until it is opened."""
-
-    def __init__(self, network):
-        self.network, self.open = network, threading.Event()
-
-    def fingerprint(self):
-        return self.network.fingerprint()
-
-    def fingerprint_v1(self):
-        return self.network.fingerprint_v1()
-
-    def decode(self, stream):
-        assert self.open.wait(60)
-        return self.network.decode(stream)
-
-    def compute_batch_outputs(self, batch, streams):
-        return self.network.compute_batch_outputs(batch, streams)
-
-
 def large(stream, fingerprint=None, size=2**20):
     """A bitstream of a megabyte that is whole, though its payload means nothing."""
     tensor = CodedTensor({"y": os.urandom(size)})
@@ -226,7 +207,7 @@ def large(stream, fingerprint=None, size=2**20):
 
 
 def test_bitstreams_that_come_again_take_no_memory(serve, network, stream):
-    gate = Closed(network)
+    gate = Gate(network)
     service, port = serve(gate, max_connections=64, receive_timeout=30.0, answer_timeout=60.0)
     data = large(stream)
     request = put_head(make_stream_id("a", data), len(data)) + data
@@ -249,7 +230,7 @@ def test_bitstreams_that_come_again_take_no_memory(serve, network, stream):
 
 def test_foreign_bitstreams_do_not_wait(serve, network, stream):
     """They are refused while the network is busy with others, with an answer that tells why."""
-    gate = Closed(network)
+    gate = Gate(network)
     service, port = serve(gate, queue_size=1)
     foreign = large(stream, fingerprint=b"else")
     with httpx.Client() as client:
@@ -266,7 +247,7 @@ def test_foreign_bitstreams_do_not_wait(serve, network, stream):
 
 
 def test_waiting_bytes_are_counted(serve, network, stream):
-    gate = Closed(network)
+    gate = Gate(network)
     data = [large(stream, size=2**20 + n) for n in range(3)]
     service, port = serve(gate, max_receiving=int(2.5 * 2**20), max_connections=64, answer_timeout=60.0)
     with contextlib.ExitStack() as stack:

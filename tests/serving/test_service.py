@@ -6,10 +6,10 @@ import json
 import os
 import resource
 import tempfile
-import threading
 
 import pytest
 import torch
+from gate import Gate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,31 +90,8 @@ def test_any_order_of_uploads_and_restarts(network, sent, steps, max_batch):
                 assert json.load(file) == result and result["image_id"] == identity
 
 
-class Gate:
-    """Stands before a network, so that a test decides when it begins."""
-
-    def __init__(self, network):
-        self.network, self.open, self.batches = network, threading.Event(), []
-
-    def fingerprint(self):
-        return self.network.fingerprint()
-
-    def fingerprint_v1(self):
-        return self.network.fingerprint_v1()
-
-    def decode(self, stream):
-        assert self.open.wait(60)
-        return self.network.decode(stream)
-
-    def compute_batch_outputs(self, batch, streams):
-        self.batches.append([stream.sizes.padded for stream in streams])
-        if len(self.batches) == 1 and len(streams) > 1:
-            raise RuntimeError("too much at once")
-        return self.network.compute_batch_outputs(batch, streams)
-
-
 def test_batches_hold_what_waits_together(network, sent, tmp_path):
-    gate = Gate(network)
+    gate = Gate(network, fails_first=True)
     service = CloudService(gate, ServiceSettings(max_batch=3, max_wait=0.2), str(tmp_path))
     (_, narrow), (_, wide), *_ = sent
     jobs = [(make_stream_id(f"n{n}", narrow), narrow) for n in range(4)]
@@ -138,7 +115,6 @@ def test_batches_hold_what_waits_together(network, sent, tmp_path):
 
 def test_one_that_cannot_be_decoded_does_not_harm_its_batch(network, sent, tmp_path):
     gate = Gate(network)
-    gate.batches = [None]  # nothing fails
     service = CloudService(gate, ServiceSettings(max_wait=0.2), str(tmp_path))
     (identity, data), *_ = sent
     stream = FeatureBitstream.from_bytes(data)
@@ -283,7 +259,6 @@ def test_answers_have_a_budget(network, sent, tmp_path):
         small.submit(wide_id, wide)
     small.stop()
     gate = Gate(network)
-    gate.batches = [None]  # nothing fails
     options = ServiceSettings(max_answer_bytes=25000, max_batch=8, max_wait=0.2)
     service = CloudService(gate, options, folder, bytes_per_pixel=10)
     futures = [service.submit(make_stream_id(f"n{n}", narrow), narrow) for n in range(5)]
@@ -291,7 +266,7 @@ def test_answers_have_a_budget(network, sent, tmp_path):
     for future in futures:
         future.result(timeout=60)
     service.stop()
-    assert [len(batch) for batch in gate.batches[1:]] == [2, 2, 1]
+    assert [len(batch) for batch in gate.batches] == [2, 2, 1]
 
 
 def test_what_a_pixel_of_an_answer_costs(configured):

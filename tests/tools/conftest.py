@@ -2,6 +2,7 @@
 
 import signal
 
+import networks
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,7 @@ from d2_featcomp.serving import make_result
 def root(tmp_path_factory):
     """Weights of both halves, and photographs of several sizes."""
     folder = tmp_path_factory.mktemp("deployed")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, folder / "whole.pth")
+    networks.save("msfc", folder / "whole.pth")
     export_sub_models(
         setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder)
     )

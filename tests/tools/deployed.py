@@ -8,23 +8,20 @@ import socket
 import time
 import uuid
 
+import networks
 import processes
 
 with contextlib.suppress(ImportError):  # without which the tests that need it are skipped
     import httpx
 
-CONFIG = "configs/quick/msfc_R18.yaml"
+CONFIG = networks.MSFC
 SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.FEATCOMP.SSFC.CHANNELS": "4",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": "8",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
-    "TEST.DETECTIONS_PER_IMAGE": "3",
-    "INPUT.MIN_SIZE_TEST": "64",
+    **networks.TINY,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "TEST.DETECTIONS_PER_IMAGE": 3,
+    "INPUT.MIN_SIZE_TEST": 64,
 }
-OPTS = [part for item in SMALL.items() for part in item]
+OPTS = networks.listed(SMALL)
 IMAGES = 6
 
 

@@ -3,30 +3,26 @@
 import json
 import os
 import runpy
-import subprocess
 import sys
 
+import networks
 import numpy as np
+import processes
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.engine import setup_config
 
-SMALL = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4"]
-CONFIG = "configs/quick/msfc_R18.yaml"
+SMALL = networks.listed(networks.TINY)
+CONFIG = networks.MSFC
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds random weights, cut and uncut, and two images."""
     root = tmp_path_factory.mktemp("demo")
-    torch.manual_seed(0)
-    model = build_model(setup_config(CONFIG, SMALL))
-    state = model.state_dict()
-    torch.save({"model": state}, root / "cut.pth")
+    state = networks.save("msfc", root / "cut.pth").state_dict()
     plain = {key: value for key, value in state.items() if not key.startswith("feature_split.")}
     torch.save({"model": plain}, root / "plain.pth")
     (root / "images").mkdir()
@@ -36,14 +32,15 @@ def folder(tmp_path_factory):
     return root
 
 
-def call(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DETECTRON2_DATASETS": str(folder / "data"), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+@pytest.fixture
+def call(few_scenes, tmp_path_factory):
+    """Runs a command line: (exit status, standard output, standard error)."""
+
+    def run(script, *arguments):
+        output = tmp_path_factory.mktemp("called") / "told"
+        return processes.call(script, arguments, output, {"DETECTRON2_DATASETS": str(few_scenes)})
+
+    return run
 
 
 @pytest.fixture
@@ -60,22 +57,8 @@ def exit_status(monkeypatch):
     return run
 
 
-def register_tiny(folder):
-    """The embedded data set, small, where the command line looks for it."""
-    root = folder / "data" / "few"
-    if not root.exists():
-        from d2_featcomp.data.datasets.scenes import procedural_recipe
-        from d2_featcomp.data.scenes import write_scenes
-
-        composers, description = procedural_recipe({"train": 1, "val": 1})()
-        os.makedirs(root.parent, exist_ok=True)
-        write_scenes(str(root), composers, description)
-    return ["DATASETS.TEST", "('few_val',)"]
-
-
-def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
-    done = call(
-        folder,
+def test_demo_writes_pictures_and_bitstreams(call, folder, tmp_path):
+    status, _, errors = call(
         "tools/demo.py",
         "--config-file",
         CONFIG,
@@ -88,9 +71,9 @@ def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
         "MODEL.WEIGHTS",
         folder / "cut.pth",
         *SMALL,
-        *register_tiny(folder),
+        *("DATASETS.TEST", "('few_val',)"),
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert status == 0, errors[-2000:]
     assert sorted(os.listdir(tmp_path)) == [
         f"{stem}{end}" for stem in "ab" for end in (".d2fc", "_detections.png", "_features.png")
     ]
@@ -111,13 +94,13 @@ def test_demo_writes_pictures_and_bitstreams(folder, tmp_path):
         (["--input", "configs"], "no images in 'configs'"),
     ],
 )
-def test_demo_says_what_is_wrong(folder, tmp_path, arguments, words):
-    done = call(
-        folder, "tools/demo.py", "--config-file", CONFIG, "--output", tmp_path / "out", *arguments
+def test_demo_says_what_is_wrong(call, folder, tmp_path, arguments, words):
+    status, _, errors = call(
+        "tools/demo.py", "--config-file", CONFIG, "--output", tmp_path / "out", *arguments
     )
-    assert done.returncode == 1 or done.returncode == 2
-    assert words in done.stderr and done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    assert status == 1 or status == 2
+    assert words in errors and errors.count("\n") == 1
+    assert "Traceback" not in errors
 
 
 TOOLS = sorted(name[:-3] for name in os.listdir("tools") if name.endswith(".py"))
@@ -150,13 +133,13 @@ def test_scenes_replace_nothing_but_scenes(tmp_path):
     assert (tmp_path / "coco" / "precious.jpg").read_bytes() == b"photo"
 
 
-def test_convert_darknet(tmp_path, build_yolo, write_darknet):
+def test_convert_darknet(call, tmp_path, build_yolo, write_darknet):
     write_darknet(build_yolo(seed=1), tmp_path / "a.weights")
     arguments = ["tools/convert_darknet.py", "--config-file", "configs/quick/yolov3_tiny.yaml"]
-    done = call(
-        tmp_path, *arguments, "--weights", tmp_path / "a.weights", "--output", tmp_path / "a.pth"
+    status, _, errors = call(
+        *arguments, "--weights", tmp_path / "a.weights", "--output", tmp_path / "a.pth"
     )
-    assert done.returncode == 0, done.stderr
+    assert status == 0, errors
     network = build_yolo("MODEL.WEIGHTS", tmp_path / "a.pth", seed=2)
     missing = network.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True)["model"])
     assert not missing.missing_keys and not missing.unexpected_keys
@@ -166,19 +149,20 @@ def test_convert_darknet(tmp_path, build_yolo, write_darknet):
         ("none.weights", "b.pth", "none.weights"),
         ("a.weights", "a.weights/b.pth", "cannot write"),
     ):
-        done = call(tmp_path, *arguments, "--weights", tmp_path / weights, "--output", tmp_path / output)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
-        assert done.stderr.count("\n") == 1
+        status, _, errors = call(
+            *arguments, "--weights", tmp_path / weights, "--output", tmp_path / output
+        )
+        assert status == 2 and words in errors and "Traceback" not in errors
+        assert errors.count("\n") == 1
     assert not (tmp_path / "b.pth").exists()
-    done = call(
-        tmp_path,
+    status, _, errors = call(
         *("tools/convert_darknet.py", "--config-file", CONFIG),
         *("--weights", tmp_path / "a.weights", "--output", tmp_path / "b.pth"),
     )
-    assert done.returncode == 2 and "not a YOLOV3" in done.stderr
+    assert status == 2 and "not a YOLOV3" in errors
 
 
-def test_select_channels_and_label_images(tmp_path, build_yolo):
+def test_select_channels_and_label_images(call, tmp_path, build_yolo):
     network = build_yolo("MODEL.FEATCOMP.ENABLED", False)
     torch.save({"model": network.state_dict()}, tmp_path / "yolo.pth")
     (tmp_path / "photos").mkdir()
@@ -190,15 +174,15 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
     images = ("DATASETS.TRAIN", f"('images:{tmp_path}/photos',)")
     weights = ("MODEL.WEIGHTS", tmp_path / "yolo.pth")
     select = ("tools/select_channels.py", *config, "--output")
-    done = call(tmp_path, *select, tmp_path / "order.json", *small, *images, *weights)
-    assert done.returncode == 0, done.stderr
-    assert "256 channels of layer 8, from 2 images" in done.stdout
+    status, told, errors = call(*select, tmp_path / "order.json", *small, *images, *weights)
+    assert status == 0, errors
+    assert "256 channels of layer 8, from 2 images" in told
     named = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.BAF.CHANNEL_ORDER", tmp_path / "order.json")
     assert build_yolo(*named).feature_split.has_channel_order
     label = ("tools/label_images.py", *config, "--images")
-    done = call(tmp_path, *label, tmp_path / "photos", "--score", 0.01, *small, *weights)
-    assert done.returncode == 0, done.stderr
-    assert "labels in 2 images" in done.stdout
+    status, told, errors = call(*label, tmp_path / "photos", "--score", 0.01, *small, *weights)
+    assert status == 0, errors
+    assert "labels in 2 images" in told
     assert len(json.loads((tmp_path / "photos" / "annotations.json").read_text())["images"]) == 2
     for arguments, words in (
         ((*select, tmp_path / "yolo.pth" / "a.json", *images, *weights), "cannot write"),
@@ -209,20 +193,19 @@ def test_select_channels_and_label_images(tmp_path, build_yolo):
         ((*label, tmp_path / "photos", "--score", 2, *weights), "from 0 to 1"),
         ((*label, tmp_path / "photos"), "no weights"),
     ):
-        done = call(tmp_path, *arguments)
-        assert done.returncode == 2 and words in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        status, told, errors = call(*arguments)
+        assert status == 2 and words in errors, errors
+        assert "Traceback" not in errors
     assert not (tmp_path / "a.json").exists()
 
 
-def test_export_writes_both_halves(folder, tmp_path):
-    done = call(
-        folder,
+def test_export_writes_both_halves(call, folder, tmp_path):
+    status, told, errors = call(
         *("tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "new"),
         *("MODEL.WEIGHTS", folder / "cut.pth", *SMALL),
     )
-    assert done.returncode == 0, done.stderr
-    assert "the edge sub-model" in done.stdout and "the cloud sub-model" in done.stdout
+    assert status == 0, errors
+    assert "the edge half" in told and "the cloud half" in told
     whole = torch.load(folder / "cut.pth", weights_only=True)["model"]
     edge, cloud = (
         torch.load(tmp_path / "new" / f"{half}.pth", weights_only=True) for half in ("edge", "cloud")
@@ -231,12 +214,14 @@ def test_export_writes_both_halves(folder, tmp_path):
     for half in (edge, cloud):
         assert 0 < len(half["model"]) < len(whole)
         assert all(torch.equal(value, whole[name]) for name, value in half["model"].items())
-    done = call(folder, "tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "b", *SMALL)
-    assert done.returncode == 2 and "no weights" in done.stderr and "Traceback" not in done.stderr
+    status, told, errors = call(
+        "tools/export.py", "--config-file", CONFIG, "--output", tmp_path / "b", *SMALL
+    )
+    assert status == 2 and "no weights" in errors and "Traceback" not in errors
     assert not (tmp_path / "b").exists()
 
 
-def test_a_tool_loads_the_users_own_split(folder, tmp_path):
+def test_a_tool_loads_the_users_own_split(call, folder, tmp_path):
     (tmp_path / "my_split.py").write_text(
         "from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC\n\n"
         "@FEATURE_SPLIT_REGISTRY.register()\n"
@@ -246,8 +231,8 @@ def test_a_tool_loads_the_users_own_split(folder, tmp_path):
     chosen = ["MODEL.FEATCOMP.SPLIT", "MySplit", "MODEL.WEIGHTS", folder / "cut.pth", *SMALL]
     arguments = ["--config-file", CONFIG, "--output", tmp_path / "new"]
     known = ["--import", tmp_path / "my_split.py"]
-    done = call(folder, "tools/export.py", *chosen, *known, *arguments)
-    assert done.returncode == 0, done.stderr
+    status, _, errors = call("tools/export.py", *chosen, *known, *arguments)
+    assert status == 0, errors
     assert torch.load(tmp_path / "new" / "edge.pth", weights_only=True)["split"] == "MySplit"
 
 

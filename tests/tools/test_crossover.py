@@ -2,17 +2,14 @@
 
 import re
 
+import networks
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
-from d2_featcomp.engine import setup_config
-
 SCRIPT = "tools/crossover.py"
-CONFIG = "configs/quick/msfc_R18.yaml"
-SMALL = ("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4")
+CONFIG = networks.MSFC
+SMALL = networks.listed(networks.TINY)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +26,7 @@ def test_where_both_take_equally_long(tool):
 
 
 def test_a_table_a_bandwidth(run_tool, tmp_path):
-    torch.manual_seed(0)
-    torch.save({"model": build_model(setup_config(CONFIG, SMALL)).state_dict()}, tmp_path / "a.pth")
+    networks.save("msfc", tmp_path / "a.pth")
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         pixels = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)

@@ -3,12 +3,13 @@
 import json
 import os
 
+import deployed
+import networks
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
@@ -19,13 +20,8 @@ from d2_featcomp.engine import export_sub_models, setup_config
 from d2_featcomp.serving import ImageTable, make_result, read_annotations
 from d2_featcomp.serving.coco_results import collect_answers, open_image_table
 
-CONFIG = "configs/quick/msfc_R18.yaml"
-SMALL = (
-    *("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FEATCOMP.SSFC.CHANNELS", "4"),
-    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"),
-    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "3"),
-    *("INPUT.MIN_SIZE_TEST", "64"),
-)
+CONFIG = networks.MSFC
+SMALL = deployed.OPTS
 NAMES = ["ball", "cat", "dog", "egg", "fox", "gnu"]
 IDS = [7, 3, 90, 12, 15, 18]  # of the data set; Detectron2 counts classes by rising ids
 FILES = {41: "b.png", 17: "a.png"}
@@ -51,8 +47,7 @@ def root(tmp_path_factory):
     data = {"images": images, "annotations": [], "categories": categories[::-1]}
     (folder / "annotated" / "annotations.json").write_text(json.dumps(data))
     opts = [*SMALL, "DATASETS.TEST", f"('images:{folder}/annotated',)"]
-    torch.manual_seed(0)
-    torch.save({"model": build_model(setup_config(CONFIG, opts)).state_dict()}, folder / "whole.pth")
+    networks.save("msfc", folder / "whole.pth")
     export_sub_models(
         setup_config(CONFIG, [*opts, "MODEL.WEIGHTS", str(folder / "whole.pth")]), str(folder)
     )

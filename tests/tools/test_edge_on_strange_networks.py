@@ -2,10 +2,9 @@
 
 import json
 
+import networks
 import pytest
-import torch
 from deployed import CONFIG, IMAGES, OPTS, call
-from detectron2.modeling import build_model
 from PIL import Image
 
 from d2_featcomp.engine import export_sub_models, setup_config
@@ -39,9 +38,8 @@ def test_requeue_alone(run_tool, tmp_path):
 
 def test_a_cloud_of_other_weights_empties_no_spool(root, server, tmp_path):
     (tmp_path / "other").mkdir()
-    torch.manual_seed(1)
     whole = tmp_path / "whole.pth"
-    torch.save({"model": build_model(setup_config(CONFIG, OPTS)).state_dict()}, whole)
+    networks.save("msfc", whole, seed=1)
     other = export_sub_models(setup_config(CONFIG, [*OPTS, "MODEL.WEIGHTS", str(whole)]), str(tmp_path))
     spool = Spool(str(tmp_path / "spool"))
     foreign = server("--weights", other["cloud"])

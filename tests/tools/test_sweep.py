@@ -4,19 +4,17 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+import uuid
 
 import deployed
+import networks
+import processes
 import pytest
-import torch
 from deployed import CONFIG
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import setup_config
 
 SMALL = {
     **deployed.SMALL,
@@ -33,51 +31,41 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     register_scenes("swept", str(folder / "swept"), procedural_recipe({"train": 1, "val": IMAGES}))
     DatasetCatalog.get("swept_val")
-    torch.manual_seed(0)
-    network = build_model(setup_config(CONFIG, [part for item in SMALL.items() for part in item]))
-    torch.save({"model": network.state_dict()}, folder / "cut.pth")
+    networks.save("msfc", folder / "cut.pth")
     return folder
 
 
 def command(root, script, *arguments, **changes):
+    """The script, and its arguments."""
     if script == "tools/sweep.py":
         opts = {**SMALL, "MODEL.WEIGHTS": root / "cut.pth", **changes}
-        arguments = (
-            "--config-file",
-            CONFIG,
-            *arguments,
-            *(part for item in opts.items() for part in item),
-        )
-    return {
-        "args": [sys.executable, script, *map(str, arguments)],
-        "env": {
-            **os.environ,
-            "DETECTRON2_DATASETS": str(root),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.getcwd(),
-        },
-        "text": True,
-    }
+        arguments = ("--config-file", CONFIG, *arguments, *networks.listed(opts))
+    return script, arguments
 
 
-def call(*arguments, **changes):
-    return subprocess.run(**command(*arguments, **changes), capture_output=True, check=False)
+def start(root, *arguments, **changes):
+    """A process of its own."""
+    output = root / f"told-{uuid.uuid4().hex}"
+    environment = {"DETECTRON2_DATASETS": str(root)}
+    return processes.start(*command(root, *arguments, **changes), output, environment)
 
 
 @pytest.fixture
 def in_process(root, run_tool):
-    """As :func:`call`, without starting another interpreter: (exit status, output, errors)."""
+    """The same without a process of its own: (exit status, output, errors)."""
 
     def run(*arguments, **changes):
-        return run_tool(*command(root, *arguments, **changes)["args"][1:])
+        script, arguments = command(root, *arguments, **changes)
+        return run_tool(script, *arguments)
 
     return run
 
 
 def sweep(root, output, *arguments, **changes):
-    done = call(root, "tools/sweep.py", "--output", output, *arguments, **changes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    running = start(root, "tools/sweep.py", "--output", output, *arguments, **changes)
+    status, told, errors = running.wait(600)
+    assert status == 0, errors[-3000:]
+    return told
 
 
 def read(path):
@@ -152,11 +140,10 @@ def test_what_a_sweep_writes(swept):
 
 def test_a_killed_sweep_goes_on_and_gives_the_same(root, swept):
     output = root / "killed"
-    arguments = command(root, "tools/sweep.py", "--output", output, "--curves", root / "curves.yaml")
-    process = subprocess.Popen(**arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = start(root, "tools/sweep.py", "--output", output, "--curves", root / "curves.yaml")
     records = output / "records"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and running.process.is_alive():
         found = (
             [name for name in os.listdir(records) if name.endswith(".records")]
             if records.is_dir()
@@ -165,8 +152,8 @@ def test_a_killed_sweep_goes_on_and_gives_the_same(root, swept):
         if sum((records / name).read_bytes().count(b"\n") for name in found) >= 8:
             break
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (output / "curves.csv").exists()
+    running.kill()
+    assert running.wait()[0] == -signal.SIGKILL and not (output / "curves.csv").exists()
     with open(records / sorted(found)[0], "ab") as file:
         file.write(b"4\t{")
     sweep(root, output, "--curves", root / "curves.yaml")
@@ -233,8 +220,8 @@ def test_half_the_rate_is_minus_fifty_percent(root, in_process, tmp_path):
     anchor = write_curve(tmp_path / "anchor.csv", RATES, QUALITIES)
     test = write_curve(tmp_path / "test.csv", [rate / 2 for rate in RATES], QUALITIES, curve="mine")
     columns = ("--rate", "bpfe", "--quality", "bbox/AP")
-    done = call(root, "tools/bdrate.py", anchor, test, *columns)
-    assert (done.returncode, done.stdout) == (0, "BD-rate: -50.00 %\n"), done.stderr
+    status, told, errors = start(root, "tools/bdrate.py", anchor, test, *columns).wait()
+    assert (status, told) == (0, "BD-rate: -50.00 %\n"), errors
     for method in ("cubic", "pchip", "akima"):
         status, told, _ = in_process("tools/bdrate.py", anchor, test, *columns, "--method", method)
         assert (status, told) == (0, "BD-rate: -50.00 %\n")

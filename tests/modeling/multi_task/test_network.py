@@ -1,3 +1,4 @@
+import networks
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -10,10 +11,9 @@ from d2_featcomp.ops import compressibility_loss
 FEATCOMP = "MODEL.FEATCOMP."
 
 
-def build(*overrides, config="configs/quick/mtl_R34.yaml"):
-    torch.manual_seed(0)
-    small = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18]
-    return build_model(setup_config(config, [*small, *overrides]))
+def build(*overrides, config=networks.TASKS):
+    """In training mode."""
+    return networks.build(config, [*networks.listed(networks.TINY_TASKS), *overrides]).train()
 
 
 def record(height=32, width=48, seed=0, **more):

@@ -8,7 +8,12 @@ import runpy
 import sys
 from unittest import mock
 
-_PRELOADED = ["d2_featcomp.engine", "d2_featcomp.serving", "fastapi", "httpx", "uvicorn"]
+# Not d2_featcomp: it is imported by each process, since it looks at its environment.
+_PRELOADED = [
+    *("torchvision", "detectron2.checkpoint", "detectron2.data", "detectron2.engine"),
+    *("detectron2.evaluation", "detectron2.export", "detectron2.modeling", "imagecodecs"),
+    *("fastapi", "httpx", "uvicorn"),
+]
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(_PRELOADED)
 
@@ -38,28 +43,39 @@ class Running:
         return ""
 
 
-def start(script, arguments, output):
+def start(script, arguments, output, environment=None):
     """
     Args:
         script (str): of a command line.
         arguments (sequence): for it.
         output (str): path; `.out` and `.err` are appended, for what it writes.
+        environment (dict or None): variables that it gets besides those of this process.
 
     Returns:
-        Running: the process runs.
+        Running: the process runs, in the working folder of this one.
     """
     files = f"{output}.out", f"{output}.err"
     settings = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    variables = {**os.environ, **settings, **(environment or {})}
     with mock.patch.dict(os.environ, settings):  # those of the process that is forked
-        process = _forks.Process(target=_run, args=(script, list(map(str, arguments)), *files))
+        process = _forks.Process(
+            target=_run, args=(str(script), list(map(str, arguments)), variables, *files)
+        )
         process.start()
     return Running(process, *files)
 
 
-def _run(script, arguments, *files):
+def call(script, arguments, output, environment=None, timeout=120):
+    """(exit status, standard output, standard error) of a command line; see :func:`start`."""
+    return start(script, arguments, output, environment).wait(timeout)
+
+
+def _run(script, arguments, variables, *files):
     for descriptor, path in enumerate(files, start=1):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, descriptor)
         os.close(opened)
+    os.environ.clear()
+    os.environ.update(variables)
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
