@@ -19,7 +19,7 @@ from d2_featcomp.modeling.acceleration.folding import fold_norms
 from d2_featcomp.modeling.processor import computes_bfloat16
 from d2_featcomp.modeling.split_backbone import DecodedLatents
 from d2_featcomp.modeling.splits import MSFR
-from d2_featcomp.modeling.splits.resampling import level_size
+from d2_featcomp.modeling.splits.resampling import compute_level_size
 
 NETWORKS = ("msfc", "pyramid", "image", "baf", "layer", "tasks", "gains")
 

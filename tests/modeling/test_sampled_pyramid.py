@@ -7,7 +7,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import nn
 
 from d2_featcomp.modeling.acceleration.sampled_pyramid import sampled_pyramid
-from d2_featcomp.modeling.splits.resampling import size_align
+from d2_featcomp.modeling.splits.resampling import align_size
 
 LEVELS = ("p2", "p3", "p4", "p5")
 
