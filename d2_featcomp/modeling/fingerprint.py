@@ -98,5 +98,5 @@ def hash_weights(tensors, text=""):
     digest = hashlib.blake2b(text.encode(), digest_size=FINGERPRINT_BYTES)
     for name, tensor in tensors:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.digest()

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from d2_featcomp.codecs import FeatureBitstream, FeatureCodec, ImageSizes, build_image_codec
+from d2_featcomp.codecs import (
+    FeatureBitstream,
+    FeatureCodec,
+    ImageSizes,
+    LearnedFeatureCodec,
+    build_image_codec,
+)
 from d2_featcomp.ops import (
     compressibility_loss,
     dequantize_uniform,
@@ -143,3 +149,28 @@ def test_the_compressibility_loss_and_its_gradient_are_close(device, shape, exac
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
     # The sign of a coefficient near 0 may differ.
     assert (gradient - wanted_gradient).norm() <= 1e-2 * wanted_gradient.norm()
+
+
+@pytest.mark.parametrize(
+    ("bits", "quantizer"), [(2, "fixed"), (4, "fixed"), (6, "channel"), (8, "tensor")]
+)
+def test_the_learned_codec_sends_and_decodes_the_same(device, bits, quantizer):
+    torch.manual_seed(0)
+    codec = LearnedFeatureCodec(channels=[16], bits=bits, quantizer=quantizer)
+    optimizer = torch.optim.Adam(codec.parameters(), 0.01)
+    codec.to(device).train()
+    x = features()
+    for _ in range(10):  # trained there, so that its integers are made there, too
+        _, _, rate_terms = codec.quantize([x[None].to(device)])
+        optimizer.zero_grad()
+        rate_terms["entropy"].backward()
+        optimizer.step()
+    codec.eval()
+    there = codec.compress([x.to(device)])
+    (decoded,) = codec.decompress(there, [x.shape], device)
+    other = LearnedFeatureCodec(channels=[16], bits=bits, quantizer=quantizer).eval()
+    other.load_state_dict(codec.state_dict())
+    assert other.compress([x]) == there
+    (expected,) = other.decompress(there, [x.shape])
+    assert torch.equal(decoded.cpu(), expected)
+    assert not there[0].fixed_length

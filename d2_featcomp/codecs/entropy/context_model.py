@@ -6,6 +6,7 @@ Shape shorthand in this module:
 """
 
 import math
+import zlib
 
 import numpy as np
 import torch
@@ -69,10 +70,13 @@ class ContextModel(nn.Module):
             self.register_buffer(f"integer_{name}_shift", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("_before_mask", self._mask_of_groups(), persistent=False)
         self.register_buffer("_own_mask", _mask_of_phases(), persistent=False)
+        # Checksum of the weights that the integers were made from. So these are made once, where the
+        # model is trained, and on no other machine.
+        self.register_buffer("integer_source", torch.tensor([-1]))
         self._integer_model = None
-        self._made_from = None
         self.reset_parameters()
         self.register_load_state_dict_post_hook(_forget_integer_model)
+        self.register_state_dict_pre_hook(_update_before_saving)
 
     def _mask_of_groups(self):
         """(G * F, G * c, 1, 1): a group sees those before it."""
@@ -196,8 +200,12 @@ class ContextModel(nn.Module):
 
     # ---- integers ----------------------------------------------------------------------------------
 
-    def _weights_key(self):
-        return tuple((weight.data_ptr(), weight._version) for weight in self.parameters())
+    def _compute_checksum(self):
+        """CRC-32 of the weights that are trained."""
+        found = 0
+        for weight in self.parameters():
+            found = zlib.crc32(weight.detach().cpu().contiguous().numpy().data, found)
+        return found
 
     @torch.no_grad()
     def update(self):
@@ -206,46 +214,47 @@ class ContextModel(nn.Module):
         Raises:
             ValueError: a weight is not finite.
         """
-        key = self._weights_key()
-        if key == self._made_from:
+        checksum = self._compute_checksum()
+        if checksum == int(self.integer_source):
             return
         if not all(torch.isfinite(p).all() for p in self.parameters()):
             raise ValueError("the entropy model's weights became infinite or NaN")
+        # On the CPU, so that all devices round alike.
+        given = {name: weight.detach().cpu() for name, weight in self.named_parameters()}
         symbols = (self.bits - 1, 2**self.bits - 1)
         activations = (ACTIVATION_UNIT, ACTIVATION_MAX)
-        before = [(_rows(self.before_weight * self._before_mask), *symbols)]
-        shift = _largest_shift(before, self.before_bias)
-        self._set("before", *_as_integers(before, self.before_bias, shift))
+        masked = given["before_weight"] * self._before_mask.cpu()
+        self._set("before", *_make_layer([(_rows(masked), *symbols)], given["before_bias"]))
         # The middle layer is computed once for all phases, so one shift holds for all.
-        middle = (_rows(self.middle_weight), *activations)
-        phases = [
-            ([middle, (_rows(weight * mask), *symbols)], bias)
-            for weight, mask, bias in zip(
-                self._own_weights(), self._own_mask, self.own_bias, strict=True
-            )
-        ]
+        middle = (_rows(given["middle_weight"]), *activations)
+        phases = []
+        for weight, mask, bias in zip(
+            given["own_weight"].chunk(len(PHASES)), self._own_mask.cpu(), given["own_bias"], strict=True
+        ):
+            phases.append(([middle, (_rows(weight * mask), *symbols)], bias))
         shift = torch.stack([_largest_shift(*phase) for phase in phases]).amin(0)
         made = [_as_integers(*phase, shift) for phase in phases]
         self._set("middle", [made[0][0][0]])
-        self._set(
-            "own",
-            [torch.stack([weights[1] for weights, _, _ in made])],
-            torch.stack([bias for _, bias, _ in made]),
-            made[0][2],
-        )
-        for name, offset, unit in (("hidden", 0.0, ACTIVATION_UNIT), ("head", *self._outputs_meaning())):
-            made = []
-            for weight, bias in zip(
-                getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias") + offset, strict=True
-            ):
-                terms = [(_rows(weight), *activations)]
-                made.append(_as_integers(terms, bias, _largest_shift(terms, bias, unit), unit))
-            weights, biases, shifts = zip(*made, strict=True)
-            self._set(
-                name, [torch.stack([w for (w,) in weights])], torch.stack(biases), torch.stack(shifts)
+        owns, biases = [weights[1] for weights, _, _ in made], [bias for _, bias, _ in made]
+        self._set("own", [torch.stack(owns)], torch.stack(biases), made[0][2])
+        for name, (offset, unit) in {
+            "hidden": (0.0, ACTIVATION_UNIT),
+            "head": self._outputs_meaning(),
+        }.items():
+            weights, biases = given[f"{name}_weight"], given[f"{name}_bias"] + offset
+            made = [
+                _make_layer([(_rows(weight), *activations)], bias, unit)
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
+            weights, biases, shifts = (
+                torch.stack(part)
+                for part in zip(
+                    *((weights[0], bias, shift) for weights, bias, shift in made), strict=True
+                )
             )
+            self._set(name, [weights], biases, shifts)
+        self.integer_source.fill_(checksum)
         self._integer_model = None
-        self._made_from = key
 
     def _outputs_meaning(self):
         """(offset, unit) of the head's outputs, each (G * c * O,): what is added to an output, and the
@@ -255,13 +264,8 @@ class ContextModel(nn.Module):
         highest, steps = 2**self.bits - 1, 2 ** (self.bits - 2)
         offset = torch.tensor([0.0, highest / 2 / steps, SCALE_OFFSET / 2**SCALE_UNIT])
         unit = torch.tensor([LOGIT_UNIT, self.bits - 2 + POSITION_UNIT, SCALE_UNIT])
-        repeated = [
-            value.to(self.head_bias.device)
-            .repeat_interleave(COMPONENTS)
-            .repeat(self.groups * self.group)
-            for value in (offset, unit)
-        ]
-        return repeated[0], repeated[1]
+        symbols = self.groups * self.group
+        return tuple(part.repeat_interleave(COMPONENTS).repeat(symbols) for part in (offset, unit))
 
     def _set(self, name, weights, bias=None, shift=None):
         (weight,) = weights
@@ -285,7 +289,7 @@ class ContextModel(nn.Module):
     def _read_integer_model(self, dtype):
         arrays = {}
         for name, buffer in self.named_buffers():
-            if not name.startswith(_PREFIX):
+            if not name.startswith(_PREFIX) or name == "integer_source":
                 continue
             name, array = name[len(_PREFIX) :], buffer.cpu().numpy()
             if name.endswith("_shift"):
@@ -298,9 +302,14 @@ _PREFIX = "integer_"
 
 
 def _forget_integer_model(module, incompatible_keys):
-    """Hook after weights were loaded: the integers are those of the checkpoint."""
+    """Hook after weights were loaded."""
     module._integer_model = None
-    module._made_from = module._weights_key()
+
+
+def _update_before_saving(module, prefix, keep_vars):
+    """Hook before weights are saved. Those of a training that diverged are saved as they are."""
+    if module.training and all(torch.isfinite(p).all() for p in module.parameters()):
+        module.update()
 
 
 def _mask_of_phases():
@@ -345,9 +354,14 @@ def _largest_shift(terms, bias, unit=ACTIVATION_UNIT):
     for weight, exponent, largest in terms:
         size = size + weight.abs().sum(1) * largest * 2.0**-exponent
         slack += 0.5 * largest * (weight != 0).sum(1)
-    half = torch.exp2(-1.0 - torch.as_tensor(unit, dtype=torch.float64, device=bias.device))
+    half = torch.exp2(-1.0 - torch.as_tensor(unit, dtype=torch.float64))
     shift = torch.log2((EXACT - 1 - slack) / (size + half)).floor().long()
     return shift.clamp(max=_LARGEST_SHIFT)
+
+
+def _make_layer(terms, bias, unit=ACTIVATION_UNIT):
+    """:func:`_as_integers` with :func:`_largest_shift`."""
+    return _as_integers(terms, bias, _largest_shift(terms, bias, unit), unit)
 
 
 def _as_integers(terms, bias, shift, unit=ACTIVATION_UNIT):
