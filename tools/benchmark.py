@@ -17,6 +17,7 @@ import torch
 from benchmarks.codecs import (
     benchmark_codec,
     benchmark_hevc,
+    benchmark_learned,
     benchmark_lossless,
     benchmark_quantizer,
 )
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "baf_edge": benchmark_baf_edge,
     "cloud": benchmark_cloud,
     "codec": benchmark_codec,
+    "learned": benchmark_learned,
     "quantizer": benchmark_quantizer,
     "lossless": benchmark_lossless,
     "hevc": benchmark_hevc,

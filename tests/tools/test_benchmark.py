@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-FAST = ("edge", "cloud", "quantizer", "lossless", "hevc", "pipeline")
+FAST = ("edge", "cloud", "quantizer", "learned", "lossless", "hevc", "pipeline")
 # The edge half compiled, too, for which alone a C++ compiler works half a minute.
 COMPILED = ("edge",)
 SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes", "throughput")

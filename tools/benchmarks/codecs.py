@@ -11,6 +11,7 @@ import torch
 from d2_featcomp.codecs import (
     FeatureBitstream,
     ImageSizes,
+    LearnedFeatureCodec,
     QuantizedFeatureCodec,
     build_image_codec,
     compress_stream,
@@ -153,6 +154,44 @@ def benchmark_codec(settings):
             seconds["decode"],
             0.05,
         )
+
+
+def benchmark_learned(settings):
+    """The learned codec as a part of the edge sub-model, for maps of MSFC and of the quick start."""
+    quick = "configs/quick/msfc_R18_learned.yaml"
+    for config, size, bits in ((MSFC, settings.size, 4), (quick, (192, 256), 2)):
+        network = random_network(config, settings.device)
+        network.accelerate("fused")
+        record = random_record(size)
+        (features,) = network.edge_features([record])
+        x = torch.tanh(random_features(*features.tensors[0].shape)).to(settings.device)
+        codec = LearnedFeatureCodec(channels=[len(x)], bits=bits)
+        _give_opinions(codec.eval())
+        # Not by `compress`: of random opinions it would send fixed-length symbols.
+        (model,), payload = codec.integer_models(), codec.encode_symbols(codec.find_symbols(x), 0)
+        seconds = median_times(
+            {
+                "edge": lambda n=network, r=record: n.edge_features([r]),
+                "encode": lambda c=codec, x=x: c.encode_symbols(c.find_symbols(x), 0),
+                "decode": lambda m=model, p=payload, s=x.shape: m.decode(p, s),
+            },
+            {"edge": settings.few, "encode": settings.repeats, "decode": settings.repeats},
+            settings.device,
+        )
+        name = "x".join(map(str, x.shape))
+        goal = 0.05 if config == MSFC and settings.device.type == "cpu" else None
+        for part in ("encode", "decode"):
+            what = f"codec learned: {part}, {name}, n={bits}"
+            yield share(what, "edge sub-model, fused", seconds[part], seconds["edge"], goal)
+
+
+@torch.no_grad()
+def _give_opinions(codec):
+    """Outputs that differ from symbol to symbol, as those of a trained model."""
+    generator = torch.Generator().manual_seed(0)
+    for model in codec.context_models:
+        model.head_weight.normal_(std=0.3, generator=generator)
+    codec.update()
 
 
 def benchmark_lossless(settings):

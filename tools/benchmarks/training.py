@@ -10,12 +10,14 @@ from detectron2.utils.events import EventStorage
 from .common import median_times, share
 from .networks import MSFC, random_network, random_record
 
+RATE = ("MODEL.FEATCOMP.CODEC.NAME", "learned", "MODEL.FEATCOMP.TRAIN.RATE_WEIGHT", 1e-6)
 
-def train_once(device, enabled, size, images=1, autocast=False):
-    """A function that trains once: MSFC end to end, or the same detector, not split."""
-    model = random_network(
-        MSFC, device, "MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask"
-    ).train()
+
+def train_once(device, enabled, size, images=1, autocast=False, opts=()):
+    """A function that trains once: MSFC end to end, with more config overrides, or the same detector,
+    not split."""
+    opts = ["MODEL.FEATCOMP.ENABLED", enabled, "INPUT.MASK_FORMAT", "bitmask", *opts]
+    model = random_network(MSFC, device, *opts).train()
     torch.manual_seed(0)  # the same images and objects for both: they drew unlike numbers of weights
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)
@@ -101,10 +103,12 @@ def benchmark_training(settings):
     memory."""
     size = tuple(side // 2 for side in settings.size) if settings.device.type == "cpu" else settings.size
     trained = {name: train_once(settings.device, name == "msfc", size) for name in ("msfc", "plain")}
+    trained["rate"] = train_once(settings.device, True, size, opts=RATE)
     # The first iterations wait for the memory that the system hands out.
     seconds = median_times(trained, settings.few, settings.device, warm_up=3)
     what, against = f"training iteration, MSFC stage 3, an image of {size[0]}x{size[1]}", "Mask R-CNN's"
     yield share(what, against, seconds["msfc"], seconds["plain"], 1.1)
+    yield share(f"{what}, codec learned, with rate", "without", seconds["rate"], seconds["msfc"], 1.1)
     del trained
     if settings.device.type == "cpu" and not os.path.exists("/proc/self/clear_refs"):
         return  # what only Linux tells
