@@ -28,6 +28,7 @@ from d2_featcomp.codecs import (
     DecodeLimits,
     FeatureBitstream,
     ImageSizes,
+    LearnedFeatureCodec,
     QuantizedFeatureCodec,
     build_image_codec,
     compress_stream,
@@ -37,40 +38,60 @@ from d2_featcomp.codecs import (
 LIMITS = DecodeLimits(max_elements=2**20, max_image_side=2**14, max_tensors=8)
 MOST_SECONDS = 1.0
 MOST_MEGABYTES = 600  # above what the process takes before
+SHAPES = [(4, 8, 12), (5, 3, 7), (1, 1, 1)]
+QUANTIZERS = ("fixed", "tensor", "channel")
 FIXED_LENGTHS = (0, 1, 2, 127, 128, 255)
 
 
-def corpus():
-    """Valid bitstreams of both formats: every codec that is installed, several bit depths, quantizers
-    and shapes. Pairs of bytes, and what the network knows of them: (codec, description)."""
-    generator = torch.Generator().manual_seed(0)
-    found = []
+def image_codecs():
+    """Yields feature codecs with every image codec that is installed, and shapes of latents for them."""
     for name, codec in IMAGE_CODEC_REGISTRY:
         try:
             codec.require_library()
         except ImportError:
             continue
-        shapes = [(3, 24, 16)] if codec.layout == "colour" else [(4, 8, 12), (5, 3, 7), (1, 1, 1)]
+        shapes = [(3, 24, 16)] if codec.layout == "colour" else SHAPES
         for bits in (2, 8, 12, 32):
             if bits not in codec.bit_depths:
                 continue
-            for quantizer in ("fixed", "tensor", "channel"):
-                smooth = [
-                    torch.rand(shape, generator=generator).cumsum(-1) / 8 - 0.5 for shape in shapes
-                ]
-                feature_codec = QuantizedFeatureCodec(
-                    image_codec=build_image_codec(name, bits=bits), quantizer=quantizer
-                )
-                stream = compress_stream(
-                    smooth,
-                    feature_codec,
-                    split="MSFC",
-                    fingerprint=b"abcd",
-                    sizes=ImageSizes((64, 96), (60, 90), (120, 180)),
-                    feature_elements=4096,
-                )
-                known = feature_codec, stream.description
-                found += [(stream.to_bytes(), known), (as_format_1(stream).to_bytes(), known)]
+            for quantizer in QUANTIZERS:
+                image_codec = build_image_codec(name, bits=bits)
+                yield QuantizedFeatureCodec(image_codec=image_codec, quantizer=quantizer), shapes
+
+
+def learned_codecs():
+    """Yields codecs whose entropy models expect something, be it wrong, and shapes."""
+    torch.manual_seed(0)
+    for bits in (2, 4, 6, 8):
+        for quantizer in QUANTIZERS:
+            channels = [shape[0] for shape in SHAPES]
+            codec = LearnedFeatureCodec(channels=channels, bits=bits, quantizer=quantizer).eval()
+            with torch.no_grad():
+                for model in codec.context_models:
+                    model.head_weight.normal_(std=0.1)
+            codec.update()
+            yield codec, SHAPES
+
+
+def corpus():
+    """Valid bitstreams of both formats: every codec, several bit depths, quantizers and shapes. Pairs of
+    bytes, and what the network knows of them: (codec, description)."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for feature_codec, shapes in (*image_codecs(), *learned_codecs()):
+        smooth = [torch.rand(shape, generator=generator).cumsum(-1) / 8 - 0.5 for shape in shapes]
+        stream = compress_stream(
+            smooth,
+            feature_codec,
+            split="MSFC",
+            fingerprint=b"abcd",
+            sizes=ImageSizes((64, 96), (60, 90), (120, 180)),
+            feature_elements=4096,
+        )
+        known = feature_codec, stream.description
+        found.append((stream.to_bytes(), known))
+        if not feature_codec.has_weights:  # format 1 is of before there were such
+            found.append((as_format_1(stream).to_bytes(), known))
     return found
 
 
