@@ -7,10 +7,10 @@ import torch
 import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from d2_featcomp.codecs import build_image_codec
+from d2_featcomp.codecs import build_feature_codec
 from d2_featcomp.engine import setup_config
 from d2_featcomp.engine.command_line import make_plain_config
-from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC
+from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, MSFC, find_feature_split
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
@@ -29,9 +29,8 @@ def test_config_loads(path):
     featcomp = cfg.MODEL.FEATCOMP
     assert featcomp.TASK_NETWORK in META_ARCH_REGISTRY
     assert featcomp.SPLIT in FEATURE_SPLIT_REGISTRY
-    codec = featcomp.CODEC
-    built = build_image_codec(codec.NAME, bits=codec.BITS, quality=codec.QUALITY, effort=codec.EFFORT)
-    assert built.bits == codec.BITS
+    built = build_feature_codec(cfg, find_feature_split(featcomp.SPLIT))
+    assert (built.name, built.bits) == (featcomp.CODEC.NAME, featcomp.CODEC.BITS)
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
 
 

@@ -95,6 +95,7 @@ PROTOCOLS = {
     "quick/Base-R18": (*SCENES, ""),
     "quick/baf_yolov3_tiny": (*SCENES, ""),
     "quick/msfc_R18": (*SCENES, ""),
+    "quick/msfc_R18_learned": (*SCENES, ""),
     # Trained on the first 200 (MODEL.FEATCOMP.TRAIN.IMAGES).
     "quick/mtl_R34": ("scenes_multi_task_train", "scenes_multi_task_val", 200, 200, ""),
     "quick/yolov3_tiny": (*SCENES, ""),
@@ -109,7 +110,7 @@ EXPERIMENTS = {
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
-    "MSFC/quickstart": ("quick/msfc_R18", []),
+    "MSFC/quickstart": ("quick/msfc_R18_learned", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
     "MSFC/scenes_long": ("scenes_msfc_R18", []),
 }

@@ -200,7 +200,7 @@ def test_resume_after_a_kill_goes_on_in_the_right_step(train, few_scenes, tmp_pa
     status, told, errors = processes.call("tools/train_net.py", command, tmp_path / "log", environment)
     assert status == 0, errors[-2000:]
     assert os.stat(output / "step1" / "model_final.pth").st_mtime_ns == step1
-    assert "Step 1 is complete" in told
+    assert "Stage 1 is complete" in told
     with open(output / "step2" / "metrics.json", encoding="utf-8") as file:
         iterations = [json.loads(line)["iteration"] for line in file]
     assert iterations[-1] == 11

@@ -205,7 +205,7 @@ def test_export_writes_both_halves(call, folder, tmp_path):
         *("MODEL.WEIGHTS", folder / "cut.pth", *SMALL),
     )
     assert status == 0, errors
-    assert "the edge half" in told and "the cloud half" in told
+    assert "the edge sub-model" in told and "the cloud sub-model" in told
     whole = torch.load(folder / "cut.pth", weights_only=True)["model"]
     edge, cloud = (
         torch.load(tmp_path / "new" / f"{half}.pth", weights_only=True) for half in ("edge", "cloud")
