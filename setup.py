@@ -48,6 +48,6 @@ setup(
         ],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "demo": ["opencv-python-headless>=4.9"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6"],
     },
 )
