@@ -22,7 +22,8 @@ def main(config, folder, overrides):
 
     def train_and_keep(trainer, step):
         train(trainer, step)
-        state = trainer.checkpointer.model.feature_split.state_dict()
+        model = trainer.checkpointer.model
+        state = {**model.feature_split.state_dict(), **dict(model.feature_codec.named_parameters())}
         torch.save(state, f"{folder}/rank{comm.get_rank()}.pth")
 
     steps._train = train_and_keep
@@ -97,3 +98,35 @@ def test_two_processes_train_and_measure_several_tasks(run_processes, tmp_path):
     )
     # Three lines for each of sem_seg, disparity, reconstruction, feature_rate.
     assert len(copied(alone)) == 12 and copied(alone) == copied(together)
+
+
+def test_two_processes_train_one_entropy_model(run_processes, tmp_path):
+    """In stage 3 both lower the rate; stage 4 fits the entropy model once."""
+    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
+    torch.manual_seed(0)
+    cfg = setup_config(networks.MSFC, networks.listed(networks.TINY))
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "start.pth")
+    run_processes(
+        script=(tmp_path / "script.py", tmp_path),
+        OUTPUT_DIR=tmp_path / "out",
+        **{
+            "MODEL.WEIGHTS": tmp_path / "start.pth",
+            "MODEL.FEATCOMP.CODEC.NAME": "learned",
+            "MODEL.FEATCOMP.TRAIN.STEPS": (3, 4),
+            "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 2,
+            "MODEL.FEATCOMP.TRAIN.RATE_WEIGHT": 0.001,
+            "MODEL.FEATCOMP.TRAIN.STEP4.IMAGES": 4,
+            "MODEL.FEATCOMP.TRAIN.STEP4.MAX_ITER": 3,
+            "TEST.EVAL_PERIOD": -1,
+        },
+    )
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    name = "context_models.0.head_weight"
+    assert first[name].abs().sum() > 0 and torch.equal(first[name], second[name])
+    third, last = (
+        torch.load(tmp_path / "out" / path, weights_only=True)["model"]
+        for path in ("step3/model_final.pth", "model_final.pth")
+    )
+    assert not torch.equal(third[f"feature_codec.{name}"], last[f"feature_codec.{name}"])
+    same = [key for key in last if not key.startswith("feature_codec.")]
+    assert all(torch.equal(third[key], last[key]) for key in same)
