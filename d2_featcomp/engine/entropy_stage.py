@@ -20,6 +20,7 @@ __all__ = ["fit_entropy_model"]
 # A share of the images is not fitted to, but measured.
 _HELD_OUT = 10
 _LOG_PERIOD = 50  # iterations
+_MANY_INPUTS = 500  # of a convolution, from which on the learning rate is lowered in proportion
 # Larger maps are fitted by pieces of this side, in positions.
 _PIECE = 64
 
@@ -125,6 +126,13 @@ def _generator(seed):
     return torch.Generator().manual_seed(max(seed, 0))
 
 
+def _count_inputs(weight):
+    """Of one output of a layer of a ContextModel: (O, I, K, K) convolutions, (4, O, I) matrices, biases."""
+    if weight.dim() < 3:
+        return 1
+    return weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
+
+
 class _Fitting:
     """Adam, with a learning rate that falls as a cosine.
 
@@ -138,7 +146,12 @@ class _Fitting:
     def __init__(self, codec, images, settings, seed):
         self.codec, self.images, self.settings = codec, images, settings
         self.iteration, self.iterations = 0, settings.MAX_ITER
-        self.optimizer = torch.optim.Adam(codec.parameters(), settings.BASE_LR)
+        # What sums many inputs moves too far otherwise.
+        groups = [
+            {"params": [weight], "factor": min(1.0, _MANY_INPUTS / _count_inputs(weight))}
+            for weight in codec.parameters()
+        ]
+        self.optimizer = torch.optim.Adam(groups, settings.BASE_LR)
         self.generator = _generator(seed)
 
     def step(self):
@@ -146,7 +159,7 @@ class _Fitting:
         warm = min(1.0, (self.iteration + 1) / max(1, self.settings.WARMUP_ITERS))
         cosine = 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.BASE_LR * warm * cosine
+            group["lr"] = self.settings.BASE_LR * warm * cosine * group["factor"]
         chosen = torch.randint(
             len(self.images), (self.settings.IMS_PER_BATCH,), generator=self.generator
         ).tolist()
