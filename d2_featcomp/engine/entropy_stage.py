@@ -127,7 +127,7 @@ def _generator(seed):
 
 
 def _count_inputs(weight):
-    """Of one output of a layer of a ContextModel: (O, I, K, K) convolutions, (4, O, I) matrices, biases."""
+    """Of an output of a ContextModel's layer: (O, I, K, K) convolution, (4, O, I) matrices, bias."""
     if weight.dim() < 3:
         return 1
     return weight[0].numel() if weight.dim() == 4 else weight.shape[-1]

@@ -7,6 +7,7 @@ import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
@@ -122,6 +123,31 @@ def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_pa
     more = measure_settings(settings, str(tmp_path / "records"))
     assert calls.take() == (IMAGES, 0)
     assert more["jpegls"]["bbox"] == found["png"]["bbox"]
+
+
+def test_trained_codecs_share_the_work_of_others(msfc, root, tmp_path, monkeypatch):
+    """The network is built with the codec whose weights it has; other weights are another network."""
+    torch.manual_seed(1)
+    weights = {}
+    for bits in (2, 3):
+        model = build_model(msfc("learned", bits))
+        model.load_state_dict(torch.load(root / "msfc.pth", weights_only=True)["model"], strict=False)
+        with torch.no_grad():
+            model.feature_codec.context_models[0].head_bias.normal_(std=0.1)
+        weights[bits] = str(tmp_path / f"{bits}.pth")
+        torch.save({"model": model.state_dict()}, weights[bits])
+    settings = {
+        "png": msfc("png", 2, MODEL__WEIGHTS=weights[2]),
+        "learned": msfc("learned", 2, MODEL__WEIGHTS=weights[2]),
+        "other": msfc("learned", 3, MODEL__WEIGHTS=weights[3]),
+    }
+    calls = Calls(monkeypatch)
+    found = measure_settings(settings, str(tmp_path / "records"))
+    assert calls.take() == (2 * IMAGES, 2 * IMAGES)
+    for name, cfg in settings.items():
+        same(found[name], alone(cfg))
+    assert found["png"]["bbox"] == found["learned"]["bbox"]
+    assert found["png"]["feature_rate"] != found["learned"]["feature_rate"]
 
 
 def test_several_tasks(root, tmp_path):
