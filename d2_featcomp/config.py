@@ -42,8 +42,8 @@ def add_featcomp_config(cfg):
 
     # How the reduced features become bytes. Evaluation always runs through it.
     featcomp.CODEC = CN()
-    # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc; and, for images in
-    # colour, jpeg420 and hevc420.
+    # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc; for images in colour,
+    # jpeg420 and hevc420; or in FEATURE_CODEC_REGISTRY: learned, which has to be trained.
     featcomp.CODEC.NAME = "jpegxl"
     # Bit depth n of a symbol, 2..16; 32 codes float32 (codec "raw" only).
     featcomp.CODEC.BITS = 4
