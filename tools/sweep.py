@@ -30,7 +30,11 @@ def parse_args():
     parser.add_argument("--curves", metavar="YAML", help="what to measure; or these flags:")
     listed = {"type": lambda text: text.split(","), "metavar": "A,B"}
     parser.add_argument("--codecs", **listed, help="a curve each (default: the config's codec)")
-    parser.add_argument("--bits", **listed, help="points of lossless codecs (default: 2,3,4,6,8)")
+    parser.add_argument(
+        "--bits",
+        **listed,
+        help="points of lossless codecs (default: 2,3,4,6,8; of codec learned CODEC.BITS)",
+    )
     parser.add_argument("--qualities", **listed, help="points of lossy codecs (default: the codec's)")
     parser.add_argument(
         "--anchors",

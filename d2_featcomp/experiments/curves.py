@@ -85,7 +85,10 @@ def _families(name, common, cfg):
             found = find_image_codec(codec)
             qualities = None if found.default_quality is None else list(found.typical_qualities)
         qualities = _listed(qualities)
-        bits = _listed(common.get("bits", 8 if qualities != [None] else list(LOSSLESS_BITS)))
+        depths = 8 if qualities != [None] else list(LOSSLESS_BITS)
+        if codec in FEATURE_CODEC_REGISTRY:  # trained for one bit depth
+            depths = cfg.MODEL.FEATCOMP.CODEC.BITS
+        bits = _listed(common.get("bits", depths))
         parts = [name or cfg.MODEL.FEATCOMP.SPLIT]
         parts += [codec] if not name or len(codecs) > 1 else []
         parts += [f"effort {effort}"] if len(efforts) > 1 else []

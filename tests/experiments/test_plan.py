@@ -287,6 +287,7 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         {"training": "msfc", "name": "JPEG", "codec": "jpeg", "bits": [4, 8], "quality": [10, 90]},
         {"training": "msfc", "name": "two", "points": [{"codec": "png"}, {"codec": "jpeg", "bits": 8}]},
         {"training": "msfc", "name": "same", "points": [{"bits": 3}, {"bits": 3}]},
+        {"training": "msfc", "codec": "learned"},  # trained for one bit depth
     ]
     for key in ("goals", "pictures"):
         del data[key]
@@ -297,7 +298,9 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         ("JPEG, n = 8", ["JPEG, n = 8, quality 10", "JPEG, n = 8, quality 90"]),
         ("two", ["two, png", "two, jpeg, n = 8"]),
         ("same", ["same, no. 1", "same, no. 2"]),
+        ("MSFC, learned", ["MSFC, learned"]),
     ]
+    assert plan.points["MSFC, learned"].overrides["MODEL.FEATCOMP.CODEC.BITS"] == 2
     cfg = plan.build_config(plan.points["JPEG, n = 4, quality 90"])
     codec = cfg.MODEL.FEATCOMP.CODEC
     assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)
