@@ -35,7 +35,7 @@ setup(
         "tabulate>=0.10",
         "tqdm>=4.66",
         "bjontegaard>=1.3",
-        "constriction>=0.4",
+        "constriction>=0.5",
     ],
     extras_require={
         "hevc": ["av>=15"],
