@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from ..codecs.images.raw import count_fixed_length_bytes
 from ..data.mappers import build_test_mapper
 from .checkpoint import FeatCompCheckpointer, save_weights, write_checkpoint
 from .weight_files import read_weight_file
@@ -89,7 +90,9 @@ def _fit(cfg, output, weights, resume):
                 write_checkpoint(fitting.state(), state)
     codec.eval()
     payload = sum(_payload(codec, maps) for maps in held_out) / len(held_out)
-    fixed = sum(-(-m.numel() * codec.bits // 8) for maps in held_out for m in maps) / len(held_out)
+    fixed = sum(
+        count_fixed_length_bytes(m.numel(), codec.bits) for maps in held_out for m in maps
+    ) / len(held_out)
     logger.info(
         "The entropy model needs %.0f bytes an image, fixed-length symbols %.0f (%d images that it was "
         "not fitted to; fitted in %.0f s)",

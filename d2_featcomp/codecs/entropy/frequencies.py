@@ -110,6 +110,6 @@ class MixtureFrequencies:
         return np.diff(self._cumulative(ends), axis=1)
 
 
-def frequencies_of(outputs, bits):
-    """Frequencies that an entropy model's outputs mean: SoftmaxFrequencies or MixtureFrequencies."""
+def make_frequencies(outputs, bits):
+    """Makes the frequencies that an entropy model's outputs mean, of one of the classes above."""
     return SoftmaxFrequencies(outputs) if bits <= SOFTMAX_BITS else MixtureFrequencies(outputs, bits)

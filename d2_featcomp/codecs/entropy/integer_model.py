@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frequencies import frequencies_of, outputs_per_symbol
+from .frequencies import make_frequencies, outputs_per_symbol
 from .range_coder import RangeDecoder, RangeEncoder
 
 __all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "KERNEL", "PHASES", "IntegerModel"]
@@ -182,7 +182,7 @@ class IntegerModel:
                 outputs = outputs[: stop - start].reshape(stop - start, outputs.shape[1], -1)
                 part = found[start:stop, y::2, x::2]
                 given = None if symbols is None else symbols[start:stop, y::2, x::2].reshape(-1)
-                part[...] = _code_digits(frequencies_of(outputs, self.bits), code, given).reshape(
+                part[...] = _code_digits(make_frequencies(outputs, self.bits), code, given).reshape(
                     part.shape
                 )
                 inside[start:stop, y::2, x::2] = 2 * part - (2**self.bits - 1)

@@ -4,7 +4,7 @@ They are computed in decimal arithmetic, which rounds alike on every machine, so
 with a network: no two machines can disagree about them.
 """
 
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 
 import numpy as np
@@ -36,14 +36,18 @@ _RECIPROCAL_BITS = 12
 ARGUMENT_SHIFT = POSITION_UNIT + _RECIPROCAL_BITS - _LOGISTIC_UNIT
 
 
+def _precise():
+    """Opens a context of 40 digits."""
+    return localcontext(Context(prec=40, rounding=ROUND_HALF_EVEN))
+
+
 def _rounded(values, bits):
     return [int((value * 2**bits).to_integral_value(ROUND_HALF_EVEN)) for value in values]
 
 
 def _exponentials(start, stop, step):
     """Decimals: exp(k / step) of k in start..stop - 1."""
-    with localcontext() as context:
-        context.prec = 40
+    with _precise():
         return [(Decimal(k) / step).exp() for k in range(start, stop)]
 
 
@@ -54,8 +58,7 @@ def exponential_table():
     Returns:
         ndarray: (512,) int64.
     """
-    with localcontext() as context:
-        context.prec = 40
+    with _precise():
         values = [1 / value for value in _exponentials(0, _LOGITS, 2**LOGIT_UNIT)]
         return np.maximum(np.array(_rounded(values, _WEIGHT_BITS), np.int64), 1)
 
@@ -67,8 +70,7 @@ def logistic_table():
     Returns:
         ndarray: (2047,) int64, rising.
     """
-    with localcontext() as context:
-        context.prec = 40
+    with _precise():
         lower = [1 / (1 + value) for value in _exponentials(0, _LOGISTIC_END + 1, 2**_LOGISTIC_UNIT)]
         lower = np.array(_rounded(lower, _LOGISTIC_BITS), np.int64)
     return np.concatenate([lower[:0:-1], 2**_LOGISTIC_BITS - lower])
@@ -81,7 +83,6 @@ def reciprocal_table():
     Returns:
         ndarray: (64,) int64.
     """
-    with localcontext() as context:
-        context.prec = 40
+    with _precise():
         falling = _exponentials(SCALE_OFFSET - SCALES + 1, SCALE_OFFSET + 1, 2**SCALE_UNIT)[::-1]
         return np.maximum(np.array(_rounded(falling, _RECIPROCAL_BITS), np.int64), 1)
