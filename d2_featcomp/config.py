@@ -43,7 +43,8 @@ def add_featcomp_config(cfg):
     # How the reduced features become bytes. Evaluation always runs through it.
     featcomp.CODEC = CN()
     # Name in IMAGE_CODEC_REGISTRY: raw, png, jpeg, jpegxl, jpegls, avif, hevc; for images in colour,
-    # jpeg420 and hevc420; or in FEATURE_CODEC_REGISTRY: learned, which has to be trained.
+    # jpeg420 and hevc420; or in FEATURE_CODEC_REGISTRY: learned and variable_rate, which have to be
+    # trained.
     featcomp.CODEC.NAME = "jpegxl"
     # Bit depth n of a symbol, 2..16; 32 codes float32 (codec "raw" only).
     featcomp.CODEC.BITS = 4
@@ -57,11 +58,21 @@ def add_featcomp_config(cfg):
     # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
 
-    # Of codec "learned". Channels that are coded at once, 0: 1 of up to 15 channels, an eighth of more.
+    # Of codec "variable_rate": 0 (fewest bytes) to 1, at which images are coded.
+    featcomp.CODEC.RATE = 1.0
+    # In place of a rate: kB (1000 bytes) of each image's whole bitstream, met within 3 percent by up to
+    # six codings of its features. 0: none.
+    featcomp.CODEC.TARGET_KB = 0.0
+
+    # Of codecs "learned" and "variable_rate".
+    # Channels that are coded at once, 0: 1 of up to 15 channels, an eighth of more.
     featcomp.CODEC.LEARNED = CN()
     featcomp.CODEC.LEARNED.GROUP = 0
     # Hidden channels of its network, for each group; 0: 20 for one channel, up to 64.
     featcomp.CODEC.LEARNED.HIDDEN = 0
+    # Of "variable_rate": rates at which step sizes and entropy model are trained, at least 2; linear in
+    # between.
+    featcomp.CODEC.LEARNED.RATE_POINTS = 4
 
     # How both sub-models are computed: "plain", with the weights as they are; "fused", by conv-BN
     # folding and other ways that are faster and equal but for rounding; "compiled", as "fused", the edge
@@ -160,6 +171,9 @@ def add_featcomp_config(cfg):
     # Lambda, with codec "learned": the loss of one byte of an image, in units of the task loss; the rate
     # is estimated and lowered in stages 2 and 3. 0 fits the entropy model and leaves the network alone.
     featcomp.TRAIN.RATE_WEIGHT = 0.0
+    # With codec "variable_rate", of which RATE_WEIGHT is lambda at CODEC.RATE 1: lambda at CODEC.RATE 0
+    # over that one.
+    featcomp.TRAIN.RATE_WEIGHT_RATIO = 100.0
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
     for stage, (iterations, decay, rate) in enumerate(
         [(90000, (60000, 80000), 0.02), (30000, (20000, 27000), 0.02), (60000, (40000, 54000), 0.01)],

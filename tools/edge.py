@@ -25,6 +25,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
+from d2_featcomp.codecs import RateController
 from d2_featcomp.deploy import load_sub_model, read_config, read_description
 from d2_featcomp.engine import make_input, parse_arguments, report_errors, time_call
 from d2_featcomp.files import write_bytes
@@ -73,6 +74,12 @@ def parse_args():
     )
     parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
+    parser.add_argument(
+        "--target-kbit-s",
+        type=float,
+        help="hold this bit rate, in kbit/s, by the rate of each image; needs codec variable_rate",
+    )
+    parser.add_argument("--fps", type=float, help="with --target-kbit-s: images a second of the input")
     parser.add_argument("--limit", type=int, help="stop after this many images")
     parser.add_argument(
         "--in-flight",
@@ -119,6 +126,18 @@ def edge_features(args, cfg, network, failures):
             progress.update()
 
 
+def make_controller(args, codec):
+    """RateController, or None."""
+    if args.target_kbit_s is None:
+        return None
+    if codec.rate is None:
+        raise ValueError(
+            f"--target-kbit-s chooses a rate for each image, but codec {codec.name!r} has one rate: "
+            "use a network that was trained with MODEL.FEATCOMP.CODEC.NAME variable_rate"
+        )
+    return RateController(args.target_kbit_s, args.fps)
+
+
 def write_stream(data, path, overwrite):
     """Writes a bitstream, unless another one is there."""
     if os.path.exists(path) and not overwrite:
@@ -144,13 +163,16 @@ def main(args):
     if args.connect:
         client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
         sender = Sender(Spool(args.spool), client, args.output)
+    if (args.target_kbit_s is None) != (args.fps is None):
+        raise ValueError("--target-kbit-s and --fps belong together: give both, or neither")
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     if args.requeue:
         print(f"{len(Spool(args.spool).requeue())} put back into {args.spool}")
     if sender:
         sender.send_waiting()
-    rows, failures, size, count = [], [], 0, 0
+    rows, failures, size, count, off_target = [], [], 0, 0, 0
+    controller = None
     images, categories = (), []
     table, listed = open_image_table(args.input, args.output)
     if args.input:
@@ -159,10 +181,13 @@ def main(args):
         categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
         # Where times are measured, nothing runs beside.
         ahead = 0 if link else args.in_flight
+        controller = make_controller(args, network.feature_codec)
         images = run_ahead(edge_features(args, cfg, network, failures), ahead)
     for name, features, network_seconds in images:
         data = None
         with told(name, failures):
+            if controller:
+                network.feature_codec.target_bytes = controller.next_target()
             stream, codec_seconds = time_call(network.encode, features)
             data = stream.to_bytes()
         if data is None:
@@ -170,6 +195,9 @@ def main(args):
         table.find(name, *features.sizes.original)
         count += 1
         size += len(data)
+        if controller:
+            controller.add(len(data))
+            off_target += abs(len(data) / network.feature_codec.target_bytes - 1) > 0.03
         transfer = link.seconds(len(data)) if link else 0.0
         cloud_seconds = None
         if sender:
@@ -188,6 +216,12 @@ def main(args):
         write_image_table(table, listed, args.output)
     if count:
         print(f"{count} images, {size / count / 1000:.2f} kB an image")
+        if controller:
+            print(
+                f"{size / count * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
+                f"{args.target_kbit_s:g}; {off_target} images could not be brought within 3 % of "
+                "their share"
+            )
     if rows and link:
         print(_table(rows))
     if sender:

@@ -12,6 +12,8 @@ from .images import (
 )
 from .learned import LearnedFeatureCodec
 from .quantized import QuantizedFeatureCodec
+from .rate_control import RateController, find_rate
 from .streams import compress_stream, decompress_stream, describe_stream, read_step_sizes
+from .variable_rate import VariableRateFeatureCodec
 
 __getattr__ = make_getattr(__name__, {"stream_step_sizes": "read_step_sizes"})

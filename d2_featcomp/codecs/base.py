@@ -42,6 +42,11 @@ class FeatureCodec(nn.Module, abc.ABC):
         quantizer (str): "none", "fixed", "tensor" or "channel", see :class:`QuantizedFeatureCodec`.
         estimated_bytes (Tensor or None): in training, the bytes of an image of the last batch, as a
             codec with a model of its rate estimates them; logged as "bytes_per_image".
+        rate (float or None): 0 (fewest bytes) to 1, at which images are coded; may be changed between
+            them. None: the codec has one rate.
+        target_bytes (float or None): whole bytes of an image's bitstream that are aimed at, by the rate;
+            None: images are coded at `rate`. See :meth:`SplitInference.encode`.
+        typical_rates (tuple[float]): that a curve is drawn through; () where there is one rate.
     """
 
     name = ""
@@ -49,6 +54,9 @@ class FeatureCodec(nn.Module, abc.ABC):
     lossless = True
     quantizer = "none"
     estimated_bytes = None
+    rate = None
+    target_bytes = None
+    typical_rates = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -173,7 +181,9 @@ def build_feature_codec(cfg, feature_split):
 
     name = cfg.MODEL.FEATCOMP.CODEC.NAME
     if name in FEATURE_CODEC_REGISTRY:
-        return FEATURE_CODEC_REGISTRY.get(name).from_config(cfg, feature_split)
+        codec = FEATURE_CODEC_REGISTRY.get(name).from_config(cfg, feature_split)
+        _require_rate(cfg, codec)
+        return codec
     if name not in IMAGE_CODEC_REGISTRY:
         images, others = (
             ", ".join(sorted(known for known, _ in registry)) or "none"
@@ -183,4 +193,15 @@ def build_feature_codec(cfg, feature_split):
             f"unknown codec {name!r} (MODEL.FEATCOMP.CODEC.NAME): choose an image codec ({images}) or a "
             f"registered feature codec ({others})"
         )
-    return QuantizedFeatureCodec.from_config(cfg, feature_split)
+    codec = QuantizedFeatureCodec.from_config(cfg, feature_split)
+    _require_rate(cfg, codec)
+    return codec
+
+
+def _require_rate(cfg, codec):
+    target = cfg.MODEL.FEATCOMP.CODEC.TARGET_KB
+    if target and codec.rate is None:
+        raise ValueError(
+            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target:g}, but codec {codec.name!r} has one rate: set "
+            "it to 0, or train with CODEC.NAME variable_rate"
+        )

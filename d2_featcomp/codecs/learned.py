@@ -47,11 +47,11 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     lossless = True
     has_weights = True
 
-    def __init__(self, *, channels, bits, rate_weight=0.0, group=0, hidden=0, **settings):
+    def __init__(self, *, channels, bits, rate_weight=0.0, group=0, hidden=0, rates=1, **settings):
         require_constriction()
         if not 2 <= bits <= _MOST_BITS:
             raise ValueError(
-                f"codec 'learned' codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
+                f"codec {self.name!r} codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
                 "(MODEL.FEATCOMP.CODEC.BITS)"
             )
         if not rate_weight >= 0:
@@ -62,7 +62,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         super().__init__(image_codec=RawCodec(bits=bits), **settings)
         self.rate_weight = rate_weight
         self.context_models = nn.ModuleList(
-            ContextModel(count, bits, group, hidden) for count in channels
+            ContextModel(count, bits, group, hidden, rates) for count in channels
         )
 
     @classmethod
@@ -73,12 +73,12 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         settings = read_settings(cfg, feature_split)
         if settings.pop("train_bits"):
             raise ValueError(
-                "codec 'learned' learns one bit depth: set MODEL.FEATCOMP.BAF.TRAIN_BITS to ()"
+                f"codec {cls.name!r} learns one bit depth: set MODEL.FEATCOMP.BAF.TRAIN_BITS to ()"
             )
         for key in ("QUALITY", "EFFORT"):
             if featcomp.CODEC[key] is not None:
                 raise ValueError(
-                    f"codec 'learned' takes no CODEC.{key}: leave it out, or set it to None"
+                    f"codec {cls.name!r} takes no CODEC.{key}: leave it out, or set it to None"
                 )
         for key in ("GROUP", "HIDDEN"):
             if featcomp.CODEC.LEARNED[key] < 0:
@@ -87,7 +87,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
                     "number of channels, or 0 to choose it"
                 )
         if feature_split.codec_defaults.get("colour"):
-            raise ValueError("codec 'learned' codes features, not images: choose another CODEC.NAME")
+            raise ValueError(f"codec {cls.name!r} codes features, not images: choose another CODEC.NAME")
         shapes = [] if isinstance(feature_split, type) else feature_split.reduced_shapes((256, 256))
         # Where training rounds anyway the decoder sees symbols; else it must begin to.
         if settings["train_quantization"] == "none":
@@ -98,8 +98,21 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             rate_weight=featcomp.TRAIN.RATE_WEIGHT,
             group=featcomp.CODEC.LEARNED.GROUP,
             hidden=featcomp.CODEC.LEARNED.HIDDEN,
+            **cls.read_rate_settings(featcomp),
             **settings,
         )
+
+    @classmethod
+    def read_rate_settings(cls, featcomp):
+        """Reads what a subclass is built with beside the arguments of this class.
+
+        Args:
+            featcomp (CfgNode): MODEL.FEATCOMP.
+
+        Returns:
+            dict: name of an argument -> its value.
+        """
+        return {}
 
     # ---- training ----------------------------------------------------------------------------------
 
@@ -112,14 +125,17 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     def _rate_term(self, ys):
         symbols = sum(y[0].numel() for y in ys)
-        # From bits of a symbol to bytes of an image.
-        scale = self.rate_weight * symbols / 8
-        bits = 0.0
-        for model, y in zip(self.context_models, ys, strict=True):
-            y = _ScaledGradient.apply(y.float(), scale) if scale else y.detach().float()
-            bits = bits + model(self._find_positions(y))
+        self._bytes_of_rate_term = symbols / 8  # of an image, for one bit a symbol
+        bits = sum(self._estimate_bits(y.float(), index) for index, y in enumerate(ys))
         self.estimated_bytes = bits.detach() / 8 / len(ys[0])
         return bits / symbols / len(ys[0])
+
+    def _estimate_bits(self, y, index):
+        """Estimates the bits of a latent, (N, C, H, W): a scalar Tensor. Of its gradient to `y` the rate
+        term makes that of `rate_weight` times the bytes of an image."""
+        scale = self.rate_weight * self._bytes_of_rate_term
+        y = scale_gradient(y, scale) if scale else y.detach()
+        return self.context_models[index](self._find_positions(y))
 
     def _find_positions(self, y):
         """(N, C, H, W) latents -> the same in units of step sizes, from the low end of their range."""
@@ -136,29 +152,46 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             self.update()
         return super().train(mode)
 
+    # ---- stage 4 -----------------------------------------------------------------------------------
+
+    @property
+    def fitting_rates(self):
+        """tuple: rates at which the fitted entropy model is measured; None stands for the only one."""
+        return (None,)
+
+    def keep_for_fitting(self, y):
+        """Returns what training stage 4 keeps of a latent, (C, H, W): here its symbols, uint8."""
+        return self.find_symbols(y).to(torch.uint8)
+
+    def find_symbols_at(self, kept, index, rate):
+        """Returns the symbols, (C, H, W) integers, of what :meth:`keep_for_fitting` returned."""
+        return kept
+
     # ---- coding ------------------------------------------------------------------------------------
 
     def integer_models(self):
         """Returns what codes the symbols of each latent, list[IntegerModel]; it needs no PyTorch."""
         return [model.integer_model() for model in self.context_models]
 
-    def find_symbols(self, y):
+    def find_symbols(self, y, index=0):
         """Quantizes a latent.
 
         Args:
             y (Tensor): (C, H, W) float.
+            index (int): of the latent.
 
         Returns:
             Tensor: (C, H, W), integers below 2^n.
         """
-        return self._quantize_latent(y.detach().float())[0]
+        return self._quantize_latent(y.detach().float(), index)[0]
 
-    def encode_symbols(self, symbols, index):
+    def encode_symbols(self, symbols, index, rate=None):
         """Codes the symbols of a latent.
 
         Args:
             symbols (Tensor): (C, H, W), of :meth:`find_symbols`.
             index (int): of the latent.
+            rate (float or None): at which it was quantized, where the codec has several.
 
         Returns:
             bytes
@@ -170,9 +203,12 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         return torch.from_numpy(model.decode(payload, shape))
 
 
-class _ScaledGradient(torch.autograd.Function):
-    """Passes values on, and multiplies their gradient."""
+def scale_gradient(values, scale):
+    """Passes values on, and multiplies their gradient by `scale`, a number or a Tensor."""
+    return _ScaledGradient.apply(values, scale)
 
+
+class _ScaledGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, scale):
         ctx.scale = scale

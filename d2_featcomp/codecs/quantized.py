@@ -136,21 +136,21 @@ class QuantizedFeatureCodec(FeatureCodec):
         """See :meth:`FeatureCodec.quantize`; everything is computed in float32."""
         ys = [y.float() for y in ys]
         if not self.training:
-            return (*_unzip(self._quantize_batch(y) for y in ys), {})
+            return (*_unzip(self._quantize_batch(y, index) for index, y in enumerate(ys)), {})
         bits = self._draw_bits(len(ys[0]) if ys else 0)
-        y_hats, steps = _unzip(self._surrogate(y, bits) for y in ys)
+        y_hats, steps = _unzip(self._surrogate(y, bits, index) for index, y in enumerate(ys))
         rate_terms = {}
         if self.compressibility_units is not None:
             rate_terms["compressibility"] = self._compressibility(ys)
         return y_hats, steps, rate_terms
 
-    def _quantize_batch(self, y):
+    def _quantize_batch(self, y, index):
         """In evaluation: (y_hat, step sizes)."""
         if self.bits == FLOAT_BITS:
             return y, y.new_zeros(len(y), 1, 1, 1)
         y_hats, steps = [], []
         for x in y.detach():
-            symbols, low, high = self._quantize_latent(x)
+            symbols, low, high = self._quantize_latent(x, index)
             y_hats.append(dequantize(symbols, self.bits, low, high))
             steps.append(step_size(self.bits, low, high))
         return torch.stack(y_hats), torch.stack(steps)
@@ -161,7 +161,7 @@ class QuantizedFeatureCodec(FeatureCodec):
             return [self.bits] * images
         return [self.train_bits[int(torch.randint(len(self.train_bits), ()))] for _ in range(images)]
 
-    def _surrogate(self, y, bits):
+    def _surrogate(self, y, bits, index):
         """In training: (y_hat, step sizes)."""
         if self.train_quantization == "ste":
             y_hats, steps = _unzip(self._round(x, n) for x, n in zip(y, bits, strict=True))
@@ -222,7 +222,10 @@ class QuantizedFeatureCodec(FeatureCodec):
                 raise ValueError("cannot code: the features contain NaN or infinite values")
             floats = y.cpu().contiguous().numpy().astype("<f4", copy=False)
             return CodedTensor({"y": floats.tobytes()})
-        symbols, low, high = self._quantize_latent(y)
+        return self._code_symbols(*self._quantize_latent(y, index), index)
+
+    def _code_symbols(self, symbols, low, high, index):
+        """CodedTensor of symbols (C, H, W) and the range that is sent."""
         ranges = None
         if self.quantizer != "fixed":
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
@@ -236,7 +239,7 @@ class QuantizedFeatureCodec(FeatureCodec):
         """Codes the symbols, (C, H, W), of the latent of that index: bytes."""
         return self.image_codec.encode(_to_numpy(arrange(symbols, self.image_codec.layout), self.bits))
 
-    def _quantize_latent(self, y):
+    def _quantize_latent(self, y, index):
         """(C, H, W) float32 -> (symbols, low, high); the latter (1 or C, 1, 1) float32."""
         if self.quantizer != "fixed":
             return quantize_minmax(y, self.bits, self.quantizer == "channel")

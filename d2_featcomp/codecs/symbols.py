@@ -88,9 +88,12 @@ class SymbolDecoder:
                     f"feature bitstream holds strings {[*tensor.strings]} that codec "
                     f"{self.name!r} at {self.bits} bits does not write"
                 )
-        return [(t, shape, self._ends(t, shape)) for t, shape in zip(tensors, shapes, strict=True)]
+        return [
+            (tensor, shape, self._ends(index, tensor, shape))
+            for index, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True))
+        ]
 
-    def _ends(self, tensor, shape):
+    def _ends(self, index, tensor, shape):
         expected = {"none": 0, "fixed": int(self.value_range is None), "tensor": 1}
         expected = expected.get(self.quantizer, shape[0])
         found = 0 if tensor.ranges is None else len(tensor.ranges)
@@ -103,14 +106,16 @@ class SymbolDecoder:
         return torch.from_numpy(np.array(ranges, np.float32))[..., None, None].unbind(1)
 
     def _decode(self, index, tensor, shape, low, high, device):
-        payload, bits = tensor.payload, self.bits
-        if bits == FLOAT_BITS:
-            return _decode_floats(payload, shape).to(device)
+        if self.bits == FLOAT_BITS:
+            return _decode_floats(tensor.payload, shape).to(device)
+        symbols = self._read_symbols(index, tensor, shape)
+        return dequantize(symbols.reshape(shape).to(device), self.bits, low, high)
+
+    def _read_symbols(self, index, tensor, shape):
         if tensor.fixed_length:
-            symbols = _to_torch(read_fixed_length(payload, shape[0] * shape[1] * shape[2], bits))
-        else:
-            symbols = self.decode_symbols(payload, shape, index)
-        return dequantize(symbols.reshape(shape).to(device), bits, low, high)
+            count = shape[0] * shape[1] * shape[2]
+            return _to_torch(read_fixed_length(tensor.payload, count, self.bits))
+        return self.decode_symbols(tensor.payload, shape, index)
 
 
 def symbols_from_image(image_codec, bits, lossless):

@@ -9,8 +9,8 @@ from ..engine.command_line import make_plain_config
 
 __all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
 
-# Settings of training, of the machine and of what is shown: none changes the bitstreams, or what the
-# cloud's weights stand for.
+# Settings of training, of the machine and of what is shown, and the rate, which each bitstream tells.
+# None changes what a bitstream means, or what the cloud's weights stand for.
 FREE = (
     *("CUDNN_BENCHMARK", "DATALOADER.*", "DATASETS.*", "FLOAT32_PRECISION", "GLOBAL.*", "OUTPUT_DIR"),
     *("SEED", "SOLVER.*", "TEST.*", "VERSION", "VIS_PERIOD", "MODEL.DEVICE", "MODEL.WEIGHTS"),
@@ -21,7 +21,7 @@ FREE = (
     *("MODEL.FEATCOMP.INFERENCE", "MODEL.FEATCOMP.SERVER.*", "MODEL.FEATCOMP.TRAIN.*"),
     *("MODEL.FEATCOMP.TRAIN_QUANTIZATION", "MODEL.FEATCOMP.COMPRESSIBILITY.*", "MODEL.FEATCOMP.LOSS"),
     *("MODEL.FEATCOMP.FREEZE_TASK_NETWORK", "MODEL.FEATCOMP.BAF.CHANNEL_ORDER"),
-    *("MODEL.FEATCOMP.BAF.TRAIN_BITS",),
+    *("MODEL.FEATCOMP.BAF.TRAIN_BITS", "MODEL.FEATCOMP.CODEC.RATE", "MODEL.FEATCOMP.CODEC.TARGET_KB"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..codecs import LearnedFeatureCodec
+from ..codecs import LearnedFeatureCodec, VariableRateFeatureCodec
 from ..modeling.acceleration import find_quick_encoder
 from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
 
@@ -76,7 +76,9 @@ def export_onnx(network, path, about=None):
             :meth:`SplitInference.normalized_images` gives; its metadata hold `fingerprint`, `split`,
             `bits`, `quantizer` and `value_range`, which a bitstream needs; with codec "learned" also
             `entropy_models`: a JSON list of what :meth:`IntegerModel.from_bytes` takes, in base64, one
-            for each output.
+            for each output. With "variable_rate" these are for several rates
+            (:meth:`IntegerModel.at_rate`), and `step_sizes` is a JSON list of
+            :meth:`VariableRateFeatureCodec.integer_step_sizes`.
         about (dict or None): of :func:`describe_network`. The metadata then hold, too, `codec` (its
             name), `config` (YAML) and, as JSON, `categories` and `input`: how an image is read, resized
             and normalized.
@@ -145,6 +147,8 @@ def _metadata(network, about):
     if isinstance(codec, LearnedFeatureCodec):
         models = [base64.b64encode(model.to_bytes()).decode() for model in codec.integer_models()]
         found["entropy_models"] = json.dumps(models)
+    if isinstance(codec, VariableRateFeatureCodec):
+        found["step_sizes"] = json.dumps([sizes.tolist() for sizes in codec.integer_step_sizes()])
     if about:
         found |= {"config": about["config"], "codec": about["codec"]["name"]}
         found |= {key: json.dumps(about[key]) for key in ("categories", "input")}

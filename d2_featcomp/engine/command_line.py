@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 
 import torch
@@ -61,7 +62,7 @@ def setup_config(config_file, overrides=()):
         elif config_file:
             # By itself Detectron2 would run what a tag such as !!python/object asks for.
             cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(overrides)
+        cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
@@ -69,6 +70,18 @@ def setup_config(config_file, overrides=()):
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def _whole_numbers_as_floats(cfg, overrides):
+    """Lets a whole number stand for a float: `CODEC.RATE 1` for `CODEC.RATE 1.0`."""
+    found = list(overrides)
+    for place in range(1, len(found), 2):
+        value = cfg
+        for key in str(found[place - 1]).split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, float) and re.fullmatch(r"[+-]?\d+", str(found[place])):
+            found[place] = float(found[place])
+    return found
 
 
 def choose_device(name):

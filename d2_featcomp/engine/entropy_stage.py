@@ -40,7 +40,8 @@ def fit_entropy_model(cfg, output, weights, resume=False):
         resume (bool): go on at the iteration where an earlier call stopped.
 
     Returns:
-        dict: {"entropy": {"kB/image": of held-out images, payload alone}} on the main process.
+        dict: {"entropy": {"kB/image": of held-out images, payload alone; at the largest rate where the
+        codec has several}} on the main process.
 
     Raises:
         FileNotFoundError, CheckpointError: the weights cannot be read, or lack more than the codec's.
@@ -64,9 +65,9 @@ def _fit(cfg, output, weights, resume):
     checkpointer = FeatCompCheckpointer(model)
     checkpointer.load(weights)
     checkpointer.require_complete(weights or "(none)", codec=False)
-    symbols = _collect_symbols(model.eval(), cfg, settings.IMAGES)
-    held_out = symbols[::_HELD_OUT] if len(symbols) >= _HELD_OUT else symbols
-    fitted = [maps for index, maps in enumerate(symbols) if index % _HELD_OUT] or symbols
+    kept = _collect(model.eval(), cfg, settings.IMAGES)
+    held_out = kept[::_HELD_OUT] if len(kept) >= _HELD_OUT else kept
+    fitted = [maps for index, maps in enumerate(kept) if index % _HELD_OUT] or kept
     codec = model.feature_codec
     fitting = _Fitting(codec, fitted, settings, cfg.SEED)
     if resume and os.path.exists(state):
@@ -89,40 +90,45 @@ def _fit(cfg, output, weights, resume):
             if fitting.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
                 write_checkpoint(fitting.state(), state)
     codec.eval()
-    payload = sum(_payload(codec, maps) for maps in held_out) / len(held_out)
-    fixed = sum(
-        count_fixed_length_bytes(m.numel(), codec.bits) for maps in held_out for m in maps
-    ) / len(held_out)
+    payloads = [_mean_payload(codec, held_out, rate) for rate in codec.fitting_rates]
+    elements = sum(maps.numel() for image in held_out for maps in image) // len(held_out)
     logger.info(
-        "The entropy model needs %.0f bytes an image, fixed-length symbols %.0f (%d images that it was "
+        "The entropy model needs %s bytes an image%s, fixed-length symbols %d (%d images that it was "
         "not fitted to; fitted in %.0f s)",
-        payload,
-        fixed,
+        ", ".join(f"{payload:.0f}" for payload in payloads),
+        "" if len(payloads) == 1 else " at rates " + ", ".join(map(str, codec.fitting_rates)),
+        count_fixed_length_bytes(elements, codec.bits),
         len(held_out),
         time.monotonic() - began,
     )
     save_weights(model.state_dict(), final)
     if os.path.exists(state):
         os.remove(state)
-    return {"entropy": {"kB/image": payload / 1000}}
+    return {"entropy": {"kB/image": payloads[-1] / 1000}}
 
 
 @torch.no_grad()
-def _collect_symbols(model, cfg, count):
-    """list of images, each a list of (C, H, W) uint8 Tensors on the CPU."""
+def _collect(model, cfg, count):
+    """list of images, each a list of (C, H, W) Tensors on the CPU: what the codec is fitted to."""
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     order = torch.randperm(len(records), generator=_generator(cfg.SEED))[:count].tolist()
     mapper, codec = build_test_mapper(cfg), model.feature_codec
     model.accelerate()
-    symbols = []
+    kept = []
     for index in tqdm(order, desc="symbols of images"):
         (features,) = model.edge_features([mapper(records[index])])
-        symbols.append([codec.find_symbols(y).to("cpu", torch.uint8) for y in features.tensors])
-    return symbols
+        kept.append([codec.keep_for_fitting(y).cpu() for y in features.tensors])
+    return kept
 
 
-def _payload(codec, maps):
-    return sum(len(codec.encode_symbols(symbols, index)) for index, symbols in enumerate(maps))
+def _mean_payload(codec, images, rate):
+    """Bytes of an image."""
+    total = 0
+    for maps in images:
+        for index, kept in enumerate(maps):
+            symbols = codec.find_symbols_at(kept, index, rate)
+            total += len(codec.encode_symbols(symbols, index, rate))
+    return total / len(images)
 
 
 def _generator(seed):
@@ -141,7 +147,7 @@ class _Fitting:
 
     Args:
         codec (LearnedFeatureCodec): changed in place.
-        images (list[list[Tensor]]): the symbols of each.
+        images (list[list[Tensor]]): what the codec keeps of each.
         settings (CfgNode): `TRAIN.STEP4`.
         seed (int): of the order of the images.
     """
@@ -152,7 +158,7 @@ class _Fitting:
         # What sums many inputs moves too far otherwise.
         groups = [
             {"params": [weight], "factor": min(1.0, _MANY_INPUTS / _count_inputs(weight))}
-            for weight in codec.parameters()
+            for weight in codec.context_models.parameters()
         ]
         self.optimizer = torch.optim.Adam(groups, settings.BASE_LR)
         self.generator = _generator(seed)
@@ -167,10 +173,17 @@ class _Fitting:
             len(self.images), (self.settings.IMS_PER_BATCH,), generator=self.generator
         ).tolist()
         device = next(self.codec.parameters()).device
+        rates = None
+        if self.codec.rate is not None:
+            rates = torch.rand(len(chosen), generator=self.generator)
         bits, loss = 0.0, 0.0
         for index, model in enumerate(self.codec.context_models):
-            maps, mask, share = self._batch([self.images[image][index] for image in chosen])
-            found = model(maps.to(device), mask.to(device))
+            maps = [self.images[image][index] for image in chosen]
+            if rates is not None:
+                pairs = zip(maps, rates.tolist(), strict=True)
+                maps = [self.codec.find_symbols_at(kept, index, rate) for kept, rate in pairs]
+            maps, mask, share = self._batch(maps)
+            found = model(maps.to(device), mask.to(device), None if rates is None else rates.to(device))
             loss = loss + found / (mask.sum() * maps.shape[1])
             bits += float(found.detach()) / share / len(chosen)
         if not math.isfinite(bits):

@@ -111,7 +111,8 @@ def choose_stages(cfg):
 
 def _is_learned(cfg):
     name = cfg.MODEL.FEATCOMP.CODEC.NAME
-    return name in FEATURE_CODEC_REGISTRY and FEATURE_CODEC_REGISTRY.get(name) is LearnedFeatureCodec
+    known = name in FEATURE_CODEC_REGISTRY
+    return known and issubclass(FEATURE_CODEC_REGISTRY.get(name), LearnedFeatureCodec)
 
 
 def _trains_from_scratch(cfg):

@@ -24,6 +24,7 @@ from .resuming import ResumableLoader, ResumableMapper, ResumptionHook, same_gen
 __all__ = ["Trainer"]
 
 _CODEC = ".feature_codec."  # in names of its parameters
+_STEP_SIZES = ".step_models."  # which move latents, so slowly
 
 
 class Trainer(DefaultTrainer):
@@ -149,4 +150,4 @@ class Trainer(DefaultTrainer):
 def _codec_factor(cfg):
     """Of a parameter's name: its learning rate over SOLVER.BASE_LR."""
     factor = cfg.MODEL.FEATCOMP.TRAIN.ENTROPY_LR / cfg.SOLVER.BASE_LR
-    return lambda name: factor if _CODEC in f".{name}" else 1.0
+    return lambda name: factor if _CODEC in f".{name}" and _STEP_SIZES not in name else 1.0

@@ -15,7 +15,13 @@ FEATURE_CODECS = ("jpeg", "hevc")
 ANCHORS = ("image", "features", "raw")
 
 _CODEC = "MODEL.FEATCOMP.CODEC."
-_CODEC_KEYS = {"codec": "NAME", "bits": "BITS", "quality": "QUALITY", "effort": "EFFORT"}
+_CODEC_KEYS = {
+    "codec": "NAME",
+    "bits": "BITS",
+    "quality": "QUALITY",
+    "effort": "EFFORT",
+    "rate": "RATE",
+}
 
 
 def make_point(entry, training, curve="", name=""):
@@ -76,7 +82,7 @@ def expand_curve(entry, cfg):
 
 
 def _families(name, common, cfg):
-    """Yields (name, descriptions of the points) of curves along the bit depth or the quality."""
+    """Yields (name, descriptions of the points) of curves along the bit depth, quality or rate."""
     codecs = _listed(common.get("codec", cfg.MODEL.FEATCOMP.CODEC.NAME))
     efforts = _listed(common.get("effort"))
     for codec, effort in itertools.product(codecs, efforts):
@@ -93,6 +99,13 @@ def _families(name, common, cfg):
         parts += [codec] if not name or len(codecs) > 1 else []
         parts += [f"effort {effort}"] if len(efforts) > 1 else []
         entry = {**common, "codec": codec, "effort": effort}
+        if codec in FEATURE_CODEC_REGISTRY and "rate" not in common:
+            rates = FEATURE_CODEC_REGISTRY.get(codec).typical_rates
+        else:
+            rates = _listed(common.get("rate", ()))
+        if rates:
+            yield ", ".join(parts), [{**entry, "bits": n, "rate": r} for n in bits for r in rates]
+            continue
         if len(qualities) == 1:
             yield ", ".join(parts), [{**entry, "bits": n, "quality": qualities[0]} for n in bits]
             continue

@@ -147,6 +147,7 @@ class _Setting:
     name: str
     cfg: object
     key: str
+    codec_key: str  # all that the weights of its codec depend on
     codec: object  # FeatureCodec; None for a network that is not split
     step_sizes: list  # all of the codec's settings but those of what codes the symbols
     records: object = None
@@ -160,7 +161,9 @@ class _Setting:
         coder = ("NAME", "QUALITY", "EFFORT", "LEARNED")
         rest = {k: v for k, v in described.items() if k not in coder}
         key = digest([network_key, described, codec is None])
-        return cls(name, cfg, key, codec, sorted(rest.items()))
+        chosen = ("RATE", "TARGET_KB")  # for each image
+        codec_key = digest({k: v for k, v in described.items() if k not in chosen})
+        return cls(name, cfg, key, codec_key, codec, sorted(rest.items()))
 
     @property
     def has_weights(self):
@@ -186,7 +189,7 @@ class _Network:
 
     def can_hold(self, setting):
         """Whether the network has the weights of a setting's codec, or can be built with them."""
-        return self.trained is None or self.trained.key == setting.key
+        return self.trained is None or self.trained.codec_key == setting.codec_key
 
     def add(self, setting):
         if setting.has_weights:
@@ -225,7 +228,10 @@ class _Network:
                 continue
             if features is None:
                 features = model.edge_features([record])[0]
-            codec = None if setting.has_weights else setting.codec
+            codec = setting.codec
+            if setting.has_weights:
+                own = model.feature_codec
+                own.rate, own.target_bytes, codec = codec.rate, codec.target_bytes, None
             data = model.encode(features, codec).to_bytes()
             stream = model.describe_stream(FeatureBitstream.from_bytes(data, OWN_LIMITS), codec)
             tensors = model.decode(stream, codec)

@@ -23,6 +23,7 @@ Its keys, all of which may be left out but for some curve, level or anchor:
         bits: [2, 3, 4, 6, 8]        # points of a lossless codec; this is the default
         quality: [20, 50, 80]        # points of a lossy codec; the default is the codec's own
         effort: null
+        rate: [0, 0.25, 0.5, 0.75, 1]  # points of a variable-rate codec; this is the default
         overrides: {MODEL.FEATCOMP.SSFC.CHANNELS: 16}
       - name: any points             # each with keys of the above, and with a name of its own if wanted
         anchor: true                 # other curves are compared with it

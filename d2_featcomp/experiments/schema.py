@@ -7,7 +7,7 @@ from ..engine.command_line import setup_config
 
 __all__ = ["BDRate", "Curve", "Goal", "Plan", "Point", "Training", "file_name", "require_keys"]
 
-POINT_KEYS = ("name", "training", "weights", "codec", "bits", "quality", "effort", "overrides")
+POINT_KEYS = ("name", "training", "weights", "codec", "bits", "quality", "effort", "rate", "overrides")
 CURVE_KEYS = (*POINT_KEYS, "anchor", "points")
 
 

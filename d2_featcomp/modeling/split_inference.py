@@ -11,6 +11,7 @@ from ..codecs import (
     compress_stream,
     decompress_stream,
     describe_stream,
+    find_rate,
     read_step_sizes,
 )
 from .split_backbone import DecodedLatents, open_call
@@ -31,6 +32,21 @@ class EdgeFeatures:
     tensors: list
     sizes: ImageSizes
     elements: int
+
+
+def _meet_target(codec, code):
+    """Calls `code`, which returns a FeatureBitstream, at rates that meet the codec's target."""
+    configured, streams = codec.rate, {}
+
+    def code_at(rate):
+        codec.rate = rate
+        streams[rate] = code()
+        return streams[rate].to_bytes()
+
+    try:
+        return streams[find_rate(code_at, codec.target_bytes)[0]]
+    finally:
+        codec.rate = configured
 
 
 class SplitInference:
@@ -123,6 +139,9 @@ class SplitInference:
     def encode(self, features, feature_codec=None):
         """Codes what the edge sub-model computed.
 
+        Where the codec has `target_bytes`, the features are coded up to six times, at rates that bring
+        the bitstream's size within 3 percent of them; if no rate does, the nearest is sent.
+
         Args:
             features (EdgeFeatures): of this network.
             feature_codec (FeatureCodec or None): in place of the network's own; :meth:`decode` needs it
@@ -135,14 +154,19 @@ class SplitInference:
             ValueError: the features are not finite.
         """
         codec = feature_codec or self.feature_codec
-        return compress_stream(
-            features.tensors,
-            codec,
-            split=self.stored_split_name,
-            fingerprint=self.fingerprint(codec),
-            sizes=features.sizes,
-            feature_elements=features.elements,
-        )
+        fingerprint = self.fingerprint(codec)
+
+        def code():
+            return compress_stream(
+                features.tensors,
+                codec,
+                split=self.stored_split_name,
+                fingerprint=fingerprint,
+                sizes=features.sizes,
+                feature_elements=features.elements,
+            )
+
+        return code() if codec.target_bytes is None else _meet_target(codec, code)
 
     @torch.no_grad()
     def cloud_inference(self, bitstreams):

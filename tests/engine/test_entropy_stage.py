@@ -184,6 +184,61 @@ def test_stages_are_chosen_with_the_codec(make_config, untrained):
     assert choose_stages(other) == (2, 3)
 
 
+def test_every_rate_is_trained_and_deployed(make_config, tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = make_config(
+        MODEL__FEATCOMP__CODEC__NAME="variable_rate",
+        MODEL__FEATCOMP__CODEC__QUANTIZER="tensor",
+        MODEL__FEATCOMP__CODEC__BITS=4,
+        MODEL__FEATCOMP__TRAIN__STEPS=(3, 4),
+        MODEL__FEATCOMP__TRAIN__RATE_WEIGHT=0.001,
+        MODEL__FEATCOMP__TRAIN__STEP4__MAX_ITER=60,
+        MODEL__FEATCOMP__CODEC__RATE=0.75,
+    )
+    train_stages(cfg)
+    assert "at rates 0.0, 0.25, 0.5, 0.75, 1.0" in caplog.text
+    cfg = with_weights(cfg, final_weights(cfg)[0])
+    paths = export_sub_models(cfg, str(tmp_path))
+    edge = load_sub_model(None, paths["edge"], "edge")
+    cloud = load_sub_model(None, paths["cloud"], "cloud")
+    image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0)) * 255
+    (features,) = edge.edge_features([{"image": image}])
+    sizes = {}
+    for rate in (None, 1.0, 0.0):  # None: as it was exported
+        if rate is not None:
+            edge.feature_codec.rate = rate
+        stream = edge.encode(features)
+        sizes[rate] = len(stream.to_bytes())
+        received = FeatureBitstream.from_bytes(stream.to_bytes())
+        (output,) = cloud.cloud_inference([received])
+        assert output["bitstream"].fingerprint == stream.fingerprint and "instances" in output
+        (decoded,) = cloud.decode(received)
+        (step,) = cloud.feature_codec.step_sizes(received.tensors, [decoded.shape])
+        assert ((decoded - features.tensors[0]).abs() <= step / 2 * 1.001).all()
+    assert sizes[1.0] > sizes[None] > sizes[0.0]
+
+    edge.feature_codec.target_bytes = target = (sizes[1.0] + sizes[0.0]) / 2
+    assert len(edge.encode(features).to_bytes()) == pytest.approx(target, rel=0.03)
+    assert edge.feature_codec.rate == 0.0  # what was set stays
+    edge.feature_codec.target_bytes = 10 * sizes[1.0]
+    assert len(edge.encode(features).to_bytes()) == sizes[1.0]
+
+
+@pytest.mark.parametrize(
+    ("codec", "target", "words"),
+    [
+        ("learned", 1, "codec 'learned' has one rate"),
+        ("jpegxl", 0.5, "codec 'jpegxl' has one rate"),
+        ("variable_rate", -1.0, "TARGET_KB is -1"),
+    ],
+)
+def test_targets_that_cannot_be_met_are_told(make_config, codec, target, words):
+    with pytest.raises(ValueError, match=words):
+        build_model(
+            make_config(MODEL__FEATCOMP__CODEC__NAME=codec, MODEL__FEATCOMP__CODEC__TARGET_KB=target)
+        )
+
+
 def test_edge_and_cloud_files_hold_the_entropy_model(fitted, tmp_path):
     cfg = fitted[0]
     paths = export_sub_models(cfg, str(tmp_path))

@@ -150,6 +150,26 @@ def test_trained_codecs_share_the_work_of_others(msfc, root, tmp_path, monkeypat
     assert found["png"]["feature_rate"] != found["learned"]["feature_rate"]
 
 
+def test_rates_of_one_network_share_its_edge(msfc, root, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    model = build_model(msfc("variable_rate", 4))
+    model.load_state_dict(torch.load(root / "msfc.pth", weights_only=True)["model"], strict=False)
+    path = str(tmp_path / "variable.pth")
+    torch.save({"model": model.state_dict()}, path)
+    key = "MODEL__FEATCOMP__CODEC__"
+    settings = {
+        rate: msfc("variable_rate", 4, f"at{rate}", MODEL__WEIGHTS=path, **{f"{key}RATE": rate})
+        for rate in (0, 0.5, 1)
+    }
+    settings["target"] = msfc("variable_rate", 4, "t", MODEL__WEIGHTS=path, **{f"{key}TARGET_KB": 0.1})
+    settings["png"] = msfc("png", 4, "same", MODEL__WEIGHTS=path)
+    calls = Calls(monkeypatch)
+    found = measure_settings(settings, str(tmp_path / "records"))
+    assert calls.take()[0] == IMAGES
+    for name, cfg in settings.items():
+        same(found[name], alone(cfg))
+
+
 def test_several_tasks(root, tmp_path):
     settings = {
         quality: configured(

@@ -288,6 +288,8 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         {"training": "msfc", "name": "two", "points": [{"codec": "png"}, {"codec": "jpeg", "bits": 8}]},
         {"training": "msfc", "name": "same", "points": [{"bits": 3}, {"bits": 3}]},
         {"training": "msfc", "codec": "learned"},  # trained for one bit depth
+        {"training": "msfc", "codec": "variable_rate"},  # and every rate
+        {"training": "msfc", "name": "some", "codec": "variable_rate", "rate": [0, 0.5]},
     ]
     for key in ("goals", "pictures"):
         del data[key]
@@ -299,8 +301,14 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         ("two", ["two, png", "two, jpeg, n = 8"]),
         ("same", ["same, no. 1", "same, no. 2"]),
         ("MSFC, learned", ["MSFC, learned"]),
+        (
+            "MSFC, variable_rate",
+            [f"MSFC, variable_rate, rate {rate}" for rate in ("0", "0.25", "0.5", "0.75", "1")],
+        ),
+        ("some", ["some, rate 0", "some, rate 0.5"]),
     ]
     assert plan.points["MSFC, learned"].overrides["MODEL.FEATCOMP.CODEC.BITS"] == 2
+    assert plan.build_config(plan.points["some, rate 0"]).MODEL.FEATCOMP.CODEC.RATE == 0
     cfg = plan.build_config(plan.points["JPEG, n = 4, quality 90"])
     codec = cfg.MODEL.FEATCOMP.CODEC
     assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)

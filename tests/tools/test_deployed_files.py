@@ -65,6 +65,53 @@ def run(root, run_tool):
     return call
 
 
+@pytest.fixture(scope="module")
+def variable(tmp_path_factory):
+    """edge.pth of a network that codes at any rate, and expects that most symbols are 0."""
+    folder = tmp_path_factory.mktemp("variable")
+    codec = "MODEL.FEATCOMP.CODEC."
+    opts = [*SMALL, f"{codec}NAME", "variable_rate", f"{codec}QUANTIZER", "tensor", f"{codec}BITS", "4"]
+    network = networks.build(CONFIG, opts)
+    model = network.feature_codec.context_models[0].train()
+    with torch.no_grad():
+        model.head_bias.view(-1, 16)[:, 8] = 3
+    torch.save({"model": network.state_dict()}, folder / "whole.pth")
+    export_sub_models(setup_config(CONFIG, [*opts, "MODEL.WEIGHTS", str(folder / "whole.pth")]), folder)
+    return folder / "edge.pth"
+
+
+def test_a_bit_rate_is_held(root, run, variable, tmp_path):
+    """Two images at one a second: no rate, the largest and the smallest, then a bit rate in between."""
+
+    def sizes(folder, *more):
+        status, told, error = run(
+            "edge", "--input", root / "plain", "--output", tmp_path / folder, *more, weights=variable
+        )
+        assert status == 0, error
+        return [os.path.getsize(tmp_path / folder / name) for name in ("a.d2fc", "b.d2fc")], told
+
+    rate = "MODEL.FEATCOMP.CODEC.RATE"
+    (largest, _), (smallest, _) = sizes("most", rate, 1), sizes("least", rate, 0)
+    assert sizes("exported")[0] == largest and sum(smallest) < 0.8 * sum(largest)
+    wanted = (sum(largest) + sum(smallest)) / 4  # bytes of an image
+    found, told = sizes("held", "--target-kbit-s", wanted * 8 / 1000, "--fps", 1)
+    assert found[0] == pytest.approx(wanted, rel=0.03)
+    assert sum(found) == pytest.approx(2 * wanted, rel=0.05)
+    assert "0 images could not be brought" in told
+    _, told = sizes("little", "--target-kbit-s", 0.01, "--fps", 1)
+    assert "2 images could not be brought" in told
+
+
+def test_bit_rates_need_a_rate(root, run, variable, tmp_path):
+    arguments = ("edge", "--input", root / "plain", "--output", tmp_path, "--target-kbit-s", 9)
+    status, _, error = run(*arguments, "--fps", 1)
+    assert status == 2 and "has one rate" in error
+    status, _, error = run(*arguments, weights=variable)
+    assert status == 2 and "belong together" in error
+    status, _, error = run(*arguments, "--fps", 0, weights=variable)
+    assert status == 2 and "the image rate is 0" in error
+
+
 def test_results_have_the_ids_of_the_data_set(root, run, tmp_path):
     out, results = tmp_path / "out", tmp_path / "results"
     status, _, error = run("edge", "--input", root / "annotated", "--output", out)

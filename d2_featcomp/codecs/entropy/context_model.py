@@ -34,11 +34,13 @@ class ContextModel(nn.Module):
         bits (int): n, of a symbol.
         group (int): c; 0 chooses: 1 up to 15 channels, else so that there are 8 groups.
         hidden (int): F; 0 chooses by c.
+        rates (int): R. With more than one, biases depend on the rate, between 0 and 1, at which a map
+            was quantized: there are R of each, at equal distances, and linear in between.
     """
 
-    def __init__(self, channels, bits, group=0, hidden=0):
+    def __init__(self, channels, bits, group=0, hidden=0, rates=1):
         super().__init__()
-        self.channels, self.bits = channels, bits
+        self.channels, self.bits, self.rates = channels, bits, rates
         self.group = min(group or max(1, channels // 8), channels)
         self.groups = -(-channels // self.group)
         self.hidden = hidden or 16 + 4 * min(self.group, 12)
@@ -60,6 +62,8 @@ class ContextModel(nn.Module):
             "head": (len(PHASES), padded * self.outputs),
         }
         shifts = {**biases, "own": (every,)}
+        if rates > 1:
+            biases = {name: (rates, *shape) for name, shape in biases.items()}
         for name, shape in sizes.items():
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.zeros(shape)))
             self.register_buffer(f"integer_{name}_weight", torch.zeros(shape, dtype=torch.int32))
@@ -91,19 +95,23 @@ class ContextModel(nn.Module):
             inputs = self.hidden if name == "hidden" else weight[0].numel()
             nn.init.normal_(weight, std=1 / math.sqrt(inputs))
         for name in ("before", "own", "hidden"):
-            nn.init.normal_(getattr(self, f"{name}_bias"), std=0.3)
+            bias = getattr(self, f"{name}_bias")
+            nn.init.normal_(bias[0] if self.rates > 1 else bias, std=0.3)
+            if self.rates > 1:  # alike at all rates
+                with torch.no_grad():
+                    bias.copy_(bias[:1].clone().expand_as(bias))
         nn.init.zeros_(self.head_weight)
         nn.init.zeros_(self.head_bias)
         if self.bits > SOFTMAX_BITS:
             with torch.no_grad():
-                bias = self.head_bias.view(len(PHASES), -1, 3, COMPONENTS)
-                bias[:, :, 1] = torch.linspace(-1, 1, COMPONENTS)
-                bias[:, :, 2] = math.log(2**self.bits / 8)
+                bias = self.head_bias.view(self.rates, len(PHASES), -1, 3, COMPONENTS)
+                bias[..., 1, :] = torch.linspace(-1, 1, COMPONENTS)
+                bias[..., 2, :] = math.log(2**self.bits / 8)
         self.update()
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def forward(self, positions, mask=None):
+    def forward(self, positions, mask=None, rate=None):
         """Estimates the bits of maps.
 
         Between two symbols the bits are those of both, in proportion to the nearness: the mean over
@@ -114,14 +122,24 @@ class ContextModel(nn.Module):
             positions (Tensor): (N, C, H, W) float, latents in units of step sizes, 0..2^n - 1.
             mask (Tensor or None): (N, 1, H, W) bool, where a map ends before this tensor does; nothing
                 is known outside.
+            rate (Tensor or None): (N,), 0..1, of each map; needed with several rate points.
 
         Returns:
             Tensor: scalar, bits of all maps together.
         """
         with torch.autocast(positions.device.type, enabled=False):
-            return self._estimate(positions.float(), mask)
+            return self._estimate(positions.float(), mask, rate)
 
-    def _estimate(self, positions, mask):
+    def _biases(self, rate):
+        """dict: name of a layer -> bias at the rate of each map, (N or 1, ..., channels, 1, 1)."""
+        found = {}
+        for name in ("before", "own", "hidden", "head"):
+            bias = getattr(self, f"{name}_bias")
+            bias = bias[None] if self.rates == 1 else interpolate(bias, rate)
+            found[name] = bias[..., None, None]
+        return found
+
+    def _estimate(self, positions, mask, rate):
         highest = 2**self.bits - 1
         rounded = positions.detach().round().clamp(0, highest)
         inside = positions.clamp(0, highest)
@@ -131,9 +149,9 @@ class ContextModel(nn.Module):
         spare = self.groups * self.group - self.channels
         margin = KERNEL // 2
         known = F.pad(known, (0, 0, 0, 0, 0, spare))
-        context = F.conv2d(
-            known, self.before_weight * self._before_mask, self.before_bias, padding=margin
-        )
+        biases = self._biases(rate)
+        context = F.conv2d(known, self.before_weight * self._before_mask, padding=margin)
+        context = context + biases["before"]
         context = _activate(context) if mask is None else _activate(context) * mask
         context = F.conv2d(context, self.middle_weight, padding="same", groups=self.groups)
         known = F.pad(known, (margin,) * 4)
@@ -142,34 +160,26 @@ class ContextModel(nn.Module):
             part = inside[:, :, y::2, x::2]
             if not part.numel():
                 continue
-            outputs = self._outputs(known[:, :, y:, x:], context[:, :, y::2, x::2], phase)
+            of_phase = {name: bias[:, phase] for name, bias in biases.items() if name != "before"}
+            outputs = self._outputs(known[:, :, y:, x:], context[:, :, y::2, x::2], phase, of_phase)
             lengths = self._interpolated_bits(outputs[:, : self.channels], part)
             if mask is not None:
                 lengths = lengths * mask[:, :, y::2, x::2]
             bits = bits + lengths.sum()
         return bits
 
-    def _outputs(self, known, context, phase):
+    def _outputs(self, known, context, phase, biases):
         """(N, G * c, O, h, w) for one phase."""
         groups, size = self.groups, context.shape[2:]
-        total = context + self.own_bias[phase, :, None, None]
+        total = context + biases["own"]
         if phase:
             weight = self._own_weights()[phase] * self._own_mask[phase]
             own = F.conv2d(known, weight, stride=2, groups=groups)
             total = total + own[:, :, : size[0], : size[1]]
-        hidden = F.conv2d(
-            _activate(total),
-            self.hidden_weight[phase, ..., None, None],
-            self.hidden_bias[phase],
-            groups=groups,
-        )
-        outputs = F.conv2d(
-            _activate(hidden),
-            self.head_weight[phase, ..., None, None],
-            self.head_bias[phase],
-            groups=groups,
-        )
-        return outputs.unflatten(1, (-1, self.outputs))
+        for name in ("hidden", "head"):
+            weight = getattr(self, f"{name}_weight")[phase, ..., None, None]
+            total = F.conv2d(_activate(total), weight, groups=groups) + biases[name]
+        return total.unflatten(1, (-1, self.outputs))
 
     def _own_weights(self):
         """One weight (G * F, c, K, K) for each phase; the parameter has no more than four dimensions."""
@@ -200,13 +210,6 @@ class ContextModel(nn.Module):
 
     # ---- integers ----------------------------------------------------------------------------------
 
-    def _compute_checksum(self):
-        """CRC-32 of the weights that are trained."""
-        found = 0
-        for weight in self.parameters():
-            found = zlib.crc32(weight.detach().cpu().contiguous().numpy().data, found)
-        return found
-
     @torch.no_grad()
     def update(self):
         """Makes the integer weights from those that are trained.
@@ -214,13 +217,15 @@ class ContextModel(nn.Module):
         Raises:
             ValueError: a weight is not finite.
         """
-        checksum = self._compute_checksum()
+        checksum = compute_checksum(self)
         if checksum == int(self.integer_source):
             return
         if not all(torch.isfinite(p).all() for p in self.parameters()):
             raise ValueError("the entropy model's weights became infinite or NaN")
         # On the CPU, so that all devices round alike.
         given = {name: weight.detach().cpu() for name, weight in self.named_parameters()}
+        if self.rates == 1:
+            given |= {name: bias[None] for name, bias in given.items() if name.endswith("_bias")}
         symbols = (self.bits - 1, 2**self.bits - 1)
         activations = (ACTIVATION_UNIT, ACTIVATION_MAX)
         masked = given["before_weight"] * self._before_mask.cpu()
@@ -229,14 +234,17 @@ class ContextModel(nn.Module):
         middle = (_rows(given["middle_weight"]), *activations)
         phases = []
         for weight, mask, bias in zip(
-            given["own_weight"].chunk(len(PHASES)), self._own_mask.cpu(), given["own_bias"], strict=True
+            given["own_weight"].chunk(len(PHASES)),
+            self._own_mask.cpu(),
+            given["own_bias"].unbind(1),
+            strict=True,
         ):
             phases.append(([middle, (_rows(weight * mask), *symbols)], bias))
         shift = torch.stack([_largest_shift(*phase) for phase in phases]).amin(0)
         made = [_as_integers(*phase, shift) for phase in phases]
         self._set("middle", [made[0][0][0]])
         owns, biases = [weights[1] for weights, _, _ in made], [bias for _, bias, _ in made]
-        self._set("own", [torch.stack(owns)], torch.stack(biases), made[0][2])
+        self._set("own", [torch.stack(owns)], torch.stack(biases, 1), made[0][2])
         for name, (offset, unit) in {
             "hidden": (0.0, ACTIVATION_UNIT),
             "head": self._outputs_meaning(),
@@ -244,15 +252,11 @@ class ContextModel(nn.Module):
             weights, biases = given[f"{name}_weight"], given[f"{name}_bias"] + offset
             made = [
                 _make_layer([(_rows(weight), *activations)], bias, unit)
-                for weight, bias in zip(weights, biases, strict=True)
+                for weight, bias in zip(weights, biases.unbind(1), strict=True)
             ]
-            weights, biases, shifts = (
-                torch.stack(part)
-                for part in zip(
-                    *((weights[0], bias, shift) for weights, bias, shift in made), strict=True
-                )
-            )
-            self._set(name, [weights], biases, shifts)
+            weights = torch.stack([weights[0] for weights, _, _ in made])
+            biases = torch.stack([bias for _, bias, _ in made], 1)
+            self._set(name, [weights], biases, torch.stack([shift for _, _, shift in made]))
         self.integer_source.fill_(checksum)
         self._integer_model = None
 
@@ -301,6 +305,31 @@ class ContextModel(nn.Module):
 _PREFIX = "integer_"
 
 
+def interpolate(points, rate):
+    """Interpolates linearly between rate points.
+
+    Args:
+        points (Tensor): (R, ...) float, values at rates 0, 1 / (R - 1), ..., 1; R at least 2.
+        rate (Tensor): (N,), 0..1.
+
+    Returns:
+        Tensor: (N, ...).
+    """
+    position = rate.to(points) * (len(points) - 1)
+    lower = position.detach().floor().clamp(0, len(points) - 2)
+    share = (position - lower).reshape(-1, *[1] * (points.dim() - 1))
+    lower = lower.long()
+    return points[lower] + share * (points[lower + 1] - points[lower])
+
+
+def compute_checksum(module):
+    """CRC-32 of the weights of a module that are trained, an int."""
+    found = 0
+    for weight in module.parameters():
+        found = zlib.crc32(weight.detach().cpu().contiguous().numpy().data, found)
+    return found
+
+
 def _forget_integer_model(module, incompatible_keys):
     """Hook after weights were loaded."""
     module._integer_model = None
@@ -344,13 +373,13 @@ def _largest_shift(terms, bias, unit=ACTIVATION_UNIT):
     Args:
         terms (list[(Tensor, int, int)]): weights (O, I) float64, the exponent of the unit of what they
             are multiplied with, and its largest magnitude.
-        bias (Tensor): (O,).
+        bias (Tensor): (R, O).
         unit (int or Tensor): exponent of the unit of the output.
 
     Returns:
         Tensor: (O,) int64.
     """
-    size, slack = bias.double().abs(), 1.0
+    size, slack = bias.double().abs().amax(0), 1.0
     for weight, exponent, largest in terms:
         size = size + weight.abs().sum(1) * largest * 2.0**-exponent
         slack += 0.5 * largest * (weight != 0).sum(1)
@@ -368,6 +397,7 @@ def _as_integers(terms, bias, shift, unit=ACTIVATION_UNIT):
     """Rounds a layer, and proves that its sums are exact.
 
     Args:
+        terms, bias, unit: as :func:`_largest_shift` takes them.
         shift (Tensor): (O,), of :func:`_largest_shift`, or less.
 
     Returns:
@@ -379,7 +409,7 @@ def _as_integers(terms, bias, shift, unit=ACTIVATION_UNIT):
     """
     half = torch.where(shift > unit, torch.exp2((shift - unit - 1).double()), 0.0)
     integer_bias = torch.round(torch.ldexp(bias.double(), shift)) + half
-    reached, weights = integer_bias.abs(), []
+    reached, weights = integer_bias.abs().amax(0), []
     for weight, exponent, largest in terms:
         weights.append(torch.round(torch.ldexp(weight, (shift - exponent)[:, None])))
         reached = reached + weights[-1].abs().sum(1) * largest

@@ -9,11 +9,11 @@ groups before (two convolutions) and on the earlier phases of its own group (one
 
 Shape shorthand in this module:
     C, H, W: channels, height and width of a map; G: groups, of c channels each; F: hidden channels of a
-    group; K: side of a kernel; O: outputs of a symbol
+    group; K: side of a kernel; O: outputs of a symbol; R: rate points
 """
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,14 +22,24 @@ import numpy as np
 from .frequencies import make_frequencies, outputs_per_symbol
 from .range_coder import RangeDecoder, RangeEncoder
 
-__all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "KERNEL", "PHASES", "IntegerModel"]
+__all__ = [
+    "ACTIVATION_MAX",
+    "ACTIVATION_UNIT",
+    "EXACT",
+    "KERNEL",
+    "PHASES",
+    "RATE_CODES",
+    "IntegerModel",
+    "interpolate_integers",
+]
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 KERNEL = 5  # side of a kernel, but of the middle layer
 ACTIVATION_UNIT = 5  # activations are counted in units of 2^-5
 ACTIVATION_MAX = 255
 EXACT = 2**24  # float32 holds all integers up to here
-_SCALE = "_scale"
+RATE_CODES = 256  # a rate between 0 and 1 is sent as a byte
+_SCALE, _BIAS = "_scale", "_bias"
 _OUTPUT_MAX = 2**15
 _PATCH_ELEMENTS = 2**21  # of the patches that one matrix product reads
 
@@ -51,6 +61,9 @@ class IntegerModel:
         own_bias, own_scale (ndarray): (4, G * F), (G * F,): of that sum.
         hidden_weight, hidden_bias, hidden_scale (ndarray): (4, G * F, F), (4, G * F), (4, G * F).
         head_weight, head_bias, head_scale (ndarray): (4, G * c * O, F), (4, G * c * O), (4, G * c * O).
+
+    A model for several rates has R of each bias, in a dimension before these; :meth:`at_rate` gives the
+    model that codes.
     """
 
     bits: int
@@ -109,6 +122,28 @@ class IntegerModel:
     def hidden(self):
         """int: F."""
         return self.middle_weight.shape[1]
+
+    @property
+    def rates(self):
+        """int: R."""
+        return len(self.before_bias) if self.before_bias.ndim > 1 else 1
+
+    def at_rate(self, code):
+        """Returns the :class:`IntegerModel` of one rate, of a model for several.
+
+        Args:
+            code (int): 0..255, the rate in units of 1 / 255.
+        """
+        biases = {
+            entry.name: interpolate_integers(getattr(self, entry.name), code).astype(
+                self.before_bias.dtype
+            )
+            for entry in fields(self)
+            if entry.name.endswith(_BIAS)
+        }
+        found = replace(self, **biases)
+        found.__dict__["_groups"] = self._groups  # they hold no biases
+        return found
 
     def encode(self, symbols):
         """
@@ -192,7 +227,7 @@ class IntegerModel:
         """What the groups before mean for a group: (F, H, W) sums of the middle layer."""
         group = self._groups[start // self.group]
         total = _convolve(known[:start], group.before, _ALL_TAPS, 1, size)
-        total += group.before_bias
+        total += self._biases[start // self.group].before
         activations = _activate(total, group.before_scale)
         side = self.middle_weight.shape[-1]
         margin = ((0, 0), (side // 2, side // 2), (side // 2, side // 2))
@@ -201,17 +236,17 @@ class IntegerModel:
     def _outputs(self, known, context, start, phase):
         """(c, O, h, w) integers that describe the symbols of one group and phase."""
         y, x = PHASES[phase]
-        group = self._groups[start // self.group]
-        total = context[:, y::2, x::2] + group.own_bias[phase]
+        group, bias = self._groups[start // self.group], self._biases[start // self.group]
+        total = context[:, y::2, x::2] + bias.own[phase]
         shape = total.shape[1:]
         if phase:  # nothing of the group is known before
             own = known[start : start + self.group, y:, x:]
             total += _convolve(own, group.own[phase], _EARLIER_TAPS[phase], 2, shape)
         hidden = _activate(total, group.own_scale).reshape(self.hidden, -1)
         total = group.hidden[phase] @ hidden
-        total += group.hidden_bias[phase]
+        total += bias.hidden[phase]
         total = group.head[phase] @ _activate(total, group.hidden_scale[phase])
-        total += group.head_bias[phase]
+        total += bias.head[phase]
         total *= group.head_scale[phase]
         np.floor(total, out=total)
         np.clip(total, -_OUTPUT_MAX, _OUTPUT_MAX, out=total)
@@ -220,35 +255,64 @@ class IntegerModel:
     @cached_property
     def _groups(self):
         """list[_Group]"""
-        outputs = outputs_per_symbol(self.bits)
-        count = len(self.middle_weight) // self.hidden
         own = np.split(self.own_weight, len(PHASES))
         found = []
-        for index in range(count):
-            rows = slice(index * self.hidden, (index + 1) * self.hidden)
-            start = index * self.group
-            heads = slice(start * outputs, (start + self.group) * outputs)
+        for start, rows, heads in self._rows_of_groups():
             found.append(
                 _Group(
                     before=_by_taps(self.before_weight[rows, :start], _ALL_TAPS),
-                    before_bias=self.before_bias[rows, None, None],
                     before_scale=self.before_scale[rows, None, None],
                     middle=_by_taps(self.middle_weight[rows], _taps(self.middle_weight.shape[-1])),
                     own=[
                         _by_taps(weight[rows], taps)
                         for weight, taps in zip(own, _EARLIER_TAPS, strict=True)
                     ],
-                    own_bias=self.own_bias[:, rows, None, None],
                     own_scale=self.own_scale[rows, None, None],
                     hidden=self.hidden_weight[:, rows],
-                    hidden_bias=self.hidden_bias[:, rows, None],
                     hidden_scale=self.hidden_scale[:, rows, None],
                     head=self.head_weight[:, heads],
-                    head_bias=self.head_bias[:, heads, None],
                     head_scale=self.head_scale[:, heads, None],
                 )
             )
         return found
+
+    @cached_property
+    def _biases(self):
+        """list[_Biases]"""
+        return [
+            _Biases(
+                before=self.before_bias[rows, None, None],
+                own=self.own_bias[:, rows, None, None],
+                hidden=self.hidden_bias[:, rows, None],
+                head=self.head_bias[:, heads, None],
+            )
+            for _, rows, heads in self._rows_of_groups()
+        ]
+
+    def _rows_of_groups(self):
+        """Yields of each group its first channel, and the rows of layers and of the head."""
+        outputs = outputs_per_symbol(self.bits)
+        for index in range(len(self.middle_weight) // self.hidden):
+            rows = slice(index * self.hidden, (index + 1) * self.hidden)
+            start = index * self.group
+            yield start, rows, slice(start * outputs, (start + self.group) * outputs)
+
+
+def interpolate_integers(points, code):
+    """Interpolates linearly between rate points, in integers: one result on every machine.
+
+    Args:
+        points (ndarray): (R, ...) integers, below 2^50, at rates 0, 1 / (R - 1), ..., 1; R at least 2.
+        code (int): 0..255, the rate in units of 1 / 255.
+
+    Returns:
+        ndarray: (...) int64.
+    """
+    lower, share = divmod(code * (len(points) - 1), RATE_CODES - 1)
+    upper = min(lower + 1, len(points) - 1)
+    ends = points[lower].astype(np.int64), points[upper].astype(np.int64)
+    total = ends[0] * (RATE_CODES - 1 - share) + ends[1] * share
+    return (total + (RATE_CODES - 1) // 2) // (RATE_CODES - 1)
 
 
 def _taps(side):
@@ -270,21 +334,26 @@ _ALL_TAPS = _taps(KERNEL)
 _EARLIER_TAPS = [_find_earlier_taps(phase) for phase in range(len(PHASES))]
 
 
-class _Group(NamedTuple):
-    """The weights of one group as matrices, and what is added to and multiplied with their products."""
+class _Biases(NamedTuple):
+    """What is added to the products of one group."""
 
     before: np.ndarray
-    before_bias: np.ndarray
+    own: np.ndarray
+    hidden: np.ndarray
+    head: np.ndarray
+
+
+class _Group(NamedTuple):
+    """The weights of one group as matrices, and what their products are multiplied with."""
+
+    before: np.ndarray
     before_scale: np.ndarray
     middle: np.ndarray
     own: list
-    own_bias: np.ndarray
     own_scale: np.ndarray
     hidden: np.ndarray
-    hidden_bias: np.ndarray
     hidden_scale: np.ndarray
     head: np.ndarray
-    head_bias: np.ndarray
     head_scale: np.ndarray
 
 

@@ -1,0 +1,109 @@
+"""Meeting a number of bytes: for one image, and for a stream of them."""
+
+import math
+
+from .entropy import RATE_CODES
+
+__all__ = ["RateController", "find_rate"]
+
+_TOLERANCE = 0.03
+_ATTEMPTS = 6
+_USUAL_SPAN = math.log(10)  # of bytes, between rates 0 and 1; where the search begins
+_REACH = 1.3  # rather too far than too near, so that the target lies in between
+
+
+def find_rate(code, target, attempts=_ATTEMPTS, tolerance=_TOLERANCE):
+    """Finds the rate at which something coded has a size.
+
+    Args:
+        code (callable): of a rate, 0..1; returns bytes. More of them for a higher rate.
+        target (float): bytes.
+        attempts (int): calls of `code` at most.
+        tolerance (float): share of `target` by which the size may differ.
+
+    Returns:
+        (float, bytes): the rate whose size came nearest, and what `code` returned for it.
+
+    Raises:
+        ValueError: the target is not positive.
+    """
+    if not target > 0:
+        raise ValueError(f"a target of {target:g} bytes cannot be met: give a positive number")
+    last = RATE_CODES - 1
+    found, errors = {}, {}  # by code: bytes; logarithm of their number over the target
+    low, high = _End(-1), _End(RATE_CODES)
+    number = RATE_CODES // 2
+    for _ in range(attempts):
+        found[number] = code(number / last)
+        error = errors[number] = math.log(max(1, len(found[number])) / target)
+        if abs(math.expm1(error)) <= tolerance:
+            break
+        if error < 0:
+            low.move(number, error, high)
+        else:
+            high.move(number, error, low)
+        if high.number - low.number <= 1:  # nothing in between, or an end
+            break
+        number = min(max(_guess(errors, low, high), low.number + 1), high.number - 1)
+    best = min(errors, key=lambda number: abs(errors[number]))
+    return best / last, found[best]
+
+
+class _End:
+    """An end of the interval in which the code lies, and how far its size is from the target; None where
+    it was not tried."""
+
+    def __init__(self, number):
+        self.number, self.error, self._moved = number, None, False
+
+    def move(self, number, error, other):
+        if self._moved and other.error is not None:
+            other.error /= 2  # it stays for too long: where the curve is bent (Illinois method)
+        self.number, self.error, self._moved, other._moved = number, error, True, False
+
+
+def _guess(errors, low, high):
+    """The code of which the error would be 0, were the logarithm of the size linear."""
+    if low.error is not None and high.error is not None:
+        span = high.number - low.number
+        return round(low.number + span * low.error / (low.error - high.error))
+    number, slope = next(reversed(errors)), _USUAL_SPAN / (RATE_CODES - 1)
+    if len(errors) > 1:
+        before = list(errors)[-2]
+        found = (errors[number] - errors[before]) / (number - before)
+        slope = found if found > 0 else slope
+    return round(number - _REACH * errors[number] / slope)
+
+
+class RateController:
+    """Chooses how large each image of a stream may be, so that a channel of constant bit rate carries
+    them: a leaky bucket, into which images pour and which the channel empties.
+
+    Args:
+        kbit_s (float): what the channel carries, in 1000 bits a second.
+        images_s (float): images a second.
+        seconds (float): time in which what was sent too much, or too little, is made up for.
+
+    Attributes:
+        excess (float): bytes that were sent beyond the bit rate; negative for bytes that were saved.
+
+    Raises:
+        ValueError: one of them is not positive.
+    """
+
+    def __init__(self, kbit_s, images_s, seconds=1.0):
+        for name, value in (("bit rate", kbit_s), ("image rate", images_s), ("window", seconds)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"the {name} is {value:g}: it must be positive")
+        self.mean = kbit_s * 1000 / 8 / images_s
+        self._window = max(1.0, seconds * images_s)
+        self.excess = 0.0
+
+    def next_target(self):
+        """Returns the bytes that the next image should have, a float."""
+        wanted = self.mean - self.excess / self._window
+        return min(max(wanted, self.mean / 4), 4 * self.mean)
+
+    def add(self, size):
+        """Tells that an image of so many bytes was sent."""
+        self.excess = max(self.excess + size - self.mean, -self._window * self.mean)

@@ -1,0 +1,297 @@
+"""The variable-rate codec: one network, every rate.
+
+Shape shorthand in this module:
+    N: images of a batch; C, H, W: channels, height and width of a latent y; n: bit depth; R: rate points
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..ops import minmax_range, quantize_uniform
+from .base import FEATURE_CODEC_REGISTRY
+from .entropy import RATE_CODES, compute_checksum, interpolate, interpolate_integers
+from .images import BitstreamError
+from .learned import LearnedFeatureCodec, scale_gradient
+from .structures import CodedTensor
+from .symbols import SymbolDecoder
+
+__all__ = ["VariableRateFeatureCodec"]
+
+_UNIT = 12  # integer step sizes are counted in units of 2^-12
+_MOST = 6.0  # logarithm of the largest step size
+
+
+@FEATURE_CODEC_REGISTRY.register()
+class VariableRateFeatureCodec(LearnedFeatureCodec):
+    """A :class:`LearnedFeatureCodec` whose rate is chosen for each image, when it is coded.
+
+    The rate, between 0 and 1, sets the step size of each channel, and the entropy model knows it. Both
+    are trained at R rate points and linear in between; in training each image has a rate of its own, and
+    a rate weight that goes with it. A symbol is the multiple of the step size nearest to the distance
+    from the middle of the range, so that of coarsely quantized latents most are 0. A stream carries the
+    rate in one byte of each latent.
+
+    Args:
+        channels (sequence[int]): C of each latent.
+        bits (int): n, 2..8, at the largest rate: symbols are -2^(n-1)..2^(n-1)-1.
+        rate (float): 0..1, at which images are coded; attribute `rate` changes it.
+        target_bytes (float or None): see :class:`FeatureCodec`.
+        rates (int): R, at least 2.
+        rate_weight (float): lambda at rate 1, task loss for one byte of an image.
+        rate_weight_ratio (float): lambda at rate 0 over that at rate 1; geometric in between.
+        settings: those of :class:`LearnedFeatureCodec`.
+
+    Raises:
+        ValueError: a setting is out of range. ImportError: the package constriction is not installed.
+    """
+
+    name = "variable_rate"
+    typical_rates = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    def __init__(
+        self,
+        *,
+        channels,
+        bits,
+        rate=1.0,
+        target_bytes=None,
+        rates=4,
+        rate_weight_ratio=1.0,
+        **settings,
+    ):
+        if not rates >= 2:
+            raise ValueError(
+                f"MODEL.FEATCOMP.CODEC.LEARNED.RATE_POINTS is {rates}: codec {self.name!r} takes 2 or "
+                "more"
+            )
+        if not rate_weight_ratio >= 1:
+            raise ValueError(
+                f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO is {rate_weight_ratio}: it must be 1 or more"
+            )
+        super().__init__(channels=channels, bits=bits, rates=rates, **settings)
+        self.rate_weight_ratio = rate_weight_ratio
+        self.rate = rate
+        self.target_bytes = target_bytes
+        self.step_models = nn.ModuleList(_StepSizes(count, bits, rates) for count in channels)
+        self._drawn = None
+
+    @classmethod
+    def read_rate_settings(cls, featcomp):
+        """See :meth:`LearnedFeatureCodec.read_rate_settings`."""
+        target = featcomp.CODEC.TARGET_KB
+        if not target >= 0:
+            raise ValueError(
+                f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target}: it must be positive, or 0 for none"
+            )
+        return {
+            "rate": featcomp.CODEC.RATE,
+            "target_bytes": 1000 * target or None,
+            "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
+            "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
+        }
+
+    @property
+    def rate(self):
+        """float: 0 (fewest bytes) to 1 (most), at which images are coded and evaluated; a multiple of
+        1 / 255."""
+        return self._code / (RATE_CODES - 1)
+
+    @rate.setter
+    def rate(self, value):
+        if not 0 <= value <= 1:
+            raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
+        self._code = round(value * (RATE_CODES - 1))
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def quantize(self, ys):
+        """See :meth:`FeatureCodec.quantize`. In training each image has a random rate."""
+        if self.training:
+            count = len(ys[0])
+            # As far apart as they can be, in random order.
+            self._drawn = (torch.randperm(count) + torch.rand(count)) / count
+        return super().quantize(ys)
+
+    def _surrogate(self, y, bits, index):
+        position, step, middle = self._find_positions_and_steps(y, index)
+        with torch.no_grad():
+            error = position.round().clamp(0, 2**self.bits - 1) - position
+            inside = (position >= -0.5) & (position <= 2**self.bits - 0.5)
+            restored = middle + (position + error - self._zero) * step
+        passed = torch.where(inside, y, restored)
+        # A coarser step size makes larger errors.
+        y_hat = passed + (restored - passed).detach() + error * (step - step.detach())
+        return y_hat, step.detach()
+
+    def _estimate_bits(self, y, index):
+        rate = self._drawn.to(y.device)
+        weights = self.rate_weight * self.rate_weight_ratio ** (1 - rate)
+        scale = self._bytes_of_rate_term * weights[:, None, None, None]
+        if not self.rate_weight:
+            y = y.detach()
+        position, _, _ = self._find_positions_and_steps(y, index)
+        return self.context_models[index](scale_gradient(position, scale), rate=rate)
+
+    def _find_positions_and_steps(self, y, index):
+        """(N, C, H, W) -> the same in units of step sizes, where the middle of the range is 2^(n-1);
+        the step sizes (N, C, 1, 1), and the middle, (N, 1 or C, 1, 1)."""
+        low, high = (end.detach() for end in self._own_range(y))
+        middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=1e-12)
+        relative = interpolate(self.step_models[index](), self._drawn.to(y.device))
+        step = relative[..., None, None] * half / (self._zero - 1)
+        return (y - middle) / step + self._zero, step, middle
+
+    @property
+    def _zero(self):
+        """int: the symbol of the middle of the range."""
+        return 2 ** (self.bits - 1)
+
+    def update(self):
+        """See :meth:`LearnedFeatureCodec.update`."""
+        super().update()
+        for model in self.step_models:
+            model.update()
+
+    # ---- stage 4 -----------------------------------------------------------------------------------
+
+    @property
+    def fitting_rates(self):
+        """See :meth:`LearnedFeatureCodec.fitting_rates`."""
+        return self.typical_rates
+
+    def keep_for_fitting(self, y):
+        """See :meth:`LearnedFeatureCodec.keep_for_fitting`."""
+        return y.detach().float()
+
+    def find_symbols_at(self, kept, index, rate):
+        """See :meth:`LearnedFeatureCodec.find_symbols_at`."""
+        return self._quantize_at(kept, index, round(rate * (RATE_CODES - 1)))[0]
+
+    # ---- coding ------------------------------------------------------------------------------------
+
+    def integer_step_sizes(self):
+        """Returns, of each latent, the step sizes at the rate points, (R, C) int32 ndarray, in units of
+        2^-12 of the smallest."""
+        return [model.integer_steps.cpu().numpy() for model in self.step_models]
+
+    def _quantize_at(self, y, index, code):
+        """(C, H, W) float32 -> (symbols, low and high that are sent, low and high of the symbols)."""
+        if self.quantizer == "fixed":
+            sent = self._fixed_range(y)
+        else:
+            sent = minmax_range(y, self.quantizer == "channel")
+        low, high = (end.to(y.device) for end in self._scale(*sent, index, code))
+        return quantize_uniform(y, self.bits, low, high), sent, (low, high)
+
+    def _quantize_latent(self, y, index):
+        symbols, _, ends = self._quantize_at(y, index, self._code)
+        return symbols, *ends
+
+    def _compress_latent(self, y, index):
+        symbols, sent, _ = self._quantize_at(y, index, self._code)
+        coded = self._code_symbols(symbols, *sent, index)
+        payload = bytes([self._code]) + coded.payload
+        return CodedTensor({"y": payload}, coded.ranges, coded.fixed_length)
+
+    def encode_symbols(self, symbols, index, rate=None):
+        """See :meth:`LearnedFeatureCodec.encode_symbols`."""
+        code = self._code if rate is None else round(rate * (RATE_CODES - 1))
+        return self._integer_model_at(index, code).encode(symbols.cpu().numpy())
+
+    def _decode_symbols(self, payload, shape, index, code):
+        return torch.from_numpy(self._integer_model_at(index, code).decode(payload, shape))
+
+    def _integer_model_at(self, index, code):
+        return self.context_models[index].integer_model().at_rate(code)
+
+    def _scale(self, low, high, index, code):
+        """Finds the range of the symbols at a rate.
+
+        Args:
+            low, high (Tensor): (1 or C, 1, 1), the range of the latent.
+            index (int): of the latent.
+            code (int): 0..255, the rate.
+
+        Returns:
+            (Tensor, Tensor): the values of symbols 0 and 2^n - 1, each (C, 1, 1) float32 on the CPU;
+            computed there, by operations that IEEE 754 fixes.
+        """
+        low, high = (end.cpu().double() for end in (low, high))
+        points = self.step_models[index].integer_steps.cpu().numpy()
+        relative = torch.from_numpy(interpolate_integers(points, code) * 2.0**-_UNIT)[:, None, None]
+        step = relative * ((high - low) / 2) / (self._zero - 1)
+        middle = (low + high) / 2
+        return (middle - self._zero * step).float(), (middle + (self._zero - 1) * step).float()
+
+    @property
+    def _decoder(self):
+        return _Decoder(
+            name=self.name,
+            bits=self.bits,
+            quantizer=self.quantizer,
+            value_range=self.value_range,
+            decode_symbols=self._decode_symbols,
+            scale=self._scale,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder(SymbolDecoder):
+    """Reads the rate from the first byte of each latent.
+
+    Attributes:
+        scale (callable): low, high, index and rate code -> low and high of the symbols.
+    """
+
+    scale: Callable
+
+    def _ends(self, index, tensor, shape):
+        if not tensor.payload:
+            raise BitstreamError("payload is cut short: it lacks the rate")
+        return self.scale(*super()._ends(index, tensor, shape), index, tensor.payload[0])
+
+    def _read_symbols(self, index, tensor, shape):
+        code, payload = tensor.payload[0], tensor.payload[1:]
+        if tensor.fixed_length:
+            return super()._read_symbols(index, CodedTensor({"y": payload}, None, True), shape)
+        return self.decode_symbols(payload, shape, index, code)
+
+
+class _StepSizes(nn.Module):
+    """Step sizes of a latent at R rate points, in units of the smallest, by which symbols of n bits
+    reach the whole range."""
+
+    def __init__(self, channels, bits, rates):
+        super().__init__()
+        # From symbols of which few but the one in the middle are used, to a few of the finest.
+        coarsest = max(2.0, 1.4 * (2 ** (bits - 1) - 1))
+        first = torch.logspace(math.log2(coarsest), math.log2(1.5), rates, base=2)
+        self.excess = nn.Parameter((first - 1).log()[:, None].repeat(1, channels))
+        self.register_buffer("integer_steps", torch.zeros(rates, channels, dtype=torch.int32))
+        # See ContextModel: made once, where they are trained.
+        self.register_buffer("integer_source", torch.tensor([-1]))
+        self.register_state_dict_pre_hook(_update_before_saving)
+        self.update()
+
+    def forward(self):
+        """(R, C) float, 1 or more."""
+        return 1 + self.excess.clamp(max=_MOST).exp()
+
+    @torch.no_grad()
+    def update(self):
+        checksum = compute_checksum(self)
+        if checksum == int(self.integer_source):
+            return
+        if not torch.isfinite(self.excess).all():
+            raise ValueError("the step sizes became infinite or NaN")
+        self.integer_steps.copy_(torch.round(self() * 2**_UNIT).int())
+        self.integer_source.fill_(checksum)
+
+
+def _update_before_saving(module, prefix, keep_vars):
+    if module.training and torch.isfinite(module.excess).all():
+        module.update()
