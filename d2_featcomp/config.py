@@ -74,6 +74,13 @@ def add_featcomp_config(cfg):
     # between.
     featcomp.CODEC.LEARNED.RATE_POINTS = 4
 
+    # With ENABLED False: evaluation counts the bytes of the detections themselves, what an edge would
+    # send that computes everything, and measures what comes out of them.
+    featcomp.ANSWERS = CN()
+    featcomp.ANSWERS.ENABLED = False
+    # Least score of the detections that are sent.
+    featcomp.ANSWERS.SCORE = 0.05
+
     # How both sub-models are computed: "plain", with the weights as they are; "fused", by conv-BN
     # folding and other ways that are faster and equal but for rounding; "compiled", as "fused", the edge
     # sub-model by torch.compile (a C++ compiler, and half a minute for each image size and number of

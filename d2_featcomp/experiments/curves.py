@@ -12,7 +12,8 @@ __all__ = ["expand_anchor", "expand_curve", "find_overrides_before_splitting", "
 LOSSLESS_BITS = (2, 3, 4, 6, 8)
 IMAGE_CODECS = ("jpeg420", "jpegxl_rgb", "avif420", "hevc420")
 FEATURE_CODECS = ("jpeg", "hevc")
-ANCHORS = ("image", "features", "raw")
+ANCHORS = ("image", "features", "raw", "answers")
+ANSWER_SCORES = (0.05, 0.3, 0.5, 0.7)
 
 _CODEC = "MODEL.FEATCOMP.CODEC."
 _CODEC_KEYS = {
@@ -189,6 +190,24 @@ def find_overrides_before_splitting(weights, cfg):
     return {"MODEL.WEIGHTS": os.fspath(weights)} if weights else {}
 
 
+def _make_answers_curve(before, training):
+    answers = "MODEL.FEATCOMP.ANSWERS."
+    entries = [
+        {
+            "name": f"answers, score {score:g}",
+            "overrides": {
+                **before,
+                "MODEL.FEATCOMP.ENABLED": False,
+                f"{answers}ENABLED": True,
+                f"{answers}SCORE": score,
+            },
+        }
+        for score in ANSWER_SCORES
+    ]
+    points = tuple(make_point(entry, training, "answers") for entry in entries)
+    return Curve("answers", points, anchor=True, sends_features=False)
+
+
 def expand_anchor(anchor, cfg, before, training):
     """Makes the curves of an anchor such as "image", "features:hevc" or "raw".
 
@@ -206,11 +225,13 @@ def expand_anchor(anchor, cfg, before, training):
     """
     split = _find_anchor_split(cfg)
     kind, _, codec = str(anchor).partition(":")
-    if kind not in ANCHORS or (kind == "raw" and codec):
+    if kind not in ANCHORS or (kind in ("raw", "answers") and codec):
         raise ValueError(
-            f"unknown anchor {anchor!r}: choose image, features or raw; image and features may name a "
-            "codec, e.g. image:jpeg420"
+            f"unknown anchor {anchor!r}: choose image, features, raw or answers; image and features may "
+            "name a codec, e.g. image:jpeg420"
         )
+    if kind == "answers":
+        return [_make_answers_curve(before, training)]
     if kind != "image" and not split:
         chosen = cfg.MODEL.FEATCOMP.SPLIT
         raise ValueError(f"split {chosen} has no features to compare with: leave {anchor!r} out")

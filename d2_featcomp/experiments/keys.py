@@ -55,6 +55,7 @@ _NOT_TRAINED = (
     "*_TEST",
     "DATASETS.TEST",
     "MODEL.DEVICE",
+    "MODEL.FEATCOMP.ANSWERS.*",
     "MODEL.FEATCOMP.CODEC.QUALITY",
     "MODEL.FEATCOMP.CODEC.EFFORT",
     "MODEL.FEATCOMP.CODEC.RATE",
@@ -74,7 +75,8 @@ _NOT_MEASURED = (
     "INPUT.CROP.*",
     "INPUT.MIN_SIZE_TRAIN_SAMPLING",
     "INPUT.RANDOM_FLIP",
-    "MODEL.FEATCOMP.CODEC.*",  # compared setting by setting
+    "MODEL.FEATCOMP.ANSWERS.*",  # compared setting by setting, as this is
+    "MODEL.FEATCOMP.CODEC.*",
     "SOLVER.*",
 )
 

@@ -30,12 +30,13 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from ..codecs import FeatureBitstream
+from ..codecs import CodedTensor, FeatureBitstream, ImageSizes, StreamDescription
 from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
+from ..evaluation.answers import decode_answers, encode_answers
 from ..evaluation.build import build_rate_evaluator, build_task_evaluators
 from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
@@ -150,6 +151,7 @@ class _Setting:
     codec_key: str  # all that the weights of its codec depend on
     codec: object  # FeatureCodec; None for a network that is not split
     step_sizes: list  # all of the codec's settings but those of what codes the symbols
+    answers: float | None  # least score of the detections that are sent; None sends none
     records: object = None
     symbols: dict = dataclasses.field(default_factory=dict)  # position -> hash of the symbols
     owed: set = dataclasses.field(default_factory=set)  # positions whose outputs no result holds
@@ -158,12 +160,20 @@ class _Setting:
     def of(cls, name, cfg, network_key):
         codec = _build_codec(cfg)
         described = {} if codec is None else dict(cfg.MODEL.FEATCOMP.CODEC)
+        answers = None
+        if codec is None and cfg.MODEL.FEATCOMP.ANSWERS.ENABLED:
+            answers = described["answers"] = float(cfg.MODEL.FEATCOMP.ANSWERS.SCORE)
         coder = ("NAME", "QUALITY", "EFFORT", "LEARNED")
         rest = {k: v for k, v in described.items() if k not in coder}
         key = digest([network_key, described, codec is None])
         chosen = ("RATE", "TARGET_KB")  # for each image
         codec_key = digest({k: v for k, v in described.items() if k not in chosen})
-        return cls(name, cfg, key, codec_key, codec, sorted(rest.items()))
+        return cls(name, cfg, key, codec_key, codec, sorted(rest.items()), answers)
+
+    @property
+    def sends(self):
+        """bool: whether there are bytes to count; a network that is not split sends nothing."""
+        return self.codec is not None or self.answers is not None
 
     @property
     def has_weights(self):
@@ -221,10 +231,18 @@ class _Network:
         Yields:
             (setting, hash of its symbols, its bitstream, a function that gives the network's outputs)
         """
-        features, known = None, {}
+        features, whole, known = None, None, {}
         for setting in settings:
             if setting.codec is None:
-                yield setting, "", None, lambda: model([record])[0]
+                whole = whole or model([record])[0]
+            if setting.answers is not None:
+                data = encode_answers(whole, setting.answers)
+                symbols = hashlib.sha256(data).hexdigest()[:16]
+                stream = _make_answer_stream(data, record)
+                yield setting, symbols, stream, lambda data=data: decode_answers(data)
+                continue
+            if setting.codec is None:
+                yield setting, "", None, lambda whole=whole: whole
                 continue
             if features is None:
                 features = model.edge_features([record])[0]
@@ -258,6 +276,27 @@ class _Network:
             return None
 
 
+def _make_answer_stream(data, record):
+    """The bitstream that carries coded answers; its feature elements are the image's."""
+    channels, *resized = record["image"].shape
+    original = (record.get("height", resized[0]), record.get("width", resized[1]))
+    description = StreamDescription(
+        split="answers",
+        codec="zlib",
+        lossless=True,
+        bits=8,
+        quantizer="none",
+        shapes=((channels, *resized),),
+        feature_elements=channels * resized[0] * resized[1],
+    )
+    return FeatureBitstream(
+        fingerprint=bytes(4),
+        sizes=ImageSizes(padded=tuple(resized), resized=tuple(resized), original=original),
+        tensors=[CodedTensor({"y": data})],
+        description=description,
+    )
+
+
 class _Live(_Network):
     """Keeps whole results alone: without a folder not even these."""
 
@@ -272,7 +311,7 @@ class _Live(_Network):
             if setting.key not in known and setting.key not in self.evaluators:
                 cfg = setting.cfg
                 evaluators = build_task_evaluators(cfg, cfg.DATASETS.TEST[0])
-                evaluators += [build_rate_evaluator(cfg)] if setting.codec else []
+                evaluators += [build_rate_evaluator(cfg)] if setting.sends else []
                 for evaluator in evaluators:
                     evaluator.reset()
                 self.evaluators[setting.key] = setting, evaluators
@@ -343,7 +382,7 @@ class _Recorded(_Network):
         pending, state = set(), []
         for setting in self.settings:
             symbols = dict.fromkeys(everything, "")
-            if setting.codec:
+            if setting.sends:
                 symbols = dict(setting.records.find())
                 setting.places = {position: place for (position, _), place in symbols.items()}
                 symbols = {position: name for position, name in symbols if position in everything}
@@ -400,7 +439,7 @@ class _Recorded(_Network):
         return results
 
     def _conclude_rate(self, setting):
-        if setting.codec is None:
+        if not setting.sends:
             return {}
         places = []
         if comm.is_main_process():

@@ -30,8 +30,8 @@ Its keys, all of which may be left out but for some curve, level or anchor:
         points: [{codec: png, bits: 8}, {name: JPEG, codec: jpeg, bits: 8, quality: 95}]
     levels:                          # points of no curve: horizontal lines in the plots
       - {name: uncompressed, training: detector, overrides: {MODEL.FEATCOMP.ENABLED: false}}
-    anchors: [image, features, raw]  # also image:jpeg420, features:hevc and the like; or []. This is the
-                                     # default where there are no trainings
+    anchors: [image, features, raw]  # also answers, image:jpeg420, features:hevc and the like; or [].
+                                     # This is the default where there are no trainings
     anchor_weights: detector.pth     # the network before it was trained to be split; or
     anchor_training: detector        # where there are trainings
     uncompressed: true               # measure that network unsplit, too; default with anchors
@@ -52,7 +52,8 @@ Its keys, all of which may be left out but for some curve, level or anchor:
       - {bd_rate: MSFC, anchor: JPEG pyramid, column: box AP, at_most: -50}
 
 Anchors: `image` is the image, as the network gets it, coded in colour, and the whole network after it;
-`features` are all features at the split point, coded as one image a tensor; `raw` is them as float32.
+`features` are all features at the split point, coded as one image a tensor; `raw` is them as float32;
+`answers` are the detections of the whole network, what an edge would send that computes everything.
 """
 
 import dataclasses

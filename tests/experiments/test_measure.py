@@ -7,7 +7,7 @@ import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
@@ -168,6 +168,28 @@ def test_rates_of_one_network_share_its_edge(msfc, root, tmp_path, monkeypatch):
     assert calls.take()[0] == IMAGES
     for name, cfg in settings.items():
         same(found[name], alone(cfg))
+
+
+def test_answers_are_measured_as_bytes(msfc, tmp_path, monkeypatch):
+    """Of the whole network, which runs once an image."""
+    off, answers = {"MODEL__FEATCOMP__ENABLED": False}, "MODEL__FEATCOMP__ANSWERS__"
+    settings = {"uncut": msfc("png", 4, "uncut", **off)}
+    for score in ("0.0", "0.19", "1.0"):
+        of_answers = {f"{answers}ENABLED": True, f"{answers}SCORE": score}
+        settings[score] = msfc("png", 4, f"answers{score}", **off, **of_answers)
+    calls, forward = [], GeneralizedRCNN.forward
+
+    def counted(network, inputs):
+        calls.append(len(inputs))
+        return forward(network, inputs)
+
+    monkeypatch.setattr(GeneralizedRCNN, "forward", counted)
+    found = measure_settings(settings, str(tmp_path / "records"))
+    assert calls == [1] * IMAGES
+    assert found["0.0"]["bbox"]["AP"] == pytest.approx(found["uncut"]["bbox"]["AP"], abs=0.05)
+    kb = [found[score]["feature_rate"]["kB"] for score in ("0.0", "0.19", "1.0")]
+    assert kb[0] > kb[1] >= kb[2] and kb[2] < 0.05 and "feature_rate" not in found["uncut"]
+    same(measure_settings(settings), found)  # nothing is kept, and nothing else comes out
 
 
 def test_several_tasks(root, tmp_path):
