@@ -7,7 +7,7 @@ run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint msfc msfc-levels photo-scenes msfc-photo baf baf-photos \
+.PHONY: help install quickstart test test-slow lint msfc msfc-rates msfc-levels photo-scenes msfc-photo baf baf-photos \
 	mtl mtl-scenes benchmark
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-slow     the tests and the slow proofs'
 	@echo 'make lint          check the style'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
+	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
@@ -48,6 +49,9 @@ lint: install
 msfc: install
 	$(reproduce) '$(OUTPUT)/msfc' projects/MSFC/scenes.yaml
 	$(reproduce) '$(OUTPUT)/msfc-long' projects/MSFC/scenes_long.yaml
+
+msfc-rates: install
+	$(reproduce) '$(OUTPUT)/msfc-rates' projects/MSFC/rates.yaml
 
 msfc-levels: quickstart
 	$(run) projects/MSFC/level_noise.py --config-file configs/quick/msfc_R18.yaml \

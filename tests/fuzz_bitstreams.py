@@ -30,6 +30,7 @@ from d2_featcomp.codecs import (
     ImageSizes,
     LearnedFeatureCodec,
     QuantizedFeatureCodec,
+    VariableRateFeatureCodec,
     build_image_codec,
     compress_stream,
     decompress_stream,
@@ -65,12 +66,13 @@ def learned_codecs():
     for bits in (2, 4, 6, 8):
         for quantizer in QUANTIZERS:
             channels = [shape[0] for shape in SHAPES]
-            codec = LearnedFeatureCodec(channels=channels, bits=bits, quantizer=quantizer).eval()
-            with torch.no_grad():
-                for model in codec.context_models:
-                    model.head_weight.normal_(std=0.1)
-            codec.update()
-            yield codec, SHAPES
+            for kind in (LearnedFeatureCodec, VariableRateFeatureCodec):
+                codec = kind(channels=channels, bits=bits, quantizer=quantizer).eval()
+                with torch.no_grad():
+                    for model in codec.context_models:
+                        model.head_weight.normal_(std=0.1)
+                codec.update()
+                yield codec, SHAPES
 
 
 def corpus():

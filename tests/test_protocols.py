@@ -96,6 +96,7 @@ PROTOCOLS = {
     "quick/baf_yolov3_tiny": (*SCENES, ""),
     "quick/msfc_R18": (*SCENES, ""),
     "quick/msfc_R18_learned": (*SCENES, ""),
+    "quick/msfc_R18_variable": (*SCENES, ""),
     # Trained on the first 200 (MODEL.FEATCOMP.TRAIN.IMAGES).
     "quick/mtl_R34": ("scenes_multi_task_train", "scenes_multi_task_val", 200, 200, ""),
     "quick/yolov3_tiny": (*SCENES, ""),
@@ -111,6 +112,7 @@ EXPERIMENTS = {
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
     "MSFC/quickstart": ("quick/msfc_R18_learned", []),
+    "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
     "MSFC/scenes_long": ("scenes_msfc_R18", []),
 }

@@ -8,6 +8,7 @@ from d2_featcomp.codecs import (
     FeatureCodec,
     ImageSizes,
     LearnedFeatureCodec,
+    VariableRateFeatureCodec,
     build_image_codec,
 )
 from d2_featcomp.ops import (
@@ -154,9 +155,10 @@ def test_the_compressibility_loss_and_its_gradient_are_close(device, shape, exac
 @pytest.mark.parametrize(
     ("bits", "quantizer"), [(2, "fixed"), (4, "fixed"), (6, "channel"), (8, "tensor")]
 )
-def test_the_learned_codec_sends_and_decodes_the_same(device, bits, quantizer):
+@pytest.mark.parametrize("kind", [LearnedFeatureCodec, VariableRateFeatureCodec])
+def test_learned_codecs_send_and_decode_the_same(device, kind, bits, quantizer):
     torch.manual_seed(0)
-    codec = LearnedFeatureCodec(channels=[16], bits=bits, quantizer=quantizer)
+    codec = kind(channels=[16], bits=bits, quantizer=quantizer)
     optimizer = torch.optim.Adam(codec.parameters(), 0.01)
     codec.to(device).train()
     x = features()
@@ -168,7 +170,7 @@ def test_the_learned_codec_sends_and_decodes_the_same(device, bits, quantizer):
     codec.eval()
     there = codec.compress([x.to(device)])
     (decoded,) = codec.decompress(there, [x.shape], device)
-    other = LearnedFeatureCodec(channels=[16], bits=bits, quantizer=quantizer).eval()
+    other = kind(channels=[16], bits=bits, quantizer=quantizer).eval()
     other.load_state_dict(codec.state_dict())
     assert other.compress([x]) == there
     (expected,) = other.decompress(there, [x.shape])
