@@ -4,7 +4,7 @@ from distributed import copied
 
 
 def test_two_processes_train_and_measure_as_one_does(run_processes, tmp_path):
-    trained = run_processes("--num-gpus", "2", OUTPUT_DIR=tmp_path / "out")
+    trained = run_processes("--num-gpus", "2", spawns=True, OUTPUT_DIR=tmp_path / "out")
     assert "Stage 2: iterations 0 to 2" in trained
     weights = {"MODEL.WEIGHTS": tmp_path / "out" / "model_final.pth"}
     alone = run_processes("--eval-only", OUTPUT_DIR=tmp_path / "one", **weights)
