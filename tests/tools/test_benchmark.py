@@ -1,10 +1,8 @@
 """tools/benchmark.py: every measurement runs, and says what it measured."""
 
 import json
-import os
-import subprocess
-import sys
 
+import processes
 import pytest
 
 FAST = ("edge", "cloud", "quantizer", "learned", "lossless", "hevc", "pipeline")
@@ -15,19 +13,15 @@ SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "proce
 
 def measure(names, tmp_path, *more):
     output = tmp_path / "new" / "benchmark.json"
-    command = [sys.executable, "tools/benchmark.py", *names, "--repeats", "1", "--size", "64x96", *more]
-    done = subprocess.run(
-        [*command, "--output", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    arguments = [*names, "--repeats", "1", "--size", "64x96", *more, "--output", output]
+    status, told, errors = processes.call(
+        "tools/benchmark.py", arguments, tmp_path / "told", timeout=600
     )
-    assert done.returncode == 0, done.stderr
+    assert status == 0, errors
     found = json.loads(output.read_text())
     assert found["size"] == [64, 96] and found["threads"] == 1
     for row in found["results"]:
-        assert row["what"] in done.stdout and row["value"] > 0 and row["value_against"] > 0
+        assert row["what"] in told and row["value"] > 0 and row["value_against"] > 0
         pair = row["value"] / row["value_against"], row["value_against"] / row["value"]
         assert row["ratio"] == pytest.approx(pair[0] if "<=" in row["goal"] else pair[1]) or (
             not row["goal"] and row["ratio"] == pytest.approx(pair[0])

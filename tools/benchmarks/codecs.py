@@ -159,7 +159,7 @@ def benchmark_codec(settings):
 def benchmark_learned(settings):
     """The learned codec as a part of the edge sub-model, for maps of MSFC and of the quick start."""
     quick = "configs/quick/msfc_R18_learned.yaml"
-    for config, size, bits in ((MSFC, settings.size, 4), (quick, (192, 256), 2)):
+    for config, size, bits in ((MSFC, settings.size, 4), (quick, settings.at_most(192, 256), 2)):
         network = random_network(config, settings.device)
         network.accelerate("fused")
         record = random_record(size)

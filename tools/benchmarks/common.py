@@ -30,6 +30,10 @@ class Settings:
         """int: how often slow things are measured."""
         return max(1, self.repeats // 2)
 
+    def at_most(self, height, width):
+        """(int, int): that size, or where it is smaller that of the settings."""
+        return min(height, self.size[0]), min(width, self.size[1])
+
 
 def median_times(variants, repeats, device, warm_up=1):
     """Runs functions in turns, so that all of them meet the same disturbances.

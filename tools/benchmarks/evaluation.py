@@ -131,7 +131,7 @@ def benchmark_pipeline(settings):
         settings.device,
         *("MODEL.FEATCOMP.CODEC.NAME", "jpegxl", "MODEL.FEATCOMP.CODEC.EFFORT", 9),
     )
-    records = [random_record((384, 512)) for _ in range(8)]
+    records = [random_record(settings.at_most(384, 512)) for _ in range(8)]
 
     def run(ahead):
         features = (network.edge_features([record])[0] for record in records)
