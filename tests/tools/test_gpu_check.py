@@ -150,9 +150,11 @@ def test_it_goes_on_after_a_failure_and_tells_it(tmp_path):
     assert "| machine | ok" in done.stdout and "| tests   | failed" in done.stdout
 
 
-def test_an_unknown_part_is_refused(tmp_path):
-    done, found = check(tmp_path, "--only", "nothing")
-    assert done.returncode == 2 and "no parts ['nothing']" in done.stderr and found is None
+def test_an_unknown_part_is_refused(run_tool, tmp_path):
+    output = tmp_path / "gpu.json"
+    arguments = ("--device", "cpu", "--output", output, "--only", "nothing")
+    status, _, error = run_tool(SCRIPT, *arguments)
+    assert status == 2 and "no parts ['nothing']" in error and not output.exists()
 
 
 @pytest.mark.slow
