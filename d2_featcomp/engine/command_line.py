@@ -15,6 +15,7 @@ from ..config import add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
 from ..modeling import find_split_name
 from .arguments import import_modules
+from .config_files import merge_config_file
 from .lazy_config import merge_lazy_config, separate_overrides
 
 __all__ = [
@@ -60,8 +61,7 @@ def setup_config(config_file, overrides=()):
         elif lazy:
             raise ValueError(f"{lazy[0]!r} is an override of a LazyConfig file: give KEY VALUE pairs")
         elif config_file:
-            # By itself Detectron2 would run what a tag such as !!python/object asks for.
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            cfg = merge_config_file(cfg, config_file)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import torch
 from detectron2.modeling import build_model
 
 from ..engine.steps import require_stage_settings
@@ -77,6 +78,19 @@ def _check_config(cfg, built):
     network = _describe_network(cfg)
     if network not in built:
         built.add(network)
+        _try_to_build(cfg)
+
+
+def _try_to_build(cfg):
+    """Builds a network and drops it: without memory for its weights and numbers in them, if it can be
+    built like that; otherwise, or to tell what is wrong with it, as it is."""
+    without_weights = cfg.clone()
+    without_weights.defrost()
+    without_weights.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            build_model(without_weights)
+    except Exception:
         build_model(cfg)
 
 
