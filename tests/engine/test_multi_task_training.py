@@ -161,7 +161,7 @@ def test_weights_arrive_at_their_optimum(update, epochs):
     weighting = UncertaintyWeighting({"a": "regression", "b": "segmentation"})
     hook = LossWeightUpdate(weighting, period=1, learning_rate=RATES[update])
     losses = {"a": torch.tensor(0.05), "b": torch.tensor(5.0)}
-    for iteration in range(min(epochs, 10000)):
+    for iteration in range(min(epochs, 6500)):
         weighting(losses)
         hook.trainer = SimpleNamespace(iter=iteration)
         hook.after_step()

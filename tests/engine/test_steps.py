@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -59,6 +60,22 @@ def train(few_scenes, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def trained(few_scenes, tmp_path_factory):
+    """Folder of a training in three steps, and the devices of the networks that it built before them."""
+    folder = tmp_path_factory.mktemp("trained")
+    built = []
+
+    def build(cfg):
+        built.append(cfg.MODEL.DEVICE)
+        return build_model(cfg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "build_model", build)
+        train_stages(config(folder, DATASETS__TRAIN=("few_train",), DATASETS__TEST=("few_val",)))
+    return folder, built
+
+
 def weights(path):
     return torch.load(path, weights_only=True)["model"]
 
@@ -67,11 +84,9 @@ def changed(before, after):
     return {key for key in after if key not in before or not torch.equal(before[key], after[key])}
 
 
-def test_three_steps_train_what_the_paper_says(train):
-    cfg = train()
-    first, second, third = (
-        weights(os.path.join(cfg.OUTPUT_DIR, f"step{step}", "model_final.pth")) for step in (1, 2, 3)
-    )
+def test_three_steps_train_what_the_paper_says(trained):
+    folder, _ = trained
+    first, second, third = (weights(folder / f"step{step}" / "model_final.pth") for step in (1, 2, 3))
     assert not any(key.startswith("feature_split.") for key in first)
     # Stage 2 leaves the detector alone, batch norm statistics included.
     assert all(key.startswith("feature_split.") for key in changed(first, second))
@@ -80,7 +95,7 @@ def test_three_steps_train_what_the_paper_says(train):
     moved = changed(second, third)
     for part in ("backbone.", "proposal_generator.", "roi_heads.", "feature_split."):
         assert any(key.startswith(part) for key in moved), part
-    final = weights(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+    final = weights(folder / "model_final.pth")
     assert not changed(third, final) and set(final) == set(third)
 
 
@@ -98,19 +113,15 @@ def test_distillation_is_chosen_by_the_config(train):
     assert "loss_mask" in losses(1) and "loss_distill" not in losses(1)
 
 
-def test_a_training_can_be_repeated(train, tmp_path):
-    first = weights(os.path.join(train().OUTPUT_DIR, "model_final.pth"))
-    second = weights(
-        os.path.join(train(OUTPUT_DIR=str(tmp_path / "again")).OUTPUT_DIR, "model_final.pth")
-    )
+def test_a_training_can_be_repeated(train, trained):
+    first = weights(trained[0] / "model_final.pth")
+    second = weights(os.path.join(train().OUTPUT_DIR, "model_final.pth"))
     assert not changed(first, second)
 
 
-def test_finished_detector_skips_step_1(train, tmp_path):
-    start = os.path.join(train(MODEL__FEATCOMP__TRAIN__STEPS=(1,)).OUTPUT_DIR, "model_final.pth")
-    cfg = train(
-        OUTPUT_DIR=str(tmp_path / "second"), MODEL__FEATCOMP__TRAIN__STEPS=(), MODEL__WEIGHTS=start
-    )
+def test_finished_detector_skips_step_1(train, trained):
+    start = str(trained[0] / "step1" / "model_final.pth")
+    cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(), MODEL__WEIGHTS=start)
     assert choose_stages(cfg) == (2, 3)
     assert sorted(n for n in os.listdir(cfg.OUTPUT_DIR) if n.startswith("step")) == ["step2", "step3"]
 
@@ -158,16 +169,8 @@ def test_a_command_line_may_not_even_repeat_their_defaults(tmp_path):
     assert step.SOLVER.MAX_ITER == 2 and step.SOLVER.BASE_LR == 0.02
 
 
-def test_only_one_network_is_built_before_the_first_step(train, monkeypatch):
-    built = []
-
-    def build(cfg):
-        built.append(cfg.MODEL.DEVICE)
-        return build_model(cfg)
-
-    monkeypatch.setattr(steps, "build_model", build)
-    train()
-    assert built == ["cpu"]
+def test_only_one_network_is_built_before_the_first_step(trained):
+    assert trained[1] == ["cpu"]
 
 
 def test_steps_2_and_3_need_a_detector(train):
@@ -222,24 +225,25 @@ def test_a_training_that_diverges_says_what_to_do(iterations, words, train):
         )
 
 
-def test_without_resume_a_training_starts_again(train):
-    cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
-    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+def test_without_resume_a_training_starts_again(train, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    path = tmp_path / "out" / "step1" / "model_final.pth"
     first = weights(path)
     train(MODEL__FEATCOMP__TRAIN__STEPS=(1,), SEED=7)
     assert changed(first, weights(path))
 
 
-def test_evaluation_prints_rates_beside_ap(train):
-    cfg = train(MODEL__FEATCOMP__TRAIN__STEPS=(1,))
-    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    data = {"DATASETS__TEST": ("few_val",), "MODEL__WEIGHTS": path}
+def test_evaluation_prints_rates_beside_ap(trained, tmp_path):
+    data = {
+        "DATASETS__TEST": ("few_val",),
+        "MODEL__WEIGHTS": str(trained[0] / "step1" / "model_final.pth"),
+    }
     with pytest.raises(CheckpointError, match="holds the task network alone"):
-        evaluate(config(cfg.OUTPUT_DIR, **data))
+        evaluate(config(tmp_path, **data))
     for codec, bits in (("raw", 4), ("jpegxl", 8), ("jpeg", 8)):
         results = evaluate(
             config(
-                cfg.OUTPUT_DIR,
+                tmp_path,
                 MODEL__FEATCOMP__SPLIT="PyramidSplit",
                 MODEL__FEATCOMP__CODEC__NAME=codec,
                 MODEL__FEATCOMP__CODEC__BITS=bits,
