@@ -249,12 +249,13 @@ def plot_curves(
         anchors (set[str]): labels of curves that others are compared with, drawn with broken lines.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     entries = len(curves) + len(levels)
-    figure = Figure(figsize=(7 if entries <= _LEGEND_INSIDE else 9.5, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    size = (7 if entries <= _LEGEND_INSIDE else 9.5, 4.5)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for (label, rows), marker in zip(curves.items(), "os^Dvp*XPhd<>" * 3, strict=False):
         (line,) = axes.plot(
@@ -282,8 +283,11 @@ def plot_curves(
         axes.legend(fontsize="small")
     else:
         figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(f"{path}.png", dpi=120)
-    figure.savefig(f"{path}.svg", metadata={"Date": None})
+    # Figure.savefig would draw twice, and find the layout each time.
+    FigureCanvasAgg(figure).print_png(f"{path}.png")
+    figure.set_layout_engine("none")
+    figure.dpi = 72
+    FigureCanvasSVG(figure).print_svg(f"{path}.svg", metadata={"Date": None})
 
 
 def _points(rows, x, y):

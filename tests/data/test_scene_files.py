@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import processes
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -240,22 +241,23 @@ ensure_scenes(sys.argv[1], recipe)
 print(len(calls), is_complete(sys.argv[1]))
 """
     root = tmp_path / "below" / "scenes"
-    processes = [python(script, root) for _ in range(2)]
+    running = [python(script, root) for _ in range(2)]
     scene = procedural_scene(2021, 0, 0)
     checksums = [zlib.crc32(x.tobytes()) for x in (scene.image, scene.semantic, scene.disparity)]
-    for process in processes:  # ready, and drawing what this process draws
+    for process in running:  # ready, and drawing what this process draws
         line = process.stdout.readline()
         assert line and [int(word) for word in line.split()] == checksums, process.stderr.read()
-    for process in processes:
+    for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate() for process in processes]
+    outputs = [process.communicate() for process in running]
     assert sorted(output for output, _ in outputs) == ["0 True\n", "1 True\n"], outputs
     assert files_of(root) == files_of(data_set)
     assert {path.name for path in root.parent.iterdir()} == {"scenes", "scenes.lock"}
 
 
-def test_what_an_interruption_leaves_is_not_taken_for_a_data_set(data_set, tmp_path):
+def test_what_an_interruption_leaves_is_not_taken_for_a_data_set(data_set, tmp_path, tmp_path_factory):
+    told = tmp_path_factory.mktemp("told")
     # First the disk refuses to grow a file any further, then the process is killed.
     script = """
 import os, resource, signal, sys
@@ -281,11 +283,11 @@ class Killed:
 write_scenes(root, {"train": composers["train"], "val": Killed()}, description)
 """
     root = tmp_path / "scenes"
-    process = python(script, root)
-    output, errors = process.communicate()
+    (told / "script.py").write_text(script)
+    status, output, errors = processes.call(told / "script.py", [root], told / "told")
     assert output.splitlines()[0] == "OSError 27 ['scenes.lock']", errors  # 27: EFBIG
     assert output.splitlines()[1].startswith("killed"), errors  # by two threads, at times
-    assert process.returncode == -signal.SIGKILL
+    assert status == -signal.SIGKILL
     assert not root.exists() and not is_complete(str(root))
     left = list(tmp_path.iterdir())
     assert left and not any(is_complete(str(path)) for path in left)

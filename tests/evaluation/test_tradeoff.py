@@ -207,17 +207,24 @@ def test_repeats_are_drawn_faintly(tmp_path):
 
 
 def test_long_titles_stay_within_the_picture(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    seen, save = [], Figure.savefig
+    seen = []
 
-    def savefig(figure, *args, **kwargs):
-        save(figure, *args, **kwargs)
-        figure.canvas.draw()
-        box = figure.axes[0].title.get_window_extent()
-        seen.append((box.x0 >= 0, box.x1 <= figure.bbox.x1))
+    def watch(canvas_type, name):
+        save = getattr(canvas_type, name)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+        def watched(canvas, *args, **kwargs):
+            save(canvas, *args, **kwargs)
+            canvas.draw()
+            box, figure = canvas.figure.axes[0].title.get_window_extent(), canvas.figure
+            seen.append((name, box.x0 >= 0, box.x1 <= figure.bbox.x1, figure.dpi))
+
+        monkeypatch.setattr(canvas_type, name, watched)
+
+    watch(FigureCanvasAgg, "print_png")
+    watch(FigureCanvasSVG, "print_svg")
     row = {"BPFE": 0.01, "box AP": 50.0}
     plot_curves({"one": [row]}, {}, str(tmp_path / "curves"), title="a title of many words " * 6)
-    assert seen and all(ends == (True, True) for ends in seen)
+    assert seen == [("print_png", True, True, 120), ("print_svg", True, True, 72)]
