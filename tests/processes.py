@@ -14,7 +14,8 @@ from unittest import mock
 _PRELOADED = [
     *("torchvision", "detectron2.checkpoint", "detectron2.data", "detectron2.engine"),
     *("detectron2.evaluation", "detectron2.export", "detectron2.modeling", "imagecodecs"),
-    *("fastapi", "httpx", "uvicorn"),
+    *("fastapi", "httpx", "uvicorn", "matplotlib.mathtext", "matplotlib.figure"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
 ]
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(_PRELOADED)

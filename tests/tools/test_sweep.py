@@ -85,10 +85,15 @@ anchor_weights: cut.pth
 """
 
 
+# The same measurements, and one plot of them in place of six.
+ONE_PLOT = "plot: {x: BPFE, y: box AP}\n"
+
+
 @pytest.fixture(scope="module")
 def swept(root):
     """A sweep that nothing disturbed."""
     (root / "curves.yaml").write_text(CURVES)
+    (root / "one_plot.yaml").write_text(CURVES + ONE_PLOT)
     sweep(root, root / "whole", "--curves", root / "curves.yaml")
     return root / "whole"
 
@@ -140,7 +145,7 @@ def test_what_a_sweep_writes(swept):
 
 def test_a_killed_sweep_goes_on_and_gives_the_same(root, swept):
     output = root / "killed"
-    running = start(root, "tools/sweep.py", "--output", output, "--curves", root / "curves.yaml")
+    running = start(root, "tools/sweep.py", "--output", output, "--curves", root / "one_plot.yaml")
     records = output / "records"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and running.process.is_alive():
@@ -156,14 +161,14 @@ def test_a_killed_sweep_goes_on_and_gives_the_same(root, swept):
     assert running.wait()[0] == -signal.SIGKILL and not (output / "curves.csv").exists()
     with open(records / sorted(found)[0], "ab") as file:
         file.write(b"4\t{")
-    sweep(root, output, "--curves", root / "curves.yaml")
+    sweep(root, output, "--curves", root / "one_plot.yaml")
     for name in ("curves.csv", "per_image.csv", "bd_rates.csv"):
         assert (output / name).read_bytes() == (swept / name).read_bytes()
 
 
 def test_two_processes_give_the_same(root, swept):
     output = root / "two"
-    sweep(root, output, "--curves", root / "curves.yaml", "--num-gpus", "2")
+    sweep(root, output, "--curves", root / "one_plot.yaml", "--num-gpus", "2")
     for name in ("curves.csv", "per_image.csv", "bd_rates.csv"):
         assert (output / name).read_bytes() == (swept / name).read_bytes()
 
@@ -171,7 +176,7 @@ def test_two_processes_give_the_same(root, swept):
 def test_a_budget_names_a_setting_and_how_to_use_it(root, swept):
     rows = {row["setting"]: row for row in read(swept / "curves.csv")}
     least = min(float(rows[name]["kB"]) for name in rows if name.startswith("MSFC"))
-    told = sweep(root, swept, "--curves", root / "curves.yaml", "--target-kb", least)
+    told = sweep(root, swept, "--curves", root / "one_plot.yaml", "--target-kb", least)
     name, overrides = told.strip().splitlines()[-2:]
     assert float(rows[name.split(":")[0]]["kB"]) == pytest.approx(least)
     assert "MODEL.FEATCOMP.CODEC.NAME" in overrides
