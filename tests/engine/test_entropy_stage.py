@@ -130,8 +130,9 @@ def test_stage_4_goes_on_where_it_stopped(make_config, fitted, monkeypatch):
     done = -1000
     train_stages(cfg, resume=True)
     assert done == -1000 + 20
+    found = final_weights(cfg)[1]
     for name, value in fitted[2].items():
-        assert torch.equal(final_weights(cfg)[1][name], value), name
+        assert torch.equal(found[name], value), name
     train_stages(cfg, resume=True)
     assert done == -1000 + 20  # it is complete
 
