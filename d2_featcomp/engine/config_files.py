@@ -7,7 +7,8 @@ import re
 __all__ = ["merge_config_file"]
 
 _BASE = re.compile(r"^_BASE_: *([\w.-][\w./-]*) *$", re.MULTILINE)
-_merged = {}  # path -> (config before, texts of the files, config after, pickled)
+_MOST = 32
+_merged = {}  # texts of a file and of those below it -> (config before, config after, pickled)
 
 
 def merge_config_file(cfg, path):
@@ -22,19 +23,20 @@ def merge_config_file(cfg, path):
         CfgNode: not frozen, the caller's own.
     """
     texts = _read_texts(path)
-    if texts is not None and path in _merged:
-        before, known, after = _merged[path]
-        if known == texts and before == cfg:
-            return pickle.loads(after)  # quicker than a copy
+    before, after = _merged.get(texts, (None, b""))
+    if after and before == cfg:
+        return pickle.loads(after)  # quicker than a copy
     merged = cfg.clone()
     merged.merge_from_file(path, allow_unsafe=False)
     if texts is not None:
-        _merged[path] = cfg.clone(), texts, pickle.dumps(merged)
+        while len(_merged) >= _MOST:
+            del _merged[next(iter(_merged))]
+        _merged[texts] = cfg.clone(), pickle.dumps(merged)
     return merged
 
 
 def _read_texts(path):
-    """list[str] or None: the text of a file and of those that it is based on, one after the other; None
+    """tuple[str] or None: the text of a file and of those that it is based on, one after the other; None
     where it names them in another way than a file of this project does."""
     texts = []
     while len(texts) < 10:
@@ -47,6 +49,6 @@ def _read_texts(path):
         if texts[-1].count("_BASE_") != len(bases) or len(bases) > 1:
             return None
         if not bases:
-            return texts
+            return tuple(texts)
         path = os.path.join(os.path.dirname(path), bases[0])
     return None

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from d2_featcomp import add_featcomp_config
-from d2_featcomp.engine import setup_config
+from d2_featcomp.engine import config_files, setup_config
 from d2_featcomp.engine.config_files import merge_config_file
 
 QUICK = "configs/quick/msfc_R18.yaml"
@@ -18,7 +18,8 @@ def defaults():
     return cfg
 
 
-def test_a_file_is_parsed_once(monkeypatch):
+def test_a_file_is_parsed_once(tmp_path, monkeypatch):
+    config_files._merged.clear()  # by other tests
     cfg, expected = defaults(), defaults()
     expected.merge_from_file(QUICK, allow_unsafe=False)
     parsed = []
@@ -32,6 +33,10 @@ def test_a_file_is_parsed_once(monkeypatch):
         assert found == expected and found.dump() == expected.dump()
         found.MODEL.FEATCOMP.CODEC.BITS = 7  # the caller's own
     assert parsed == [(path,)] and cfg == defaults()
+    for number in range(40):  # of which not all are kept
+        (tmp_path / "a.yaml").write_text(f"VERSION: 2\nSEED: {number}\n")
+        assert number == merge_config_file(cfg, str(tmp_path / "a.yaml")).SEED
+    assert 1 < len(config_files._merged) < 40
     other = defaults()
     other.MODEL.FEATCOMP.NEW_KEY = 3
     assert merge_config_file(other, path).MODEL.FEATCOMP.NEW_KEY == 3
