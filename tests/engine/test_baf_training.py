@@ -43,9 +43,9 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def settings(folder, build_yolo, tmp_path):
-    """Overrides: small images, few of them, weights of a network whose norms fit its activations."""
+@pytest.fixture(scope="module")
+def yolo(build_yolo, tmp_path_factory):
+    """Weights of a network whose norms fit its activations."""
     network = build_yolo("MODEL.FEATCOMP.ENABLED", False)
     with torch.no_grad():
         for module in network.modules():
@@ -53,7 +53,15 @@ def settings(folder, build_yolo, tmp_path):
                 module.momentum = None
                 module.train()
         network.predict(network.backbone(torch.rand(4, 3, 128, 128)))
-    save_weights(network.state_dict(), str(tmp_path / "yolo.pth"))
+    path = tmp_path_factory.mktemp("yolo") / "yolo.pth"
+    save_weights(network.state_dict(), str(path))
+    return path
+
+
+@pytest.fixture
+def settings(folder, yolo, tmp_path):
+    """Overrides: small images, few of them, and the weights `yolo`, which are in `tmp_path`, too."""
+    os.link(yolo, tmp_path / "yolo.pth")
 
     def make(**more):
         keyed = {
