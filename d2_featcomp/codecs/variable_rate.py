@@ -5,7 +5,6 @@ Shape shorthand in this module:
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import torch
@@ -31,9 +30,11 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
 
     The rate, between 0 and 1, sets the step size of each channel, and the entropy model knows it. Both
     are trained at R rate points and linear in between; in training each image has a rate of its own, and
-    a rate weight that goes with it. A symbol is the multiple of the step size nearest to the distance
-    from the middle of the range, so that of coarsely quantized latents most are 0. A stream carries the
-    rate in one byte of each latent.
+    a rate weight that goes with it. Training begins with step sizes that rise from the first channel to
+    the last, the more the lower the rate, so that low rates do without the last channels.
+
+    Symbols count step sizes from the middle of the range, so that a coarsely quantized latent is mostly
+    of one value. A stream carries the rate in the first byte of each latent.
 
     Args:
         channels (sequence[int]): C of each latent.
@@ -267,10 +268,7 @@ class _StepSizes(nn.Module):
 
     def __init__(self, channels, bits, rates):
         super().__init__()
-        # From symbols of which few but the one in the middle are used, to a few of the finest.
-        coarsest = max(2.0, 1.4 * (2 ** (bits - 1) - 1))
-        first = torch.logspace(math.log2(coarsest), math.log2(1.5), rates, base=2)
-        self.excess = nn.Parameter((first - 1).log()[:, None].repeat(1, channels))
+        self.excess = nn.Parameter((_first_step_sizes(channels, bits, rates) - 1).log())
         self.register_buffer("integer_steps", torch.zeros(rates, channels, dtype=torch.int32))
         # See ContextModel: made once, where they are trained.
         self.register_buffer("integer_source", torch.tensor([-1]))
@@ -290,6 +288,17 @@ class _StepSizes(nn.Module):
             raise ValueError("the step sizes became infinite or NaN")
         self.integer_steps.copy_(torch.round(self() * 2**_UNIT).int())
         self.integer_source.fill_(checksum)
+
+
+def _first_step_sizes(channels, bits, rates):
+    """(R, C): geometric along rates and channels. At rate 1 all channels have fine steps. At rate 0 the
+    first has few symbols and the last one alone, so that the network learns what to do without."""
+    levels = 2 ** (bits - 1) - 1.0
+    ends = torch.tensor([[max(2.0, 0.7 * levels), 8 * levels], [1.5, 2.5]]).log()
+    rate = torch.linspace(0, 1, rates)[:, None, None]
+    channel = torch.linspace(0, 1, channels)[:, None]
+    at_rate = ends[0] + rate * (ends[1] - ends[0])  # (R, 1, 2): of the first and of the last channel
+    return torch.lerp(at_rate[..., :1], at_rate[..., 1:], channel)[..., 0].exp()
 
 
 def _update_before_saving(module, prefix, keep_vars):
