@@ -1,8 +1,10 @@
 """Detectron2's LazyConfig files, here of its newer backbones: trained, measured and deployed."""
 
+import json
 import os
 from importlib.util import find_spec
 
+import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -119,6 +121,61 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     assert len(expected["instances"]) > 0
     assert torch.equal(output["instances"].scores, expected["instances"].scores)
     assert len(data) < 5000 and os.path.getsize(halves["edge"]) > 0
+
+
+LEARNED = {
+    "CODEC.NAME": "learned",
+    "CODEC.BITS": 2,
+    "MSFF.LEVEL": "p3",
+    "TRAIN.STEPS": (1, 3, 4),
+    "TRAIN.RATE_WEIGHT": 0.001,
+    "TRAIN.STEP4.IMAGES": 4,
+    "TRAIN.STEP4.IMS_PER_BATCH": 2,
+    "TRAIN.STEP4.MAX_ITER": 30,
+}
+
+
+def test_the_learned_codec_is_trained_with_it(path, tmp_path):
+    output = tmp_path / "out"
+    overrides = {f"MODEL.FEATCOMP.{key}": value for key, value in LEARNED.items()}
+    cfg = setup_config(path, networks.listed({**overrides, "OUTPUT_DIR": output}))
+    train_stages(cfg)
+    with open(output / "step3" / "metrics.json", encoding="utf-8") as file:
+        logged = [json.loads(line) for line in file]
+    assert logged[-1]["bytes_per_image"] > 0 and logged[-1]["loss_entropy"] > 0
+    first, third, last = (
+        torch.load(output / folder / "model_final.pth", weights_only=True)["model"]
+        for folder in ("step1", "step3", "")
+    )
+    changed = {name for name in third if not torch.equal(third[name], last[name])}
+    assert changed and all(name.startswith("feature_codec.") for name in changed)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+    images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    records = [{"image": image, "height": 64, "width": 96} for image in images]
+    sizes = []
+    for weights in (third, last):
+        model = build_model(cfg).eval()
+        model.load_state_dict(weights)
+        streams = model.edge_inference(records)
+        sizes.append(sum(stream.payload_bits for stream in streams) / 8)
+    assert sizes[1] < sizes[0]
+    for record, stream in zip(records, streams, strict=True):
+        (tensor,) = stream.tensors
+        assert (stream.codec, tensor.fixed_length) == ("learned", False)
+        (features,) = model.edge_features([record])
+        codec = model.feature_codec
+        symbols = codec.find_symbols(features.tensors[0])
+        # ViTDet pads to a square.
+        assert symbols.shape == (4, 12 if "vitdet" in path else 8, 12)
+        assert tensor.payload == codec.encode_symbols(symbols, 0)
+        (decoded,) = codec.decompress([tensor], [tuple(symbols.shape)])
+        (expected,), _, _ = codec.quantize([features.tensors[0][None]])
+        assert torch.equal(decoded, expected[0])
+    read = [FeatureBitstream.from_bytes(stream.to_bytes()) for stream in streams]
+    for output, expected in zip(model.cloud_inference(read), model(records), strict=True):
+        assert len(expected["instances"]) > 0
+        assert torch.equal(output["instances"].scores, expected["instances"].scores)
 
 
 def test_both_kinds_of_overrides(path):
