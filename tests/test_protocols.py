@@ -107,6 +107,7 @@ PROTOCOLS = {
 EXPERIMENTS = {
     "BaF/photos": ("photos_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/quickstart": ("quick/baf_yolov3_tiny", []),
+    "CompressibleMTL/learned_rate": ("quick/mtl_R34", []),
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
@@ -115,6 +116,7 @@ EXPERIMENTS = {
     "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
     "MSFC/scenes_long": ("scenes_msfc_R18", []),
+    "MSFC/stride32_learned": ("quick/msfc_R18_learned", []),
 }
 
 
