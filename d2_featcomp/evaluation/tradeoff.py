@@ -214,8 +214,6 @@ def find_rate_for_accuracy(rates, accuracies, accuracy):
     return float(np.exp(log_rates[first - 1] + share * (log_rates[first] - log_rates[first - 1])))
 
 
-# Whose differences matter more than their distance from 0.
-_FREE_AXES = ("mIoU", "IRMSE", "RMSE", "PSNR")
 _TITLE_WIDTH = 64  # characters of a line
 _LEGEND_INSIDE = 6  # entries of a legend that leave room for the curves
 _UNITS = {
@@ -236,7 +234,7 @@ _UNITS = {
 def plot_curves(
     curves, levels, path, *, x="BPFE", y="box AP", title="", repeats=None, anchors=frozenset()
 ):
-    """Plots accuracy against rate, the rate on a logarithmic axis.
+    """Plots accuracy against rate, the rate on a logarithmic axis. Both axes begin where the data do.
 
     Args:
         curves (dict): label -> list of rows, each with the columns `x` and `y`; drawn by rising `x`.
@@ -276,8 +274,7 @@ def plot_curves(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=_UNITS.get(x, x), ylabel=_UNITS.get(y, y))
     axes.set_title(textwrap.fill(title, _TITLE_WIDTH))
-    if y not in _FREE_AXES:
-        axes.set_ylim(bottom=0)
+    axes.margins(y=0.08)
     axes.grid(True, which="both", alpha=0.25)
     if entries <= _LEGEND_INSIDE:
         axes.legend(fontsize="small")
