@@ -39,8 +39,8 @@ def parse_args():
     parser.add_argument(
         "--anchors",
         **listed,
-        help="of image, features, raw, answers, image:CODEC, features:CODEC, or none (default: the first "
-        "three)",
+        help="of image, features, raw, answers, image:CODEC, features:CODEC, or none (default: the "
+        "first three)",
     )
     parser.add_argument(
         "--anchor-weights",
