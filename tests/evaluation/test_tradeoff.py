@@ -1,3 +1,4 @@
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_csv_has_all_digits(tmp_path):
         '"of ""all"", third",,,,,,0.3333333333333333,\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_plots_begin_where_the_data_do(tmp_path):
+    rows = [{"BPFE": 0.02, "box AP": 56.0}, {"BPFE": 0.01, "box AP": 52.0}]
+    plot_curves({"MSFC": rows}, {}, str(tmp_path / "curves"))
+    ticks = re.findall(r"<!-- ([\d.]+) -->", (tmp_path / "curves.svg").read_text())
+    heights = [float(tick) for tick in ticks if float(tick) >= 1 or tick == "0"]
+    assert len(heights) > 2 and 51 < min(heights) <= 52.5 and 55.5 <= max(heights) < 57
 
 
 def test_plot(tmp_path):
