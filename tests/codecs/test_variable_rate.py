@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -93,7 +94,8 @@ def test_bytes_and_errors_follow_the_rate(fitted):
         sizes.append(sum(len(tensor.payload) for (tensor,) in coded))
         found = [fitted.decompress(c, [y.shape])[0] for c, y in zip(coded, ys, strict=True)]
         errors.append(sum(float((a - b).square().mean()) for a, b in zip(found, ys, strict=True)))
-    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
+    for values in (sizes, errors[::-1]):
+        assert all(after > 0.98 * before for before, after in itertools.pairwise(values))
     assert sizes[-1] > 2 * sizes[0] and errors[0] > 3 * errors[-1]
 
 
