@@ -181,10 +181,10 @@ def build_feature_codec(cfg, feature_split):
 
     name = cfg.MODEL.FEATCOMP.CODEC.NAME
     if name in FEATURE_CODEC_REGISTRY:
-        codec = FEATURE_CODEC_REGISTRY.get(name).from_config(cfg, feature_split)
-        _require_rate(cfg, codec)
-        return codec
-    if name not in IMAGE_CODEC_REGISTRY:
+        kind = FEATURE_CODEC_REGISTRY.get(name)
+    elif name in IMAGE_CODEC_REGISTRY:
+        kind = QuantizedFeatureCodec
+    else:
         images, others = (
             ", ".join(sorted(known for known, _ in registry)) or "none"
             for registry in (IMAGE_CODEC_REGISTRY, FEATURE_CODEC_REGISTRY)
@@ -193,15 +193,10 @@ def build_feature_codec(cfg, feature_split):
             f"unknown codec {name!r} (MODEL.FEATCOMP.CODEC.NAME): choose an image codec ({images}) or a "
             f"registered feature codec ({others})"
         )
-    codec = QuantizedFeatureCodec.from_config(cfg, feature_split)
-    _require_rate(cfg, codec)
-    return codec
-
-
-def _require_rate(cfg, codec):
-    target = cfg.MODEL.FEATCOMP.CODEC.TARGET_KB
+    codec, target = kind.from_config(cfg, feature_split), cfg.MODEL.FEATCOMP.CODEC.TARGET_KB
     if target and codec.rate is None:
         raise ValueError(
-            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target:g}, but codec {codec.name!r} has one rate: set "
+            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target:g}, but codec {name!r} has one rate: set "
             "it to 0, or train with CODEC.NAME variable_rate"
         )
+    return codec

@@ -12,7 +12,13 @@ from torch import nn
 
 from ..ops import minmax_range, quantize_uniform
 from .base import FEATURE_CODEC_REGISTRY
-from .entropy import RATE_CODES, compute_checksum, interpolate, interpolate_integers
+from .entropy import (
+    RATE_CODES,
+    IntegerWeights,
+    find_rate_code,
+    interpolate,
+    interpolate_integers,
+)
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
 from .structures import CodedTensor
@@ -105,7 +111,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
     def rate(self, value):
         if not 0 <= value <= 1:
             raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
-        self._code = round(value * (RATE_CODES - 1))
+        self._code = find_rate_code(value)
 
     # ---- training ----------------------------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
 
     def find_symbols_at(self, kept, index, rate):
         """See :meth:`LearnedFeatureCodec.find_symbols_at`."""
-        return self._quantize_at(kept, index, round(rate * (RATE_CODES - 1)))[0]
+        return self._quantize_at(kept, index, find_rate_code(rate))[0]
 
     # ---- coding ------------------------------------------------------------------------------------
 
@@ -200,7 +206,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
 
     def encode_symbols(self, symbols, index, rate=None):
         """See :meth:`LearnedFeatureCodec.encode_symbols`."""
-        code = self._code if rate is None else round(rate * (RATE_CODES - 1))
+        code = self._code if rate is None else find_rate_code(rate)
         return self._integer_model_at(index, code).encode(symbols.cpu().numpy())
 
     def _decode_symbols(self, payload, shape, index, code):
@@ -262,32 +268,25 @@ class _Decoder(SymbolDecoder):
         return self.decode_symbols(payload, shape, index, code)
 
 
-class _StepSizes(nn.Module):
+class _StepSizes(IntegerWeights):
     """Step sizes of a latent at R rate points, in units of the smallest, by which symbols of n bits
     reach the whole range."""
+
+    described = "the step sizes"
 
     def __init__(self, channels, bits, rates):
         super().__init__()
         self.excess = nn.Parameter((_first_step_sizes(channels, bits, rates) - 1).log())
         self.register_buffer("integer_steps", torch.zeros(rates, channels, dtype=torch.int32))
-        # See ContextModel: made once, where they are trained.
-        self.register_buffer("integer_source", torch.tensor([-1]))
-        self.register_state_dict_pre_hook(_update_before_saving)
+        self.register_source()
         self.update()
 
     def forward(self):
         """(R, C) float, 1 or more."""
         return 1 + self.excess.clamp(max=_MOST).exp()
 
-    @torch.no_grad()
-    def update(self):
-        checksum = compute_checksum(self)
-        if checksum == int(self.integer_source):
-            return
-        if not torch.isfinite(self.excess).all():
-            raise ValueError("the step sizes became infinite or NaN")
+    def _make_integers(self):
         self.integer_steps.copy_(torch.round(self() * 2**_UNIT).int())
-        self.integer_source.fill_(checksum)
 
 
 def _first_step_sizes(channels, bits, rates):
@@ -299,8 +298,3 @@ def _first_step_sizes(channels, bits, rates):
     channel = torch.linspace(0, 1, channels)[:, None]
     at_rate = ends[0] + rate * (ends[1] - ends[0])  # (R, 1, 2): of the first and of the last channel
     return torch.lerp(at_rate[..., :1], at_rate[..., 1:], channel)[..., 0].exp()
-
-
-def _update_before_saving(module, prefix, keep_vars):
-    if module.training and torch.isfinite(module.excess).all():
-        module.update()

@@ -11,7 +11,9 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["decode_answers", "encode_answers"]
+from ..codecs import CodedTensor, FeatureBitstream, ImageSizes, StreamDescription
+
+__all__ = ["decode_answers", "encode_answers", "make_answer_stream"]
 
 _STEPS = 2**16 - 1  # boxes, scores and keypoints are 16-bit integers
 
@@ -90,6 +92,36 @@ def decode_answers(data):
         masks = np.stack(masks) if masks else np.zeros((0, height, width))
         instances.pred_masks = torch.from_numpy(masks.astype(bool))
     return {"instances": instances}
+
+
+def make_answer_stream(data, record):
+    """Makes the bitstream that carries coded answers, to count its bytes; its feature elements are the
+    image's.
+
+    Args:
+        data (bytes): of :func:`encode_answers`.
+        record (dict): of the image, as the network takes it.
+
+    Returns:
+        FeatureBitstream
+    """
+    channels, *resized = record["image"].shape
+    original = (record.get("height", resized[0]), record.get("width", resized[1]))
+    description = StreamDescription(
+        split="answers",
+        codec="zlib",
+        lossless=True,
+        bits=8,
+        quantizer="none",
+        shapes=((channels, *resized),),
+        feature_elements=channels * resized[0] * resized[1],
+    )
+    return FeatureBitstream(
+        fingerprint=bytes(4),
+        sizes=ImageSizes(padded=tuple(resized), resized=tuple(resized), original=original),
+        tensors=[CodedTensor({"y": data})],
+        description=description,
+    )
 
 
 def _run_lengths(mask):

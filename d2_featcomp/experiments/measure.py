@@ -30,13 +30,13 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from ..codecs import CodedTensor, FeatureBitstream, ImageSizes, StreamDescription
+from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
-from ..evaluation.answers import decode_answers, encode_answers
+from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
 from ..evaluation.build import build_rate_evaluator, build_task_evaluators
 from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
@@ -238,7 +238,7 @@ class _Network:
             if setting.answers is not None:
                 data = encode_answers(whole, setting.answers)
                 symbols = hashlib.sha256(data).hexdigest()[:16]
-                stream = _make_answer_stream(data, record)
+                stream = make_answer_stream(data, record)
                 yield setting, symbols, stream, lambda data=data: decode_answers(data)
                 continue
             if setting.codec is None:
@@ -274,27 +274,6 @@ class _Network:
         except ValueError:
             logging.getLogger("d2_featcomp").warning("%s is damaged: it is measured again", path)
             return None
-
-
-def _make_answer_stream(data, record):
-    """The bitstream that carries coded answers; its feature elements are the image's."""
-    channels, *resized = record["image"].shape
-    original = (record.get("height", resized[0]), record.get("width", resized[1]))
-    description = StreamDescription(
-        split="answers",
-        codec="zlib",
-        lossless=True,
-        bits=8,
-        quantizer="none",
-        shapes=((channels, *resized),),
-        feature_elements=channels * resized[0] * resized[1],
-    )
-    return FeatureBitstream(
-        fingerprint=bytes(4),
-        sizes=ImageSizes(padded=tuple(resized), resized=tuple(resized), original=original),
-        tensors=[CodedTensor({"y": data})],
-        description=description,
-    )
 
 
 class _Live(_Network):

@@ -6,7 +6,6 @@ Shape shorthand in this module:
 """
 
 import math
-import zlib
 
 import numpy as np
 import torch
@@ -15,6 +14,8 @@ from torch import nn
 
 from .frequencies import COMPONENTS, LEAST_FREQUENCY, SOFTMAX_BITS, outputs_per_symbol
 from .integer_model import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT, KERNEL, PHASES, IntegerModel
+from .integer_weights import IntegerWeights
+from .rates import interpolate
 from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
 
 __all__ = ["ContextModel"]
@@ -22,7 +23,7 @@ __all__ = ["ContextModel"]
 _LARGEST_SHIFT = 20
 
 
-class ContextModel(nn.Module):
+class ContextModel(IntegerWeights):
     """Probabilities of the symbols of a map from those that were coded before, see
     :class:`IntegerModel`, whose float counterpart this is.
 
@@ -37,6 +38,8 @@ class ContextModel(nn.Module):
         rates (int): R. With more than one, biases depend on the rate, between 0 and 1, at which a map
             was quantized: there are R of each, at equal distances, and linear in between.
     """
+
+    described = "the entropy model's weights"
 
     def __init__(self, channels, bits, group=0, hidden=0, rates=1):
         super().__init__()
@@ -74,13 +77,10 @@ class ContextModel(nn.Module):
             self.register_buffer(f"integer_{name}_shift", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("_before_mask", self._mask_of_groups(), persistent=False)
         self.register_buffer("_own_mask", _mask_of_phases(), persistent=False)
-        # Checksum of the weights that the integers were made from. So these are made once, where the
-        # model is trained, and on no other machine.
-        self.register_buffer("integer_source", torch.tensor([-1]))
+        self.register_source()
         self._integer_model = None
         self.reset_parameters()
         self.register_load_state_dict_post_hook(_forget_integer_model)
-        self.register_state_dict_pre_hook(_update_before_saving)
 
     def _mask_of_groups(self):
         """(G * F, G * c, 1, 1): a group sees those before it."""
@@ -95,11 +95,9 @@ class ContextModel(nn.Module):
             inputs = self.hidden if name == "hidden" else weight[0].numel()
             nn.init.normal_(weight, std=1 / math.sqrt(inputs))
         for name in ("before", "own", "hidden"):
-            bias = getattr(self, f"{name}_bias")
-            nn.init.normal_(bias[0] if self.rates > 1 else bias, std=0.3)
-            if self.rates > 1:  # alike at all rates
-                with torch.no_grad():
-                    bias.copy_(bias[:1].clone().expand_as(bias))
+            biases = getattr(self, f"{name}_bias").data.view(self.rates, -1)
+            nn.init.normal_(biases[0], std=0.3)
+            biases[1:] = biases[0]  # alike at all rates
         nn.init.zeros_(self.head_weight)
         nn.init.zeros_(self.head_bias)
         if self.bits > SOFTMAX_BITS:
@@ -210,18 +208,7 @@ class ContextModel(nn.Module):
 
     # ---- integers ----------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def update(self):
-        """Makes the integer weights from those that are trained.
-
-        Raises:
-            ValueError: a weight is not finite.
-        """
-        checksum = compute_checksum(self)
-        if checksum == int(self.integer_source):
-            return
-        if not all(torch.isfinite(p).all() for p in self.parameters()):
-            raise ValueError("the entropy model's weights became infinite or NaN")
+    def _make_integers(self):
         # On the CPU, so that all devices round alike.
         given = {name: weight.detach().cpu() for name, weight in self.named_parameters()}
         if self.rates == 1:
@@ -257,7 +244,6 @@ class ContextModel(nn.Module):
             weights = torch.stack([weights[0] for weights, _, _ in made])
             biases = torch.stack([bias for _, bias, _ in made], 1)
             self._set(name, [weights], biases, torch.stack([shift for _, _, shift in made]))
-        self.integer_source.fill_(checksum)
         self._integer_model = None
 
     def _outputs_meaning(self):
@@ -305,40 +291,9 @@ class ContextModel(nn.Module):
 _PREFIX = "integer_"
 
 
-def interpolate(points, rate):
-    """Interpolates linearly between rate points.
-
-    Args:
-        points (Tensor): (R, ...) float, values at rates 0, 1 / (R - 1), ..., 1; R at least 2.
-        rate (Tensor): (N,), 0..1.
-
-    Returns:
-        Tensor: (N, ...).
-    """
-    position = rate.to(points) * (len(points) - 1)
-    lower = position.detach().floor().clamp(0, len(points) - 2)
-    share = (position - lower).reshape(-1, *[1] * (points.dim() - 1))
-    lower = lower.long()
-    return points[lower] + share * (points[lower + 1] - points[lower])
-
-
-def compute_checksum(module):
-    """CRC-32 of the weights of a module that are trained, an int."""
-    found = 0
-    for weight in module.parameters():
-        found = zlib.crc32(weight.detach().cpu().contiguous().numpy().data, found)
-    return found
-
-
 def _forget_integer_model(module, incompatible_keys):
     """Hook after weights were loaded."""
     module._integer_model = None
-
-
-def _update_before_saving(module, prefix, keep_vars):
-    """Hook before weights are saved. Those of a training that diverged are saved as they are."""
-    if module.training and all(torch.isfinite(p).all() for p in module.parameters()):
-        module.update()
 
 
 def _mask_of_phases():

@@ -21,24 +21,15 @@ import numpy as np
 
 from .frequencies import make_frequencies, outputs_per_symbol
 from .range_coder import RangeDecoder, RangeEncoder
+from .rates import interpolate_integers
 
-__all__ = [
-    "ACTIVATION_MAX",
-    "ACTIVATION_UNIT",
-    "EXACT",
-    "KERNEL",
-    "PHASES",
-    "RATE_CODES",
-    "IntegerModel",
-    "interpolate_integers",
-]
+__all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "KERNEL", "PHASES", "IntegerModel"]
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 KERNEL = 5  # side of a kernel, but of the middle layer
 ACTIVATION_UNIT = 5  # activations are counted in units of 2^-5
 ACTIVATION_MAX = 255
 EXACT = 2**24  # float32 holds all integers up to here
-RATE_CODES = 256  # a rate between 0 and 1 is sent as a byte
 _SCALE, _BIAS = "_scale", "_bias"
 _OUTPUT_MAX = 2**15
 _PATCH_ELEMENTS = 2**21  # of the patches that one matrix product reads
@@ -296,23 +287,6 @@ class IntegerModel:
             rows = slice(index * self.hidden, (index + 1) * self.hidden)
             start = index * self.group
             yield start, rows, slice(start * outputs, (start + self.group) * outputs)
-
-
-def interpolate_integers(points, code):
-    """Interpolates linearly between rate points, in integers: one result on every machine.
-
-    Args:
-        points (ndarray): (R, ...) integers, below 2^50, at rates 0, 1 / (R - 1), ..., 1; R at least 2.
-        code (int): 0..255, the rate in units of 1 / 255.
-
-    Returns:
-        ndarray: (...) int64.
-    """
-    lower, share = divmod(code * (len(points) - 1), RATE_CODES - 1)
-    upper = min(lower + 1, len(points) - 1)
-    ends = points[lower].astype(np.int64), points[upper].astype(np.int64)
-    total = ends[0] * (RATE_CODES - 1 - share) + ends[1] * share
-    return (total + (RATE_CODES - 1) // 2) // (RATE_CODES - 1)
 
 
 def _taps(side):

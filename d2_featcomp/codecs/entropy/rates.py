@@ -1,0 +1,50 @@
+"""A rate between 0 and 1, and what depends on it: values at rate points, linear in between.
+
+Shape shorthand in this module:
+    N: maps; R: rate points, at rates 0, 1 / (R - 1), ..., 1; at least 2
+"""
+
+import numpy as np
+
+__all__ = ["RATE_CODES", "find_rate_code", "interpolate", "interpolate_integers"]
+
+RATE_CODES = 256  # a rate is sent as a byte
+
+
+def find_rate_code(rate):
+    """Returns the byte, 0..255, of a rate."""
+    return round(rate * (RATE_CODES - 1))
+
+
+def interpolate(points, rate):
+    """Interpolates linearly between rate points.
+
+    Args:
+        points (Tensor): (R, ...) float, values at rates 0, 1 / (R - 1), ..., 1; R at least 2.
+        rate (Tensor): (N,), 0..1.
+
+    Returns:
+        Tensor: (N, ...).
+    """
+    position = rate.to(points) * (len(points) - 1)
+    lower = position.detach().floor().clamp(0, len(points) - 2)
+    share = (position - lower).reshape(-1, *[1] * (points.dim() - 1))
+    lower = lower.long()
+    return points[lower] + share * (points[lower + 1] - points[lower])
+
+
+def interpolate_integers(points, code):
+    """Interpolates linearly between rate points, in integers: one result on every machine.
+
+    Args:
+        points (ndarray): (R, ...) integers, below 2^50, at rates 0, 1 / (R - 1), ..., 1; R at least 2.
+        code (int): 0..255, the rate in units of 1 / 255.
+
+    Returns:
+        ndarray: (...) int64.
+    """
+    lower, share = divmod(code * (len(points) - 1), RATE_CODES - 1)
+    upper = min(lower + 1, len(points) - 1)
+    ends = points[lower].astype(np.int64), points[upper].astype(np.int64)
+    total = ends[0] * (RATE_CODES - 1 - share) + ends[1] * share
+    return (total + (RATE_CODES - 1) // 2) // (RATE_CODES - 1)
