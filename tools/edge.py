@@ -26,6 +26,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2_featcomp.codecs import RateController
+from d2_featcomp.codecs.rate_control import TOLERANCE
 from d2_featcomp.deploy import load_sub_model, read_config, read_description
 from d2_featcomp.engine import make_input, parse_arguments, report_errors, time_call
 from d2_featcomp.files import write_bytes
@@ -197,7 +198,7 @@ def main(args):
         size += len(data)
         if controller:
             controller.add(len(data))
-            off_target += abs(len(data) / network.feature_codec.target_bytes - 1) > 0.03
+            off_target += abs(len(data) / network.feature_codec.target_bytes - 1) > TOLERANCE
         transfer = link.seconds(len(data)) if link else 0.0
         cloud_seconds = None
         if sender:

@@ -4,15 +4,15 @@ import math
 
 from .entropy import RATE_CODES
 
-__all__ = ["RateController", "find_rate"]
+__all__ = ["TOLERANCE", "RateController", "find_rate"]
 
-_TOLERANCE = 0.03
+TOLERANCE = 0.03  # share of a target by which a size may differ
 _ATTEMPTS = 6
 _USUAL_SPAN = math.log(10)  # of bytes, between rates 0 and 1; where the search begins
 _REACH = 1.3  # rather too far than too near, so that the target lies in between
 
 
-def find_rate(code, target, attempts=_ATTEMPTS, tolerance=_TOLERANCE):
+def find_rate(code, target, attempts=_ATTEMPTS, tolerance=TOLERANCE):
     """Finds the rate at which something coded has a size.
 
     Args:
