@@ -29,7 +29,7 @@ def add_featcomp_config(cfg):
     featcomp.ENABLED = True
     # The Detectron2 meta-architecture that is split.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
-    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchor "PyramidSplit" that reduces nothing;
+    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchors "LMSFC" and, reducing nothing, "PyramidSplit";
     # "BaF", and its anchors "IntermediateLayerSplit" (all channels) and "ImageSplit" (the image itself,
     # by jpeg420 or hevc420); "QLayer" (MTL: the features as they are, trained to be compressible).
     # "Pyramid", "Layer" and "Image" are earlier names of those three.
@@ -70,6 +70,12 @@ def add_featcomp_config(cfg):
     featcomp.CODEC.LEARNED.GROUP = 0
     # Hidden channels of its network, for each group; 0: 20 for one channel, up to 64.
     featcomp.CODEC.LEARNED.HIDDEN = 0
+    # Channels of a hyper-latent, a quarter as high and wide as the latent, which is coded first: for
+    # large maps, and for channels that resemble each other in how much they vary. 0: none.
+    featcomp.CODEC.LEARNED.HYPER = 0
+    # Whether symbols are coded by what was coded before of the same latent. False needs a hyper-latent,
+    # by which all are coded at once.
+    featcomp.CODEC.LEARNED.CONTEXT = True
     # Of "variable_rate": rates at which step sizes and entropy model are trained, at least 2; linear in
     # between.
     featcomp.CODEC.LEARNED.RATE_POINTS = 4
@@ -122,6 +128,12 @@ def add_featcomp_config(cfg):
     featcomp.MSFR.UPSAMPLE = "nearest"
     # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
     featcomp.MSFR.NORM = ""
+
+    # L-MSFC (Kim et al., arXiv 2306.16670): the latent's channels, and its stride, a power of 2 up to
+    # twice that of the coarsest level that is not pooled.
+    featcomp.LMSFC = CN()
+    featcomp.LMSFC.CHANNELS = 128
+    featcomp.LMSFC.STRIDE = 64
 
     # Back-and-forth prediction (BaF sec. 3), and its anchor: the backbone's layer at whose batch norm
     # it is split, in Darknet's numbering.

@@ -49,6 +49,16 @@ def test_msfc_of_the_paper():
     assert featcomp.TRAIN.STEP2.LOSS == featcomp.TRAIN.STEP3.LOSS == "task"
 
 
+def test_lmsfc_as_published():
+    featcomp = setup_config(str(ROOT / "configs/lmsfc_R50.yaml")).MODEL.FEATCOMP
+    assert (featcomp.LMSFC.CHANNELS, featcomp.LMSFC.STRIDE) == (128, 64)
+    # A hyperprior alone; distillation and rate, of latents rounded to integers; the detector is frozen.
+    learned = featcomp.CODEC.LEARNED
+    assert (featcomp.CODEC.NAME, learned.CONTEXT, learned.HYPER) == ("learned", False, 128)
+    assert featcomp.TRAIN.STEPS == (2, 4) and featcomp.TRAIN.STEP2.LOSS == "distill"
+    assert featcomp.CODEC.BITS == 8 and featcomp.TRAIN.RATE_WEIGHT > 0
+
+
 def test_baf_of_the_paper():
     cfg = setup_config(str(ROOT / "configs/baf_yolov3.yaml"))
     featcomp = cfg.MODEL.FEATCOMP

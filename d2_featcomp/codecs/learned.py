@@ -35,7 +35,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         channels (sequence[int]): C of each latent.
         bits (int): n, 2..8.
         rate_weight (float): lambda, task loss for one byte of an image.
-        group, hidden (int): as :class:`ContextModel` takes them.
+        group, hidden, rates, hyper, context: as :class:`ContextModel` takes them.
         settings: `quantizer`, `value_range`, `train_quantization` and `compressibility_units` of
             :class:`QuantizedFeatureCodec`.
 
@@ -47,7 +47,19 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     lossless = True
     has_weights = True
 
-    def __init__(self, *, channels, bits, rate_weight=0.0, group=0, hidden=0, rates=1, **settings):
+    def __init__(
+        self,
+        *,
+        channels,
+        bits,
+        rate_weight=0.0,
+        group=0,
+        hidden=0,
+        rates=1,
+        hyper=0,
+        context=True,
+        **settings,
+    ):
         require_constriction()
         if not 2 <= bits <= _MOST_BITS:
             raise ValueError(
@@ -62,7 +74,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         super().__init__(image_codec=RawCodec(bits=bits), **settings)
         self.rate_weight = rate_weight
         self.context_models = nn.ModuleList(
-            ContextModel(count, bits, group, hidden, rates) for count in channels
+            ContextModel(count, bits, group, hidden, rates, hyper, context) for count in channels
         )
 
     @classmethod
@@ -80,11 +92,11 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
                 raise ValueError(
                     f"codec {cls.name!r} takes no CODEC.{key}: leave it out, or set it to None"
                 )
-        for key in ("GROUP", "HIDDEN"):
+        for key, zero in (("GROUP", "choose it"), ("HIDDEN", "choose it"), ("HYPER", "have none")):
             if featcomp.CODEC.LEARNED[key] < 0:
                 raise ValueError(
                     f"MODEL.FEATCOMP.CODEC.LEARNED.{key} is {featcomp.CODEC.LEARNED[key]}: give a "
-                    "number of channels, or 0 to choose it"
+                    f"number of channels, or 0 to {zero}"
                 )
         if feature_split.codec_defaults.get("colour"):
             raise ValueError(f"codec {cls.name!r} codes features, not images: choose another CODEC.NAME")
@@ -98,6 +110,8 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             rate_weight=featcomp.TRAIN.RATE_WEIGHT,
             group=featcomp.CODEC.LEARNED.GROUP,
             hidden=featcomp.CODEC.LEARNED.HIDDEN,
+            hyper=featcomp.CODEC.LEARNED.HYPER,
+            context=featcomp.CODEC.LEARNED.CONTEXT,
             **cls.read_rate_settings(featcomp),
             **settings,
         )

@@ -19,6 +19,7 @@ from .split_network import SplitNetwork, split_network
 from .split_point import InsideLayer, SplitPoint, build_split_point, list_split_points
 from .splits import (
     FEATURE_SPLIT_REGISTRY,
+    LMSFC,
     MSFC,
     MSFF,
     MSFR,

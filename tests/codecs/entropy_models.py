@@ -13,17 +13,23 @@ import torch
 from d2_featcomp.codecs import BitstreamError
 from d2_featcomp.codecs.entropy import ContextModel
 
-# channels, bits, group
-KINDS = [(2, 2, 0), (3, 4, 2), (1, 3, 0), (4, 6, 4), (1, 8, 0)]
+# channels, bits, and other settings
+KINDS = [
+    (2, 2, {}),
+    (3, 4, {"group": 2}),
+    (1, 3, {"hyper": 1}),
+    (4, 6, {"group": 4}),
+    (2, 8, {"hyper": 2, "context": False}),
+]
 SHAPES = [(1, 1), (3, 4), (1, 1), (1, 9), (7, 2), (1, 2), (2, 1), (1, 1)]
 
 
-def random_model(channels, bits, group=0, seed=0, scale=0.4):
+def random_model(channels, bits, group=0, seed=0, scale=0.4, **settings):
     """A model whose outputs differ much from symbol to symbol."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = ContextModel(channels, bits, group)
+        model = ContextModel(channels, bits, group, **settings)
         for name, weight in model.named_parameters():
             size = scale if name.startswith("head") else 0.3
             weight.add_(torch.randn(weight.shape, generator=generator) * size)
@@ -60,13 +66,16 @@ def cases(count):
     random = np.random.default_rng(7)
     for index in range(count):
         kind = index % len(KINDS)
-        channels, bits, _ = KINDS[kind]
+        channels, bits = KINDS[kind][:2]
         shape = SHAPES[index // len(KINDS) % len(SHAPES)]
         yield kind, random.integers(0, 2**bits, (channels, *shape)).astype(np.int32)
 
 
 def main(action, path, count, dtype):
-    models = [random_model(*kind, seed=index) for index, kind in enumerate(KINDS)]
+    models = [
+        random_model(channels, bits, seed=index, **settings)
+        for index, (channels, bits, settings) in enumerate(KINDS)
+    ]
     models = [model.integer_model(dtype) for model in models]
     if action == "encode":
         payloads = [models[kind].encode(symbols) for kind, symbols in cases(int(count))]

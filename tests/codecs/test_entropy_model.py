@@ -13,9 +13,9 @@ from entropy_models import fit, random_model, smooth_maps
 
 from d2_featcomp.codecs import BitstreamError
 from d2_featcomp.codecs.entropy import ContextModel, IntegerModel
-from d2_featcomp.codecs.entropy import context_model as context_module
+from d2_featcomp.codecs.entropy import integer_weights as weights_module
 from d2_featcomp.codecs.entropy.frequencies import MixtureFrequencies, SoftmaxFrequencies
-from d2_featcomp.codecs.entropy.integer_model import ACTIVATION_MAX, EXACT
+from d2_featcomp.codecs.entropy.integer_layers import ACTIVATION_MAX, EXACT
 from d2_featcomp.codecs.entropy.range_coder import RangeDecoder, RangeEncoder
 from d2_featcomp.codecs.entropy.tables import exponential_table, logistic_table, reciprocal_table
 
@@ -114,10 +114,10 @@ def test_weights_of_any_size_are_coded_with(factor):
 
 def test_sums_that_are_not_exact_are_refused():
     weights = [(torch.full((1, 100), 0.5, dtype=torch.float64), 5, ACTIVATION_MAX)]
-    shift = context_module._largest_shift(weights, torch.zeros(1))
-    context_module._as_integers(weights, torch.zeros(1), shift)
+    shift = weights_module.largest_shift(weights, torch.zeros(1))
+    weights_module.as_integers(weights, torch.zeros(1), shift)
     with pytest.raises(ValueError, match="too large to be computed exactly"):
-        context_module._as_integers(weights, torch.zeros(1), shift + 2)
+        weights_module.as_integers(weights, torch.zeros(1), shift + 2)
 
 
 def test_weights_that_are_not_finite_are_refused():

@@ -1,26 +1,34 @@
 """The entropy model as a network that is trained, and its weights as integers.
 
 Shape shorthand in this module:
-    N: maps; C, H, W: channels, height and width of a map; G: groups, of c channels each; F: hidden
-    channels of a group; K: side of a kernel; O: outputs of a symbol; M: components of a mixture
+    N: maps; C, H, W: channels, height and width of a map; Z: channels of its hyper-latent; G: groups, of
+    c channels each; F: hidden channels of a group; K: side of a kernel; O: outputs of a symbol;
+    M: components of a mixture
 """
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .frequencies import COMPONENTS, LEAST_FREQUENCY, SOFTMAX_BITS, outputs_per_symbol
-from .integer_model import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT, KERNEL, PHASES, IntegerModel
-from .integer_weights import IntegerWeights
+from .hyper_latent import HYPER_BITS, HyperLatent
+from .integer_layers import ACTIVATION_MAX, ACTIVATION_UNIT, KERNEL
+from .integer_model import PHASES, IntegerModel
+from .integer_weights import (
+    IntegerWeights,
+    activate,
+    as_integers,
+    largest_shift,
+    make_layer,
+    read_integers,
+    weight_rows,
+)
 from .rates import interpolate
 from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
 
 __all__ = ["ContextModel"]
-
-_LARGEST_SHIFT = 20
 
 
 class ContextModel(IntegerWeights):
@@ -37,14 +45,25 @@ class ContextModel(IntegerWeights):
         hidden (int): F; 0 chooses by c.
         rates (int): R. With more than one, biases depend on the rate, between 0 and 1, at which a map
             was quantized: there are R of each, at equal distances, and linear in between.
+        hyper (int): Z; 0 is no hyper-latent.
+        context (bool): False lets symbols depend on the hyper-latent alone; all channels are one group.
+
+    Raises:
+        ValueError: neither context nor a hyper-latent.
     """
 
     described = "the entropy model's weights"
 
-    def __init__(self, channels, bits, group=0, hidden=0, rates=1):
+    def __init__(self, channels, bits, group=0, hidden=0, rates=1, hyper=0, context=True):
         super().__init__()
+        if not context and not hyper:
+            raise ValueError(
+                "MODEL.FEATCOMP.CODEC.LEARNED.CONTEXT is False: a hyper-latent must take its place, of "
+                "MODEL.FEATCOMP.CODEC.LEARNED.HYPER channels"
+            )
         self.channels, self.bits, self.rates = channels, bits, rates
-        self.group = min(group or max(1, channels // 8), channels)
+        self.hyper, self.context = hyper, context
+        self.group = min(group or max(1, channels // 8), channels) if context else channels
         self.groups = -(-channels // self.group)
         self.hidden = hidden or 16 + 4 * min(self.group, 12)
         self.outputs = outputs_per_symbol(bits)
@@ -52,9 +71,9 @@ class ContextModel(IntegerWeights):
         self._middle_kernel = (KERNEL, KERNEL) if self.group == 1 else (3, 3)
         every, padded = self.groups * self.hidden, self.groups * self.group
         sizes = {
-            "before": (every, padded, KERNEL, KERNEL),
+            "before": (every, hyper + (padded if context else 0), KERNEL, KERNEL),
             "middle": (every, self.hidden, *self._middle_kernel),
-            "own": (len(PHASES) * every, self.group, KERNEL, KERNEL),
+            "own": (len(PHASES) * every, self.group if context else 0, KERNEL, KERNEL),
             "hidden": (len(PHASES), every, self.hidden),
             "head": (len(PHASES), padded * self.outputs, self.hidden),
         }
@@ -78,14 +97,21 @@ class ContextModel(IntegerWeights):
         self.register_buffer("_before_mask", self._mask_of_groups(), persistent=False)
         self.register_buffer("_own_mask", _mask_of_phases(), persistent=False)
         self.register_source()
+        self.hyper_latent = None
+        if hyper:
+            small = ContextModel(hyper, HYPER_BITS, rates=rates)
+            self.hyper_latent = HyperLatent(
+                small, channels=channels, bits=bits, hidden=self.hidden, rates=rates
+            )
         self._integer_model = None
         self.reset_parameters()
         self.register_load_state_dict_post_hook(_forget_integer_model)
 
     def _mask_of_groups(self):
-        """(G * F, G * c, 1, 1): a group sees those before it."""
+        """(G * F, Z + G * c, 1, 1): a group sees the hyper-latent, and those before it."""
         group = torch.arange(self.groups)
         rows, columns = group.repeat_interleave(self.hidden), group.repeat_interleave(self.group)
+        columns = torch.cat([-torch.ones(self.hyper), columns if self.context else columns[:0]])
         return (columns[None] < rows[:, None]).float()[..., None, None]
 
     def reset_parameters(self):
@@ -93,7 +119,7 @@ class ContextModel(IntegerWeights):
         for name in ("before", "middle", "own", "hidden"):
             weight = getattr(self, f"{name}_weight")
             inputs = self.hidden if name == "hidden" else weight[0].numel()
-            nn.init.normal_(weight, std=1 / math.sqrt(inputs))
+            nn.init.normal_(weight, std=1 / math.sqrt(max(1, inputs)))
         for name in ("before", "own", "hidden"):
             biases = getattr(self, f"{name}_bias").data.view(self.rates, -1)
             nn.init.normal_(biases[0], std=0.3)
@@ -144,16 +170,22 @@ class ContextModel(IntegerWeights):
         known = (2 * (inside + (rounded - inside).detach()) - highest) / 2 ** (self.bits - 1)
         if mask is not None:
             known = known * mask
+        before, bits = [], positions.new_zeros(())
+        if self.hyper_latent is not None:
+            hyper, bits = self.hyper_latent(known, mask, rate)
+            before.append(hyper)
         spare = self.groups * self.group - self.channels
         margin = KERNEL // 2
         known = F.pad(known, (0, 0, 0, 0, 0, spare))
+        if self.context:
+            before.append(known)
         biases = self._biases(rate)
-        context = F.conv2d(known, self.before_weight * self._before_mask, padding=margin)
+        weight = self.before_weight * self._before_mask
+        context = F.conv2d(torch.cat(before, dim=1), weight, padding=margin)
         context = context + biases["before"]
-        context = _activate(context) if mask is None else _activate(context) * mask
+        context = activate(context) if mask is None else activate(context) * mask
         context = F.conv2d(context, self.middle_weight, padding="same", groups=self.groups)
         known = F.pad(known, (margin,) * 4)
-        bits = positions.new_zeros(())
         for phase, (y, x) in enumerate(PHASES):
             part = inside[:, :, y::2, x::2]
             if not part.numel():
@@ -170,13 +202,13 @@ class ContextModel(IntegerWeights):
         """(N, G * c, O, h, w) for one phase."""
         groups, size = self.groups, context.shape[2:]
         total = context + biases["own"]
-        if phase:
+        if phase and self.context:
             weight = self._own_weights()[phase] * self._own_mask[phase]
             own = F.conv2d(known, weight, stride=2, groups=groups)
             total = total + own[:, :, : size[0], : size[1]]
         for name in ("hidden", "head"):
             weight = getattr(self, f"{name}_weight")[phase, ..., None, None]
-            total = F.conv2d(_activate(total), weight, groups=groups) + biases[name]
+            total = F.conv2d(activate(total), weight, groups=groups) + biases[name]
         return total.unflatten(1, (-1, self.outputs))
 
     def _own_weights(self):
@@ -208,6 +240,12 @@ class ContextModel(IntegerWeights):
 
     # ---- integers ----------------------------------------------------------------------------------
 
+    def update(self):
+        """See :meth:`IntegerWeights.update`."""
+        if self.hyper_latent is not None:
+            self.hyper_latent.update()
+        super().update()
+
     def _make_integers(self):
         # On the CPU, so that all devices round alike.
         given = {name: weight.detach().cpu() for name, weight in self.named_parameters()}
@@ -216,9 +254,15 @@ class ContextModel(IntegerWeights):
         symbols = (self.bits - 1, 2**self.bits - 1)
         activations = (ACTIVATION_UNIT, ACTIVATION_MAX)
         masked = given["before_weight"] * self._before_mask.cpu()
-        self._set("before", *_make_layer([(_rows(masked), *symbols)], given["before_bias"]))
+        # The hyper-latent and the symbols differ in their units.
+        terms = [
+            (weight_rows(masked[:, : self.hyper]), HYPER_BITS - 1, 2**HYPER_BITS - 1),
+            (weight_rows(masked[:, self.hyper :]), *symbols),
+        ]
+        weights, bias, shift = make_layer(terms, given["before_bias"])
+        self.set_integers("before", weight=torch.cat(weights, dim=1), bias=bias, shift=shift)
         # The middle layer is computed once for all phases, so one shift holds for all.
-        middle = (_rows(given["middle_weight"]), *activations)
+        middle = (weight_rows(given["middle_weight"]), *activations)
         phases = []
         for weight, mask, bias in zip(
             given["own_weight"].chunk(len(PHASES)),
@@ -226,24 +270,31 @@ class ContextModel(IntegerWeights):
             given["own_bias"].unbind(1),
             strict=True,
         ):
-            phases.append(([middle, (_rows(weight * mask), *symbols)], bias))
-        shift = torch.stack([_largest_shift(*phase) for phase in phases]).amin(0)
-        made = [_as_integers(*phase, shift) for phase in phases]
-        self._set("middle", [made[0][0][0]])
-        owns, biases = [weights[1] for weights, _, _ in made], [bias for _, bias, _ in made]
-        self._set("own", [torch.stack(owns)], torch.stack(biases, 1), made[0][2])
+            phases.append(([middle, (weight_rows(weight * mask), *symbols)], bias))
+        shift = torch.stack([largest_shift(*phase) for phase in phases]).amin(0)
+        made = [as_integers(*phase, shift) for phase in phases]
+        self.set_integers("middle", weight=made[0][0][0])
+        self.set_integers(
+            "own",
+            weight=torch.stack([weights[1] for weights, _, _ in made]),
+            bias=torch.stack([bias for _, bias, _ in made], 1),
+            shift=made[0][2],
+        )
         for name, (offset, unit) in {
             "hidden": (0.0, ACTIVATION_UNIT),
             "head": self._outputs_meaning(),
         }.items():
             weights, biases = given[f"{name}_weight"], given[f"{name}_bias"] + offset
             made = [
-                _make_layer([(_rows(weight), *activations)], bias, unit)
+                make_layer([(weight_rows(weight), *activations)], bias, unit)
                 for weight, bias in zip(weights, biases.unbind(1), strict=True)
             ]
-            weights = torch.stack([weights[0] for weights, _, _ in made])
-            biases = torch.stack([bias for _, bias, _ in made], 1)
-            self._set(name, [weights], biases, torch.stack([shift for _, _, shift in made]))
+            self.set_integers(
+                name,
+                weight=torch.stack([weights[0] for weights, _, _ in made]),
+                bias=torch.stack([bias for _, bias, _ in made], 1),
+                shift=torch.stack([shift for _, _, shift in made]),
+            )
         self._integer_model = None
 
     def _outputs_meaning(self):
@@ -256,13 +307,6 @@ class ContextModel(IntegerWeights):
         unit = torch.tensor([LOGIT_UNIT, self.bits - 2 + POSITION_UNIT, SCALE_UNIT])
         symbols = self.groups * self.group
         return tuple(part.repeat_interleave(COMPONENTS).repeat(symbols) for part in (offset, unit))
-
-    def _set(self, name, weights, bias=None, shift=None):
-        (weight,) = weights
-        for part, value in (("weight", weight), ("bias", bias), ("shift", shift)):
-            if value is not None:
-                buffer = getattr(self, f"integer_{name}_{part}")
-                buffer.copy_(value.reshape(buffer.shape))
 
     def integer_model(self, dtype="float32"):
         """Returns the :class:`IntegerModel` of the integer weights.
@@ -277,18 +321,11 @@ class ContextModel(IntegerWeights):
         return self._integer_model
 
     def _read_integer_model(self, dtype):
-        arrays = {}
-        for name, buffer in self.named_buffers():
-            if not name.startswith(_PREFIX) or name == "integer_source":
-                continue
-            name, array = name[len(_PREFIX) :], buffer.cpu().numpy()
-            if name.endswith("_shift"):
-                name, array = name.replace("_shift", "_scale"), np.ldexp(1.0, -array)
-            arrays[name] = array.astype(dtype)
-        return IntegerModel(bits=self.bits, channels=self.channels, **arrays)
-
-
-_PREFIX = "integer_"
+        parts = read_integers(self, dtype)
+        if self.hyper_latent is not None:
+            parts["hyper_analysis"] = self.hyper_latent.integer_analysis(dtype)
+            parts["hyper_model"] = self.hyper_latent.model.integer_model(dtype)
+        return IntegerModel(bits=self.bits, channels=self.channels, **parts)
 
 
 def _forget_integer_model(module, incompatible_keys):
@@ -308,66 +345,7 @@ def _mask_of_phases():
     return torch.stack(masks).float()[:, None]
 
 
-def _activate(total):
-    return total.clamp(0, ACTIVATION_MAX / 2**ACTIVATION_UNIT)
-
-
-def _rows(weight):
-    return weight.double().flatten(1)
-
-
 def _softmax_bits(outputs, lower):
     bits = -outputs.log_softmax(dim=2) / math.log(2)
     lower = lower.long()[:, :, None]
     return bits.gather(2, lower)[:, :, 0], bits.gather(2, lower + 1)[:, :, 0]
-
-
-def _largest_shift(terms, bias, unit=ACTIVATION_UNIT):
-    """The largest k such that sums in units of 2^-k stay below 2^24.
-
-    Args:
-        terms (list[(Tensor, int, int)]): weights (O, I) float64, the exponent of the unit of what they
-            are multiplied with, and its largest magnitude.
-        bias (Tensor): (R, O).
-        unit (int or Tensor): exponent of the unit of the output.
-
-    Returns:
-        Tensor: (O,) int64.
-    """
-    size, slack = bias.double().abs().amax(0), 1.0
-    for weight, exponent, largest in terms:
-        size = size + weight.abs().sum(1) * largest * 2.0**-exponent
-        slack += 0.5 * largest * (weight != 0).sum(1)
-    half = torch.exp2(-1.0 - torch.as_tensor(unit, dtype=torch.float64))
-    shift = torch.log2((EXACT - 1 - slack) / (size + half)).floor().long()
-    return shift.clamp(max=_LARGEST_SHIFT)
-
-
-def _make_layer(terms, bias, unit=ACTIVATION_UNIT):
-    """:func:`_as_integers` with :func:`_largest_shift`."""
-    return _as_integers(terms, bias, _largest_shift(terms, bias, unit), unit)
-
-
-def _as_integers(terms, bias, shift, unit=ACTIVATION_UNIT):
-    """Rounds a layer, and proves that its sums are exact.
-
-    Args:
-        terms, bias, unit: as :func:`_largest_shift` takes them.
-        shift (Tensor): (O,), of :func:`_largest_shift`, or less.
-
-    Returns:
-        (list[Tensor], Tensor, Tensor): the weights, the bias with the half that rounds, and the shift
-        that takes a sum to the unit of the output.
-
-    Raises:
-        ValueError: a sum may reach 2^24.
-    """
-    half = torch.where(shift > unit, torch.exp2((shift - unit - 1).double()), 0.0)
-    integer_bias = torch.round(torch.ldexp(bias.double(), shift)) + half
-    reached, weights = integer_bias.abs().amax(0), []
-    for weight, exponent, largest in terms:
-        weights.append(torch.round(torch.ldexp(weight, (shift - exponent)[:, None])))
-        reached = reached + weights[-1].abs().sum(1) * largest
-    if not (reached < EXACT).all():
-        raise ValueError("the entropy model's weights are too large to be computed exactly")
-    return weights, integer_bias, shift - unit

@@ -1,38 +1,45 @@
 """The entropy model in integers: one and the same probabilities on every machine.
 
-All numbers are integers that are held in floating point. Each sum is proved to stay below 2^24 when the
-weights are made, so float32 holds every partial sum exactly, in whatever order a processor adds.
+Each sum is proved to stay below 2^24 when the weights are made (see :mod:`.integer_layers`).
 
 The model codes a map in groups of channels, one after the other, and each group in four phases, the
 positions (0, 0), (1, 1), (0, 1), (1, 0) of each 2 x 2 block. What it says of a symbol depends on the
-groups before (two convolutions) and on the earlier phases of its own group (one convolution).
+groups before (two convolutions) and on the earlier phases of its own group (one convolution). A
+hyper-latent, which is coded first, may stand beside the groups before, or in place of all context.
 
 Shape shorthand in this module:
-    C, H, W: channels, height and width of a map; G: groups, of c channels each; F: hidden channels of a
-    group; K: side of a kernel; O: outputs of a symbol; R: rate points
+    C, H, W: channels, height and width of a map; Z: channels of its hyper-latent, 0 without one;
+    G: groups, of c channels each; F: hidden channels of a group; K: side of a kernel; O: outputs of a
+    symbol; R: rate points
 """
 
 import io
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from .frequencies import make_frequencies, outputs_per_symbol
+from .integer_analysis import HYPER_STRIDE, IntegerAnalysis
+from .integer_layers import (
+    ALL_TAPS,
+    KERNEL,
+    activate,
+    as_odd,
+    biases_at_rate,
+    by_taps,
+    convolve,
+    kernel_taps,
+    pack,
+    unpack,
+)
 from .range_coder import RangeDecoder, RangeEncoder
-from .rates import interpolate_integers
 
-__all__ = ["ACTIVATION_MAX", "ACTIVATION_UNIT", "EXACT", "KERNEL", "PHASES", "IntegerModel"]
+__all__ = ["PHASES", "IntegerModel"]
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
-KERNEL = 5  # side of a kernel, but of the middle layer
-ACTIVATION_UNIT = 5  # activations are counted in units of 2^-5
-ACTIVATION_MAX = 255
-EXACT = 2**24  # float32 holds all integers up to here
-_SCALE, _BIAS = "_scale", "_bias"
 _OUTPUT_MAX = 2**15
-_PATCH_ELEMENTS = 2**21  # of the patches that one matrix product reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +52,19 @@ class IntegerModel:
     Attributes:
         bits (int): n, of a symbol.
         channels (int): C. The last group may have fewer than c of them.
-        before_weight, before_bias, before_scale (ndarray): (G * F, G * c, K, K), (G * F,), (G * F,): on
-            the groups before.
+        before_weight, before_bias, before_scale (ndarray): (G * F, Z + G * c, K, K), (G * F,), (G * F,):
+            on the hyper-latent and the groups before.
         middle_weight (ndarray): (G * F, F, K, K): on the result.
         own_weight (ndarray): (4 * G * F, c, K, K): on the phases before; added to the middle layer's.
         own_bias, own_scale (ndarray): (4, G * F), (G * F,): of that sum.
         hidden_weight, hidden_bias, hidden_scale (ndarray): (4, G * F, F), (4, G * F), (4, G * F).
         head_weight, head_bias, head_scale (ndarray): (4, G * c * O, F), (4, G * c * O), (4, G * c * O).
+        hyper_analysis (IntegerAnalysis or None), hyper_model (IntegerModel or None): make the
+            hyper-latent of symbols, and code it.
 
     A model for several rates has R of each bias, in a dimension before these; :meth:`at_rate` gives the
-    model that codes.
+    model that codes. A model without context has one group, and of `before_weight` and `own_weight` no
+    columns for symbols: (F, Z, K, K) and (4 * F, 0, K, K).
     """
 
     bits: int
@@ -72,17 +82,13 @@ class IntegerModel:
     head_weight: np.ndarray
     head_bias: np.ndarray
     head_scale: np.ndarray
+    hyper_analysis: IntegerAnalysis | None = None
+    hyper_model: "IntegerModel | None" = None
 
     def to_bytes(self):
         """Returns the model as a compressed NumPy archive, bytes: for programs without PyTorch."""
-        arrays = {}
-        for entry in fields(self):
-            value = np.asarray(getattr(self, entry.name))
-            if entry.name.endswith(_SCALE):  # powers of 2
-                value = np.frexp(value)[1] - 1
-            arrays[entry.name] = value.astype(np.int32)
         file = io.BytesIO()
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **pack(self))
         return file.getvalue()
 
     @classmethod
@@ -93,21 +99,23 @@ class IntegerModel:
             data (bytes): from a trusted place: a model that was changed decodes to nonsense.
             dtype (str): in which it computes, "float32" or "float64"; the results are the same.
         """
-        settings = {}
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            for name in arrays.files:
-                value = arrays[name]
-                if value.ndim == 0:
-                    settings[name] = int(value)
-                else:
-                    value = np.ldexp(1.0, value) if name.endswith(_SCALE) else value
-                    settings[name] = value.astype(dtype)
+            return cls._unpack(dict(arrays), dtype)
+
+    @classmethod
+    def _unpack(cls, arrays, dtype, prefix=""):
+        settings = unpack(cls, arrays, dtype, prefix)
+        if any(name.startswith(prefix + "hyper_model.") for name in arrays):
+            analysis = unpack(IntegerAnalysis, arrays, dtype, prefix + "hyper_analysis.")
+            settings["hyper_analysis"] = IntegerAnalysis(**analysis)
+            settings["hyper_model"] = cls._unpack(arrays, dtype, prefix + "hyper_model.")
         return cls(**settings)
 
     @property
     def group(self):
         """int: c, channels of a group."""
-        return self.own_weight.shape[1]
+        groups = len(self.middle_weight) // self.hidden
+        return self.head_weight.shape[-2] // groups // outputs_per_symbol(self.bits)
 
     @property
     def hidden(self):
@@ -125,14 +133,10 @@ class IntegerModel:
         Args:
             code (int): 0..255, the rate in units of 1 / 255.
         """
-        biases = {
-            entry.name: interpolate_integers(getattr(self, entry.name), code).astype(
-                self.before_bias.dtype
-            )
-            for entry in fields(self)
-            if entry.name.endswith(_BIAS)
-        }
-        found = replace(self, **biases)
+        found = biases_at_rate(self, code)
+        if self.hyper_model is not None:
+            analysis, model = biases_at_rate(self.hyper_analysis, code), self.hyper_model.at_rate(code)
+            found = replace(found, hyper_analysis=analysis, hyper_model=model)
         found.__dict__["_groups"] = self._groups  # they hold no biases
         return found
 
@@ -145,7 +149,7 @@ class IntegerModel:
             bytes: the payload.
         """
         coder = RangeEncoder()
-        self._walk(symbols.shape, coder.code, symbols)
+        self.walk(symbols.shape, coder.code, symbols)
         return coder.finish()
 
     def decode(self, payload, shape):
@@ -162,7 +166,7 @@ class IntegerModel:
             BitstreamError: it is not the payload of any symbols of that shape.
         """
         coder = RangeDecoder(payload)
-        symbols = self._walk(shape, coder.code)
+        symbols = self.walk(shape, coder.code)
         coder.finish()
         return symbols
 
@@ -176,13 +180,14 @@ class IntegerModel:
             bits -= np.log2(chosen / frequencies.sum(axis=1)).sum()
             return found
 
-        self._walk(symbols.shape, add, symbols)
+        self.walk(symbols.shape, add, symbols)
         return float(bits)
 
-    def _walk(self, shape, code, symbols=None):
-        """Goes through the groups and phases of a map in the order of coding.
+    def walk(self, shape, code, symbols=None):
+        """Goes through the hyper-latent, and the groups and phases of a map, in the order of coding.
 
         Args:
+            shape ((int, int, int)): C, H, W.
             code (callable): of (S, k) frequencies and (S,) symbols, or None; returns (S,) symbols.
             symbols (ndarray or None): (C, H, W), where they are known.
 
@@ -191,52 +196,78 @@ class IntegerModel:
         """
         channels, height, width = shape
         found = np.zeros(shape, np.int32)
-        margin = self.before_weight.shape[-1] // 2
-        groups = len(self.middle_weight) // self.hidden
-        # Symbols as odd numbers, symmetric to 0; 0 is what is not known, or outside.
-        known = np.zeros(
-            (groups * self.group, height + 2 * margin, width + 2 * margin), self.own_weight.dtype
-        )
+        inputs, margin = self.before_weight.shape[1], KERNEL // 2
+        known = np.zeros((max(inputs, channels), height + 2 * margin, width + 2 * margin), self._dtype)
         inside = known[:, margin : margin + height, margin : margin + width]
+        first = self._hyper_channels
+        if first:
+            inside[:first] = self._walk_hyper_latent((height, width), code, symbols)
         for start in range(0, channels, self.group):
             stop = min(start + self.group, channels)
-            context = self._context(known, start, (height, width))
+            context = self._context(known[: first + start], start, (height, width))
+            own = known[first + start : first + start + self.group]
             for phase, (y, x) in enumerate(PHASES):
                 if y >= height or x >= width:
                     continue
-                outputs = self._outputs(known, context, start, phase)
+                outputs = self._outputs(own, context, start, phase)
                 outputs = outputs[: stop - start].reshape(stop - start, outputs.shape[1], -1)
                 part = found[start:stop, y::2, x::2]
                 given = None if symbols is None else symbols[start:stop, y::2, x::2].reshape(-1)
                 part[...] = _code_digits(make_frequencies(outputs, self.bits), code, given).reshape(
                     part.shape
                 )
-                inside[start:stop, y::2, x::2] = 2 * part - (2**self.bits - 1)
+                if self._has_context:
+                    inside[first + start : first + stop, y::2, x::2] = as_odd(part, self.bits)
         return found
 
+    def _walk_hyper_latent(self, size, code, symbols):
+        """Codes the hyper-latent, or decodes it; returns it, (Z, H, W), enlarged to the map's size."""
+        bits = self.hyper_model.bits
+        if symbols is not None:
+            odd = as_odd(symbols.astype(self._dtype), self.bits)
+            symbols = self.hyper_analysis.compute(odd, bits)
+        shape = (self._hyper_channels, *(-(-side // HYPER_STRIDE) for side in size))
+        found = as_odd(self.hyper_model.walk(shape, code, symbols), bits)
+        enlarged = found.repeat(HYPER_STRIDE, axis=1).repeat(HYPER_STRIDE, axis=2)
+        return enlarged[:, : size[0], : size[1]]
+
+    @property
+    def _hyper_channels(self):
+        """int: Z."""
+        return 0 if self.hyper_model is None else self.hyper_model.channels
+
+    @property
+    def _dtype(self):
+        return self.before_weight.dtype
+
+    @property
+    def _has_context(self):
+        """bool: whether symbols depend on other symbols, and not on the hyper-latent alone."""
+        return self.own_weight.shape[1] > 0
+
     def _context(self, known, start, size):
-        """What the groups before mean for a group: (F, H, W) sums of the middle layer."""
+        """What the hyper-latent and the groups before, `known`, mean for a group: (F, H, W) sums of the
+        middle layer."""
         group = self._groups[start // self.group]
-        total = _convolve(known[:start], group.before, _ALL_TAPS, 1, size)
+        total = convolve(known, group.before, ALL_TAPS, 1, size)
         total += self._biases[start // self.group].before
-        activations = _activate(total, group.before_scale)
+        activations = activate(total, group.before_scale)
         side = self.middle_weight.shape[-1]
         margin = ((0, 0), (side // 2, side // 2), (side // 2, side // 2))
-        return _convolve(np.pad(activations, margin), group.middle, _taps(side), 1, size)
+        return convolve(np.pad(activations, margin), group.middle, kernel_taps(side), 1, size)
 
-    def _outputs(self, known, context, start, phase):
+    def _outputs(self, own, context, start, phase):
         """(c, O, h, w) integers that describe the symbols of one group and phase."""
         y, x = PHASES[phase]
         group, bias = self._groups[start // self.group], self._biases[start // self.group]
         total = context[:, y::2, x::2] + bias.own[phase]
         shape = total.shape[1:]
-        if phase:  # nothing of the group is known before
-            own = known[start : start + self.group, y:, x:]
-            total += _convolve(own, group.own[phase], _EARLIER_TAPS[phase], 2, shape)
-        hidden = _activate(total, group.own_scale).reshape(self.hidden, -1)
+        if phase and self._has_context:  # nothing of the group is known before
+            total += convolve(own[:, y:, x:], group.own[phase], _EARLIER_TAPS[phase], 2, shape)
+        hidden = activate(total, group.own_scale).reshape(self.hidden, -1)
         total = group.hidden[phase] @ hidden
         total += bias.hidden[phase]
-        total = group.head[phase] @ _activate(total, group.hidden_scale[phase])
+        total = group.head[phase] @ activate(total, group.hidden_scale[phase])
         total += bias.head[phase]
         total *= group.head_scale[phase]
         np.floor(total, out=total)
@@ -247,15 +278,16 @@ class IntegerModel:
     def _groups(self):
         """list[_Group]"""
         own = np.split(self.own_weight, len(PHASES))
+        first = self._hyper_channels
         found = []
         for start, rows, heads in self._rows_of_groups():
             found.append(
                 _Group(
-                    before=_by_taps(self.before_weight[rows, :start], _ALL_TAPS),
+                    before=by_taps(self.before_weight[rows, : first + start], ALL_TAPS),
                     before_scale=self.before_scale[rows, None, None],
-                    middle=_by_taps(self.middle_weight[rows], _taps(self.middle_weight.shape[-1])),
+                    middle=by_taps(self.middle_weight[rows], kernel_taps(self.middle_weight.shape[-1])),
                     own=[
-                        _by_taps(weight[rows], taps)
+                        by_taps(weight[rows], taps)
                         for weight, taps in zip(own, _EARLIER_TAPS, strict=True)
                     ],
                     own_scale=self.own_scale[rows, None, None],
@@ -289,22 +321,16 @@ class IntegerModel:
             yield start, rows, slice(start * outputs, (start + self.group) * outputs)
 
 
-def _taps(side):
-    """Positions (y, x) of a kernel, in its order."""
-    return [(y, x) for y in range(side) for x in range(side)]
-
-
 def _find_earlier_taps(phase):
     """Those of a kernel centred on a phase that lie on the phases before it."""
     (y, x), reach = PHASES[phase], KERNEL // 2
     return [
         (row, column)
-        for row, column in _taps(KERNEL)
+        for row, column in kernel_taps(KERNEL)
         if PHASES.index(((y + row - reach) % 2, (x + column - reach) % 2)) < phase
     ]
 
 
-_ALL_TAPS = _taps(KERNEL)
 _EARLIER_TAPS = [_find_earlier_taps(phase) for phase in range(len(PHASES))]
 
 
@@ -331,12 +357,6 @@ class _Group(NamedTuple):
     head_scale: np.ndarray
 
 
-def _by_taps(weight, taps):
-    """(O, I, K, K) -> (O, taps * I), of the taps alone."""
-    chosen = [weight[:, :, y, x] for y, x in taps]
-    return np.concatenate(chosen, axis=1) if chosen else weight.reshape(len(weight), -1)[:, :0]
-
-
 def _code_digits(frequencies, code, symbols):
     """Codes (S,) symbols, or decodes them where they are None, digit by digit."""
     found = None
@@ -347,30 +367,3 @@ def _code_digits(frequencies, code, symbols):
         digit = code(frequencies.of_digit(index, found), digit)
         found = digit if found is None else found << width | digit
     return found
-
-
-def _activate(total, scale):
-    """Sums -> activations 0..255, in place."""
-    total *= scale
-    np.floor(total, out=total)
-    return np.clip(total, 0, ACTIVATION_MAX, out=total)
-
-
-def _convolve(padded, matrix, taps, stride, size):
-    """Convolves (I, ...) with a matrix of :func:`_by_taps`: (O, *size), at multiples of `stride`."""
-    inputs, (height, width) = len(padded), size
-    result = np.zeros((len(matrix), height * width), matrix.dtype)
-    if not inputs:
-        return result.reshape(-1, height, width)
-    step = max(1, _PATCH_ELEMENTS // (matrix.shape[1] * width))
-    patches = np.empty((len(taps), inputs, min(step, height), width), matrix.dtype)
-    for row in range(0, height, step):
-        rows = min(step, height - row)
-        for patch, (y, x) in zip(patches, taps, strict=True):
-            top = y + row * stride
-            patch[:, :rows] = padded[
-                :, top : top + rows * stride : stride, x : x + width * stride : stride
-            ]
-        columns = patches[:, :, :rows].reshape(matrix.shape[1], -1)
-        np.matmul(matrix, columns, out=result[:, row * width : (row + rows) * width])
-    return result.reshape(-1, height, width)

@@ -12,6 +12,7 @@ from .base import (
 from .channel_order import format_channel_order, read_channel_order
 from .image import ImageSplit
 from .layer import IntermediateLayerSplit
+from .lmsfc import LMSFC, FusionEncoder, PyramidDecoder
 from .msfc import MSFC, MSFF, MSFR, SqueezeExcitation, SSFCDecoder, SSFCEncoder, SubpixelConv2d
 from .pyramid import PyramidSplit
 from .q_layer import ChannelGains, QLayer

@@ -19,7 +19,16 @@ from torch import nn
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
 
-__all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
+__all__ = [
+    "MSFC",
+    "MSFF",
+    "MSFR",
+    "SSFCDecoder",
+    "SSFCEncoder",
+    "SqueezeExcitation",
+    "SubpixelConv2d",
+    "find_pyramid",
+]
 
 
 class SqueezeExcitation(nn.Module):
@@ -243,6 +252,33 @@ def _top_levels(backbone):
     return top_block.num_levels, isinstance(top_block, LastLevelMaxPool)
 
 
+def find_pyramid(backbone, split):
+    """Reads what a split has to know of a feature pyramid.
+
+    Args:
+        backbone (Backbone): it gives the pyramid.
+        split (str): name of the split, for the message.
+
+    Returns:
+        (list[str], list[int], int, int, bool): names and strides of all levels, fine to coarse; how many
+        of them, from the finest, are not made of the others; C; whether these others are pooled.
+
+    Raises:
+        ValueError: there are not two or more levels of equal width.
+    """
+    shapes = sorted(backbone.output_shape().items(), key=lambda item: item[1].stride)
+    names, strides = [name for name, _ in shapes], [shape.stride for _, shape in shapes]
+    widths = {shape.channels for _, shape in shapes}
+    top, pool_top = _top_levels(backbone)
+    fused = len(names) - top
+    if len(widths) != 1 or fused < 2:
+        raise ValueError(
+            f"MODEL.FEATCOMP.SPLIT {split} needs a feature pyramid: two or more levels of equal "
+            f"width. This backbone gives { {n: (s.channels, s.stride) for n, s in shapes} }"
+        )
+    return names, strides, fused, widths.pop(), pool_top
+
+
 @FEATURE_SPLIT_REGISTRY.register()
 class MSFC(FeatureSplit):
     """The whole of MSFC around any Detectron2 pyramid: MSFF and SSFC encoder on the edge, SSFC decoder
@@ -299,17 +335,8 @@ class MSFC(FeatureSplit):
         ):
             if value < 1 or value % 2 == 0:
                 raise ValueError(f"MODEL.FEATCOMP.{key} is {value}: it must be odd")
-        shapes = sorted(backbone.output_shape().items(), key=lambda item: item[1].stride)
-        names, strides = [name for name, _ in shapes], [shape.stride for _, shape in shapes]
-        widths = {shape.channels for _, shape in shapes}
-        top, pool_top = _top_levels(backbone)
-        fused = len(names) - top
-        if len(widths) != 1 or fused < 2:
-            raise ValueError(
-                "MODEL.FEATCOMP.SPLIT MSFC needs a feature pyramid: two or more levels of equal "
-                f"width. This backbone gives { {n: (s.channels, s.stride) for n, s in shapes} }"
-            )
-        width, channels = widths.pop(), featcomp.SSFC.CHANNELS
+        names, strides, fused, width, pool_top = find_pyramid(backbone, cls.__name__)
+        channels = featcomp.SSFC.CHANNELS
         _check_choice("MSFF.LEVEL", featcomp.MSFF.LEVEL, ("", *names[:fused]))
         level = names.index(featcomp.MSFF.LEVEL or names[fused - 1])
         kernel_size = featcomp.SSFC.KERNEL_SIZE

@@ -1,0 +1,60 @@
+"""The hyper-latent of symbols, in integers: what an entropy model sends before the symbols themselves.
+
+Shape shorthand in this module:
+    C, H, W: channels, height and width of a map of symbols; Z: channels of its hyper-latent; F: hidden
+    channels; K: side of a kernel; R: rate points
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .integer_layers import ALL_TAPS, KERNEL, activate, by_taps, convolve
+
+__all__ = ["HYPER_STRIDE", "IntegerAnalysis"]
+
+HYPER_STRIDE = 4  # positions of a map, each way, for one of the hyper-latent
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerAnalysis:
+    """Two convolutions of stride 2; integers as in :class:`IntegerModel`.
+
+    Attributes:
+        first_weight, first_bias, first_scale (ndarray): (F, C, K, K), (F,), (F,).
+        second_weight, second_bias, second_scale (ndarray): (Z, F, K, K), (Z,), (Z,).
+
+    For several rates there are R of each bias, in a dimension before these.
+    """
+
+    first_weight: np.ndarray
+    first_bias: np.ndarray
+    first_scale: np.ndarray
+    second_weight: np.ndarray
+    second_bias: np.ndarray
+    second_scale: np.ndarray
+
+    def compute(self, symbols, bits):
+        """
+        Args:
+            symbols (ndarray): (C, H, W) odd numbers.
+            bits (int): of a symbol of the hyper-latent.
+
+        Returns:
+            ndarray: (Z, ceil(H / 4), ceil(W / 4)) int32 symbols of the hyper-latent.
+        """
+        hidden = activate(
+            _halve(symbols, self.first_weight, self.first_bias), self.first_scale[:, None, None]
+        )
+        total = _halve(hidden, self.second_weight, self.second_bias)
+        total *= self.second_scale[:, None, None]
+        return np.clip(np.floor(total), 0, 2**bits - 1).astype(np.int32)
+
+
+def _halve(values, weight, bias):
+    """Convolves (I, H, W) at every second position: (O, ceil(H / 2), ceil(W / 2)) sums."""
+    size = tuple(-(-side // 2) for side in values.shape[1:])
+    # One row and column more than the kernel's margin, for odd sizes.
+    margin = (KERNEL // 2, KERNEL // 2 + 1)
+    padded = np.pad(values, ((0, 0), margin, margin))
+    return convolve(padded, by_taps(weight, ALL_TAPS), ALL_TAPS, 2, size) + bias[:, None, None]
