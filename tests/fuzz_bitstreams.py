@@ -66,8 +66,12 @@ def learned_codecs():
     for bits in (2, 4, 6, 8):
         for quantizer in QUANTIZERS:
             channels = [shape[0] for shape in SHAPES]
-            for kind in (LearnedFeatureCodec, VariableRateFeatureCodec):
-                codec = kind(channels=channels, bits=bits, quantizer=quantizer).eval()
+            for kind, settings in (
+                (LearnedFeatureCodec, {}),
+                (LearnedFeatureCodec, {"hyper": 2, "context": False}),
+                (VariableRateFeatureCodec, {"hyper": 1}),
+            ):
+                codec = kind(channels=channels, bits=bits, quantizer=quantizer, **settings).eval()
                 with torch.no_grad():
                     for model in codec.context_models:
                         model.head_weight.normal_(std=0.1)

@@ -91,7 +91,7 @@ def test_what_is_outside_of_a_mask_does_not_count(settings):
 
 
 def test_it_learns_how_much_channels_vary():
-    """Maps that are flat or noisy as a whole: symbols apart look alike, and only a hyper-latent tells."""
+    """Maps are flat or noisy as a whole; without context only a hyper-latent tells which."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.3, 3.0]).repeat(24)[:, None, None, None]
     maps = (7.5 + spread * torch.randn(48, 6, 8, 8, generator=generator)).round().clamp(0, 15).long()
@@ -138,5 +138,5 @@ def test_checkpoints_hold_the_hyper_latent():
 
 
 def test_no_context_needs_a_hyper_latent():
-    with pytest.raises(ValueError, match="CODEC.LEARNED.HYPER"):
+    with pytest.raises(ValueError, match=r"CODEC\.LEARNED\.HYPER"):
         ContextModel(3, 2, context=False)
