@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .integer_layers import ALL_TAPS, KERNEL, activate, by_taps, convolve
+from .integer_layers import ALL_TAPS, KERNEL, activate, by_taps, convolve, enlarge, scale_and_clip
 
 __all__ = ["HYPER_STRIDE", "IntegerAnalysis"]
 
@@ -47,14 +47,11 @@ class IntegerAnalysis:
             _halve(symbols, self.first_weight, self.first_bias), self.first_scale[:, None, None]
         )
         total = _halve(hidden, self.second_weight, self.second_bias)
-        total *= self.second_scale[:, None, None]
-        return np.clip(np.floor(total), 0, 2**bits - 1).astype(np.int32)
+        return scale_and_clip(total, self.second_scale[:, None, None], 0, 2**bits - 1).astype(np.int32)
 
 
 def _halve(values, weight, bias):
     """Convolves (I, H, W) at every second position: (O, ceil(H / 2), ceil(W / 2)) sums."""
     size = tuple(-(-side // 2) for side in values.shape[1:])
-    # One row and column more than the kernel's margin, for odd sizes.
-    margin = (KERNEL // 2, KERNEL // 2 + 1)
-    padded = np.pad(values, ((0, 0), margin, margin))
+    padded = enlarge(values, KERNEL // 2 + 1)[:, 1:, 1:]  # a row and a column more, for odd sizes
     return convolve(padded, by_taps(weight, ALL_TAPS), ALL_TAPS, 2, size) + bias[:, None, None]

@@ -24,8 +24,10 @@ __all__ = [
     "biases_at_rate",
     "by_taps",
     "convolve",
+    "enlarge",
     "kernel_taps",
     "pack",
+    "scale_and_clip",
     "unpack",
 ]
 
@@ -53,9 +55,24 @@ def by_taps(weight, taps):
 
 def activate(total, scale):
     """Sums -> activations 0..255, in place."""
+    return scale_and_clip(total, scale, 0, ACTIVATION_MAX)
+
+
+def scale_and_clip(total, scale, lowest, highest):
+    """Sums -> integers `lowest`..`highest`, in place."""
     total *= scale
     np.floor(total, out=total)
-    return np.clip(total, 0, ACTIVATION_MAX, out=total)
+    # np.clip is slower on small maps.
+    np.maximum(total, lowest, out=total)
+    return np.minimum(total, highest, out=total)
+
+
+def enlarge(values, margin):
+    """(C, H, W) -> (C, H + 2 * margin, W + 2 * margin), with zeros around."""
+    channels, height, width = values.shape
+    padded = np.zeros((channels, height + 2 * margin, width + 2 * margin), values.dtype)
+    padded[:, margin : margin + height, margin : margin + width] = values
+    return padded
 
 
 def convolve(padded, matrix, taps, stride, size):

@@ -30,8 +30,10 @@ from .integer_layers import (
     biases_at_rate,
     by_taps,
     convolve,
+    enlarge,
     kernel_taps,
     pack,
+    scale_and_clip,
     unpack,
 )
 from .range_coder import RangeDecoder, RangeEncoder
@@ -111,13 +113,13 @@ class IntegerModel:
             settings["hyper_model"] = cls._unpack(arrays, dtype, prefix + "hyper_model.")
         return cls(**settings)
 
-    @property
+    @cached_property
     def group(self):
         """int: c, channels of a group."""
         groups = len(self.middle_weight) // self.hidden
         return self.head_weight.shape[-2] // groups // outputs_per_symbol(self.bits)
 
-    @property
+    @cached_property
     def hidden(self):
         """int: F."""
         return self.middle_weight.shape[1]
@@ -253,8 +255,7 @@ class IntegerModel:
         total += self._biases[start // self.group].before
         activations = activate(total, group.before_scale)
         side = self.middle_weight.shape[-1]
-        margin = ((0, 0), (side // 2, side // 2), (side // 2, side // 2))
-        return convolve(np.pad(activations, margin), group.middle, kernel_taps(side), 1, size)
+        return convolve(enlarge(activations, side // 2), group.middle, kernel_taps(side), 1, size)
 
     def _outputs(self, own, context, start, phase):
         """(c, O, h, w) integers that describe the symbols of one group and phase."""
@@ -269,9 +270,7 @@ class IntegerModel:
         total += bias.hidden[phase]
         total = group.head[phase] @ activate(total, group.hidden_scale[phase])
         total += bias.head[phase]
-        total *= group.head_scale[phase]
-        np.floor(total, out=total)
-        np.clip(total, -_OUTPUT_MAX, _OUTPUT_MAX, out=total)
+        scale_and_clip(total, group.head_scale[phase], -_OUTPUT_MAX, _OUTPUT_MAX)
         return total.reshape(self.group, -1, *shape)
 
     @cached_property
