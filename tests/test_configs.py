@@ -40,6 +40,15 @@ def test_a_plain_config_is_what_its_yaml_says():
     assert json.dumps(found) == json.dumps(expected)
 
 
+def test_a_quality_may_be_whole_or_not(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"_BASE_: {ROOT / QUICK}\nMODEL: {{FEATCOMP: {{CODEC: {{QUALITY: 28}}}}}}\n")
+    key = "MODEL.FEATCOMP.CODEC.QUALITY"
+    for override, expected in (((), 28), ((key, "1.5"), 1.5), ((key, 40), 40), ((key, None), None)):
+        assert setup_config(str(path), override).MODEL.FEATCOMP.CODEC.QUALITY == expected
+    assert setup_config(str(path), ["MODEL.FEATCOMP.CODEC.RATE", "1"]).MODEL.FEATCOMP.CODEC.RATE == 1
+
+
 def test_msfc_of_the_paper():
     featcomp = setup_config(str(ROOT / "configs/msfc_R50.yaml")).MODEL.FEATCOMP
     assert (featcomp.SPLIT, featcomp.SSFC.CHANNELS, featcomp.CODEC.BITS) == ("MSFC", 64, 4)

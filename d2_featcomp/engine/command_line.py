@@ -62,6 +62,9 @@ def setup_config(config_file, overrides=()):
             raise ValueError(f"{lazy[0]!r} is an override of a LazyConfig file: give KEY VALUE pairs")
         elif config_file:
             cfg = merge_config_file(cfg, config_file)
+        codec = cfg.MODEL.FEATCOMP.CODEC
+        if isinstance(codec.QUALITY, int):  # its default has no type; sweeps set it to any number
+            codec.QUALITY = float(codec.QUALITY)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config_file or 'config'}: {error}") from error

@@ -137,6 +137,13 @@ def test_checkpoints_hold_the_hyper_latent():
     assert again.integer_model().encode(symbols) != payload
 
 
+def test_no_weight_is_without_a_use():
+    """What has no gradient stops training on several GPUs."""
+    model = ContextModel(3, 4, **ALONE)
+    model(smooth_maps(2, 3, 4).float()).backward()
+    assert all(weight.numel() and weight.grad is not None for weight in model.parameters())
+
+
 def test_no_context_needs_a_hyper_latent():
     with pytest.raises(ValueError, match=r"CODEC\.LEARNED\.HYPER"):
         ContextModel(3, 2, context=False)

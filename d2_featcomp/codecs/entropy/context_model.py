@@ -87,7 +87,10 @@ class ContextModel(IntegerWeights):
         if rates > 1:
             biases = {name: (rates, *shape) for name, shape in biases.items()}
         for name, shape in sizes.items():
-            self.register_parameter(f"{name}_weight", nn.Parameter(torch.zeros(shape)))
+            if math.prod(shape):
+                self.register_parameter(f"{name}_weight", nn.Parameter(torch.zeros(shape)))
+            else:  # without context
+                self.register_buffer(f"{name}_weight", torch.zeros(shape), persistent=False)
             self.register_buffer(f"integer_{name}_weight", torch.zeros(shape, dtype=torch.int32))
         for name, shape in biases.items():
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(shape)))
@@ -119,7 +122,8 @@ class ContextModel(IntegerWeights):
         for name in ("before", "middle", "own", "hidden"):
             weight = getattr(self, f"{name}_weight")
             inputs = self.hidden if name == "hidden" else weight[0].numel()
-            nn.init.normal_(weight, std=1 / math.sqrt(max(1, inputs)))
+            if inputs:
+                nn.init.normal_(weight, std=1 / math.sqrt(inputs))
         for name in ("before", "own", "hidden"):
             biases = getattr(self, f"{name}_bias").data.view(self.rates, -1)
             nn.init.normal_(biases[0], std=0.3)
@@ -248,7 +252,8 @@ class ContextModel(IntegerWeights):
 
     def _make_integers(self):
         # On the CPU, so that all devices round alike.
-        given = {name: weight.detach().cpu() for name, weight in self.named_parameters()}
+        given = {name: weight.detach().cpu() for name, weight in self.named_parameters(recurse=False)}
+        given.setdefault("own_weight", self.own_weight.cpu())  # no parameter without context
         if self.rates == 1:
             given |= {name: bias[None] for name, bias in given.items() if name.endswith("_bias")}
         symbols = (self.bits - 1, 2**self.bits - 1)
