@@ -45,7 +45,8 @@ def test_a_quality_may_be_whole_or_not(tmp_path):
     path.write_text(f"_BASE_: {ROOT / QUICK}\nMODEL: {{FEATCOMP: {{CODEC: {{QUALITY: 28}}}}}}\n")
     key = "MODEL.FEATCOMP.CODEC.QUALITY"
     for override, expected in (((), 28), ((key, "1.5"), 1.5), ((key, 40), 40), ((key, None), None)):
-        assert setup_config(str(path), override).MODEL.FEATCOMP.CODEC.QUALITY == expected
+        found = setup_config(str(path), override).MODEL.FEATCOMP.CODEC.QUALITY
+        assert found == expected
     assert setup_config(str(path), ["MODEL.FEATCOMP.CODEC.RATE", "1"]).MODEL.FEATCOMP.CODEC.RATE == 1
 
 

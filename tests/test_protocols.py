@@ -96,6 +96,7 @@ PROTOCOLS = {
     "quick/Base-R18": (*SCENES, ""),
     "quick/baf_yolov3_tiny": (*SCENES, ""),
     "quick/lmsfc_R18": (*SCENES, ""),
+    "quick/lmsfc_R18_variable": (*SCENES, ""),
     "quick/msfc_R18": (*SCENES, ""),
     "quick/msfc_R18_learned": (*SCENES, ""),
     "quick/msfc_R18_variable": (*SCENES, ""),
