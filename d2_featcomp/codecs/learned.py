@@ -65,6 +65,9 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             ContextModel(count, bits, group, hidden, rates) for count in channels
         )
 
+    def _can_omit_channels(self):
+        return False  # a context model knows its channels, and constant ones cost next to nothing
+
     @classmethod
     def from_config(cls, cfg, feature_split):
         """See :meth:`FeatureCodec.from_config`. Of a class in place of a split it knows no channels,
@@ -139,7 +142,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     def _find_positions(self, y):
         """(N, C, H, W) latents -> the same in units of step sizes, from the low end of their range."""
-        low, high = (end.detach() for end in self._own_range(y))
+        low, high = (end.detach() for end in self._quantizer.find_batch_range(y))
         return (y - low) / ((high - low).clamp(min=1e-12) / (2**self.bits - 1))
 
     def update(self):
