@@ -22,6 +22,10 @@ from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_le
 __all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
 
 
+# Activation of the SSFC encoder -> what makes it, from C'.
+SSFC_ACTIVATIONS = {"tanh": lambda channels: nn.Tanh(), "prelu": nn.PReLU}
+
+
 class SqueezeExcitation(nn.Module):
     """Re-weights channels by what they hold on average (Hu et al., CVPR 2018).
 
@@ -76,17 +80,19 @@ class MSFF(nn.Module):
 
 
 class SSFCEncoder(nn.Module):
-    """Single-stream feature codec, edge side: convolution, batch norm, tanh (sec. 3.2).
+    """Single-stream feature codec, edge side: convolution, batch norm, activation (sec. 3.2).
 
     Args:
         in_channels (int): C.
         out_channels (int): C'.
         kernel_size (int): odd.
         norm (str): a Detectron2 norm, e.g. "BN", "SyncBN".
+        activation (str): "tanh" (the paper) or "prelu", with a trained slope for each channel.
     """
 
-    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN"):
+    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN", activation="tanh"):
         super().__init__()
+        self.activation = SSFC_ACTIVATIONS[activation](out_channels)
         self.conv = Conv2d(
             in_channels,
             out_channels,
@@ -98,8 +104,8 @@ class SSFCEncoder(nn.Module):
         weight_init.c2_xavier_fill(self.conv)
 
     def forward(self, x):
-        """(N, C, H, W) float -> (N, C', H, W) in [-1, 1]."""
-        return torch.tanh(self.conv(x))
+        """(N, C, H, W) float -> (N, C', H, W): by tanh in [-1, 1], by PReLU unbounded."""
+        return self.activation(self.conv(x))
 
 
 class SSFCDecoder(nn.Module):
@@ -109,16 +115,24 @@ class SSFCDecoder(nn.Module):
         in_channels (int): C'.
         out_channels (int): C.
         kernel_size (int): odd.
+        norm (str): a Detectron2 norm between the two; "" (the paper): none.
     """
 
-    def __init__(self, *, in_channels, out_channels, kernel_size=3):
+    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm=""):
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.conv = Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            bias=not norm,
+            norm=get_norm(norm, out_channels),
+        )
         self.activation = nn.PReLU(out_channels)
         weight_init.c2_xavier_fill(self.conv)
 
     def forward(self, x):
-        """(N, C', H, W) in [-1, 1] -> (N, C, H, W), the paper's F'."""
+        """(N, C', H, W) float -> (N, C, H, W), the paper's F'."""
         return self.activation(self.conv(x))
 
 
@@ -282,6 +296,13 @@ class MSFC(FeatureSplit):
     def from_config(cls, cfg, backbone):
         featcomp = cfg.MODEL.FEATCOMP
         _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, DOWNSAMPLE_MODES)
+        _check_choice("SSFC.ACTIVATION", featcomp.SSFC.ACTIVATION, SSFC_ACTIVATIONS)
+        if featcomp.SSFC.ACTIVATION != "tanh" and featcomp.CODEC.QUANTIZER == "fixed":
+            raise ValueError(
+                f"MODEL.FEATCOMP.SSFC.ACTIVATION {featcomp.SSFC.ACTIVATION} gives latents without "
+                'bounds, and MODEL.FEATCOMP.CODEC.QUANTIZER is fixed: leave it "", or choose one that '
+                "measures ranges, e.g. tensor"
+            )
         _check_choice("MSFR.DOWNSAMPLE", featcomp.MSFR.DOWNSAMPLE, DOWNSAMPLE_MODES)
         _check_choice("MSFR.DIRECTION", featcomp.MSFR.DIRECTION, ("bottom_up", "top_down"))
         # Only the way down the pyramid has convolutions that could enlarge.
@@ -327,8 +348,14 @@ class MSFC(FeatureSplit):
                 out_channels=channels,
                 kernel_size=kernel_size,
                 norm=featcomp.SSFC.NORM,
+                activation=featcomp.SSFC.ACTIVATION,
             ),
-            "decoder": SSFCDecoder(in_channels=channels, out_channels=width, kernel_size=kernel_size),
+            "decoder": SSFCDecoder(
+                in_channels=channels,
+                out_channels=width,
+                kernel_size=kernel_size,
+                norm=featcomp.SSFC.DECODER_NORM,
+            ),
             "msfr": MSFR(
                 names=names,
                 strides=strides,
@@ -344,6 +371,13 @@ class MSFC(FeatureSplit):
             "stride": strides[level],
             "channels": channels,
         }
+
+    @classmethod
+    def read_codec_defaults(cls, cfg):
+        """See :meth:`FeatureSplit.read_codec_defaults`: without tanh, ranges are measured."""
+        if cfg.MODEL.FEATCOMP.SSFC.ACTIVATION == "tanh":
+            return cls.codec_defaults
+        return {**cls.codec_defaults, "quantizer": "tensor"}
 
     def reduce(self, features):
         return [self.encoder(self.msff([features[name] for name in self.fused]))]
