@@ -150,6 +150,17 @@ class FeatureCodec(nn.Module, abc.ABC):
             (1, 1, 1) or (C, 1, 1); 0 for float32 latents.
         """
 
+    def count_macs(self, shapes):
+        """Counts the multiply-accumulates of the codec's own networks.
+
+        Args:
+            shapes (list[(int, int, int)]): C, H, W of the latents of one image.
+
+        Returns:
+            int: of coding them, and as many of decoding; 0 for codecs without networks.
+        """
+        return 0
+
     @property
     def has_weights(self):
         """bool: whether coding depends on parameters or buffers."""

@@ -176,6 +176,11 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         """Returns what codes the symbols of each latent, list[IntegerModel]; it needs no PyTorch."""
         return [model.integer_model() for model in self.context_models]
 
+    def count_macs(self, shapes):
+        """See :meth:`FeatureCodec.count_macs`: those of the entropy models."""
+        pairs = zip(self.integer_models(), shapes, strict=True)
+        return sum(model.count_macs(shape) for model, shape in pairs)
+
     def find_symbols(self, y, index=0):
         """Quantizes a latent.
 

@@ -46,6 +46,8 @@ class SplitCost:
         size (float): bytes of an image's bitstream.
         split_point (str): as MODEL.FEATCOMP.SPLIT_POINT names it; "" where the network cannot be split,
             so that the row tells what it would cost.
+        added_macs (float): what of `edge_macs` is not of the network that is split: reducing features,
+            and networks of the codec.
     """
 
     name: str
@@ -58,6 +60,7 @@ class SplitCost:
     cloud_seconds: float
     size: float
     split_point: str = IMAGE
+    added_macs: float = 0.0
 
     def seconds(self, edge_factor=1.0):
         """Sums all but the transfer, on an edge device that is so many times slower."""
@@ -153,9 +156,10 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
         SplitCost(
             name,
             sends[name],
-            *macs[name],
+            *macs[name][:2],
             *(statistics.median(column) for column in zip(*values, strict=True)),
             points[name],
+            macs[name][2],
         )
         for name, values in rows.items()
     ]
@@ -220,10 +224,21 @@ class _Cloud(nn.Module):
         return tuple(self.backbone.decode_features(decoded).values())
 
 
+class _Reduction(nn.Module):
+    """What the edge computes beside the network that is split, and the codec, as one module."""
+
+    def __init__(self, feature_split, names):
+        super().__init__()
+        self.feature_split, self._names = feature_split, names
+
+    def forward(self, *features):
+        return tuple(self.feature_split.reduce(dict(zip(self._names, features, strict=True))))
+
+
 @torch.no_grad()
 def _count_macs(split, whole_network, places, record):
-    """Counts, dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's
-    input."""
+    """Counts, dict: name -> (edge, cloud, added to the edge's part of the network), multiply-accumulates
+    for each pixel of the network's input."""
     # Not at the top: it imports what only tracing needs.
     from detectron2.utils.analysis import FlopCountAnalysis as DetectorAnalysis
 
@@ -234,14 +249,18 @@ def _count_macs(split, whole_network, places, record):
     by_module, total = whole.by_module(), whole.total()
     prefix = next(name for name in by_module if name.endswith("backbone"))
     backbone = by_module[prefix]
-    found = {IMAGE: (0, total)}
+    found = {IMAGE: (0, total, 0)}
     for place in places:
         parts = [f"{prefix}.{part}".rstrip(".") for part in place.parts]
         edge = sum(by_module[part] for part in parts)
-        found[place.name] = edge, total - edge
+        found[place.name] = edge, total - edge, 0
     edge = FlopCountAnalysis(EdgeNetwork(split), images).total()
     cloud = FlopCountAnalysis(_Cloud(split, stream), tuple(split.decode(stream))).total()
-    found[split.split_name] = edge, cloud + total - backbone
+    features = split.backbone.split_point.head(images)
+    reduction = _Reduction(split.feature_split, tuple(features))
+    added = FlopCountAnalysis(reduction, tuple(features.values())).total()
+    coding = split.feature_codec.count_macs(split.describe_stream(stream).shapes)
+    found[split.split_name] = edge + coding, coding + cloud + total - backbone, added + coding
     pixels = images.shape[-2] * images.shape[-1]
     return {name: tuple(value / pixels for value in values) for name, values in found.items()}
 

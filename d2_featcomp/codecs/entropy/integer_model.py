@@ -179,6 +179,18 @@ class IntegerModel:
         self._walk(symbols.shape, add, symbols)
         return float(bits)
 
+    def count_macs(self, shape):
+        """Counts the multiply-accumulates of coding a map, (C, H, W), or of decoding it: an int."""
+        channels, height, width = shape
+        found = 0
+        for start, group in zip(range(0, channels, self.group), self._groups, strict=False):
+            context = self.before_weight[: self.hidden, :start].size + group.middle.size
+            found += height * width * context
+            for phase, (y, x) in enumerate(PHASES):
+                layers = group.own[phase].size + group.hidden[phase].size + group.head[phase].size
+                found += -(-(height - y) // 2) * -(-(width - x) // 2) * layers
+        return found
+
     def _walk(self, shape, code, symbols=None):
         """Goes through the groups and phases of a map in the order of coding.
 
