@@ -113,6 +113,7 @@ EXPERIMENTS = {
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
+    "MSFC/anchors": ("quick/msfc_R18_variable", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
     "MSFC/quickstart": ("quick/msfc_R18_learned", []),
     "MSFC/rates": ("quick/msfc_R18_variable", []),
