@@ -203,8 +203,9 @@ def _float16_below(x):
 def deviation_range(x, deviations):
     """Computes the range mean - k * std to mean + k * std of a feature, as two float16.
 
-    In double precision, so that all devices and orders of summation come to the same float16. As in
-    :func:`minmax_range`, low is rounded down, high up, and values beyond float16 are clipped to it.
+    In double precision, so that devices and orders of summation come to the same float16 unless an end
+    lies on the border between two of them by 15 digits. As in :func:`minmax_range`, low is rounded down,
+    high up, and values beyond float16 are clipped to it.
 
     Args:
         x (Tensor): (C, H, W) float, not empty.

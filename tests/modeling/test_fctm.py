@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 from d2_featcomp.codecs import FeatureBitstream, build_feature_codec
 from d2_featcomp.engine import setup_config
-from d2_featcomp.modeling import MSFC, build_feature_split
+from d2_featcomp.modeling import MSFC, build_feature_split, find_feature_split
 from d2_featcomp.modeling.acceleration.folding import fold_norms
 
 R50, R18 = "configs/fctm_v1_R50.yaml", "configs/quick/fctm_v1_R18.yaml"
@@ -75,6 +75,14 @@ def test_latents_without_bounds_have_no_fixed_range():
     for quantizer in ("deviation", "narrow", "channel"):
         cfg = setup_config(R50, ["MODEL.FEATCOMP.CODEC.QUANTIZER", quantizer])
         assert build_feature_codec(cfg, MSFC).quantizer == quantizer
+
+
+def test_images_keep_their_range():
+    """Anchors of its sweeps are made from its config."""
+    codec = {"SPLIT": "ImageSplit", "CODEC.NAME": "hevc420", "CODEC.BITS": 8}
+    overrides = [part for key, value in codec.items() for part in (f"MODEL.FEATCOMP.{key}", value)]
+    built = build_feature_codec(setup_config(R50, overrides), find_feature_split("ImageSplit"))
+    assert (built.quantizer, built.value_range) == ("fixed", (0.0, 255.0))
 
 
 def test_the_defaults_have_the_weights_they_had():

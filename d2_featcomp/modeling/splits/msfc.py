@@ -18,12 +18,9 @@ from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
+from .ssfc import SSFC_ACTIVATIONS, SSFCDecoder, SSFCEncoder
 
-__all__ = ["MSFC", "MSFF", "MSFR", "SSFCDecoder", "SSFCEncoder", "SqueezeExcitation", "SubpixelConv2d"]
-
-
-# Activation of the SSFC encoder -> what makes it, from C'.
-SSFC_ACTIVATIONS = {"tanh": lambda channels: nn.Tanh(), "prelu": nn.PReLU}
+__all__ = ["MSFC", "MSFF", "MSFR", "SqueezeExcitation", "SubpixelConv2d"]
 
 
 class SqueezeExcitation(nn.Module):
@@ -77,63 +74,6 @@ class MSFF(nn.Module):
         size = pyramid[self.level].shape[-2:]
         aligned = [align_size(x, size, down=self.downsample) for x in pyramid]
         return self.fuse(self.attention(torch.cat(aligned, dim=1)))
-
-
-class SSFCEncoder(nn.Module):
-    """Single-stream feature codec, edge side: convolution, batch norm, activation (sec. 3.2).
-
-    Args:
-        in_channels (int): C.
-        out_channels (int): C'.
-        kernel_size (int): odd.
-        norm (str): a Detectron2 norm, e.g. "BN", "SyncBN".
-        activation (str): "tanh" (the paper) or "prelu", with a trained slope for each channel.
-    """
-
-    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN", activation="tanh"):
-        super().__init__()
-        self.activation = SSFC_ACTIVATIONS[activation](out_channels)
-        self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
-        weight_init.c2_xavier_fill(self.conv)
-
-    def forward(self, x):
-        """(N, C, H, W) float -> (N, C', H, W): by tanh in [-1, 1], by PReLU unbounded."""
-        return self.activation(self.conv(x))
-
-
-class SSFCDecoder(nn.Module):
-    """Single-stream feature codec, cloud side: one convolution and PReLU (sec. 3.2).
-
-    Args:
-        in_channels (int): C'.
-        out_channels (int): C.
-        kernel_size (int): odd.
-        norm (str): a Detectron2 norm between the two; "" (the paper): none.
-    """
-
-    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm=""):
-        super().__init__()
-        self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
-        self.activation = nn.PReLU(out_channels)
-        weight_init.c2_xavier_fill(self.conv)
-
-    def forward(self, x):
-        """(N, C', H, W) float -> (N, C, H, W), the paper's F'."""
-        return self.activation(self.conv(x))
 
 
 class SubpixelConv2d(nn.Module):
