@@ -11,7 +11,7 @@ from .images.raw import count_fixed_length_bytes, read_fixed_length, write_fixed
 
 __all__ = ["CONSTANT_CHANNELS", "read_constant_channels", "write_constant_channels"]
 
-CONSTANT_CHANNELS = "channels"  # name of the string in a bitstream
+CONSTANT_CHANNELS = "c"  # name of the string in a bitstream, short since each holds it
 
 
 def write_constant_channels(symbols, bits):

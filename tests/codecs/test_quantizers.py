@@ -130,8 +130,8 @@ def test_narrow_channels_are_not_coded_but_filled():
     y = latent()
     codec = codec_of("narrow")
     (tensor,) = codec.compress([y])
-    assert list(tensor.strings) == ["channels", "y"]
-    assert tensor.strings["channels"][0] == 0b10011100 and len(tensor.strings["channels"]) == 1 + 2
+    assert list(tensor.strings) == ["c", "y"]
+    assert tensor.strings["c"][0] == 0b10011100 and len(tensor.strings["c"]) == 1 + 2
     assert len(tensor.strings["y"]) == 4 * 8 * 12
     restored, step = codec.decompress([tensor], [y.shape])[0], codec.step_sizes([tensor], [y.shape])[0]
     for channel in (1, 2):
