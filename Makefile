@@ -7,8 +7,8 @@ run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint msfc msfc-rates msfc-levels photo-scenes msfc-photo baf baf-photos \
-	mtl mtl-scenes benchmark
+.PHONY: help install quickstart test test-slow lint msfc msfc-rates msfc-anchors msfc-levels photo-scenes msfc-photo \
+	baf baf-photos mtl mtl-scenes benchmark
 
 help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 to 20 minutes on 2 cores)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make lint          check the style'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
+	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
@@ -52,6 +53,9 @@ msfc: install
 
 msfc-rates: install
 	$(reproduce) '$(OUTPUT)/msfc-rates' projects/MSFC/rates.yaml
+
+msfc-anchors: install
+	$(reproduce) '$(OUTPUT)/msfc-anchors' projects/MSFC/anchors.yaml
 
 msfc-levels: quickstart
 	$(run) projects/MSFC/level_noise.py --config-file configs/quick/msfc_R18.yaml \

@@ -55,9 +55,16 @@ def add_featcomp_config(cfg):
     # Larger is slower and smaller: PNG 0..9, JPEG XL 1..9, AVIF 0..10, HEVC preset 0..8. None is the
     # codec's default.
     featcomp.CODEC.EFFORT = None
-    # Range of the quantizer: "fixed" ([-1, 1]), "tensor" or "channel" (minimum and maximum, coded as
-    # float16). "" is the split's own: fixed for MSFC, channel for BaF, tensor for the others.
+    # Name in QUANTIZER_REGISTRY, by what the range of its symbols follows: "fixed" ([-1, 1]), "tensor"
+    # or "channel" (minimum and maximum, coded as float16), "deviation" (mean and standard deviation of
+    # the tensor), "narrow" (as tensor; channels of a narrow range are not coded). "" is the split's own:
+    # fixed for MSFC (without tanh: tensor), channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
+    # Of quantizer "deviation": k; values beyond mean +- k standard deviations are clipped.
+    featcomp.CODEC.DEVIATIONS = 4.0
+    # Of quantizer "narrow": channels whose range is below this share of the tensor's are sent as one
+    # symbol each.
+    featcomp.CODEC.NARROW = 0.05
 
     # Of codec "variable_rate": 0 (fewest bytes) to 1, at which images are coded.
     featcomp.CODEC.RATE = 1.0
@@ -119,6 +126,10 @@ def add_featcomp_config(cfg):
     featcomp.SSFC.KERNEL_SIZE = 3
     # Detectron2 norm of the encoder; "SyncBN" for small batches on several GPUs.
     featcomp.SSFC.NORM = "BN"
+    # After it: "tanh" (the paper) or "prelu" (FCTM v1), whose latents have no bounds.
+    featcomp.SSFC.ACTIVATION = "tanh"
+    # Detectron2 norm of the decoder, e.g. "BN" (FCTM v1); "" (the paper) is none.
+    featcomp.SSFC.DECODER_NORM = ""
 
     # Multi-scale feature reconstruction (MSFC sec. 3.3).
     featcomp.MSFR = CN()

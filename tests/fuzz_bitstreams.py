@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from d2_featcomp.codecs import (
     IMAGE_CODEC_REGISTRY,
+    QUANTIZER_REGISTRY,
     BitstreamError,
     CodedTensor,
     DecodeLimits,
@@ -40,7 +41,8 @@ LIMITS = DecodeLimits(max_elements=2**20, max_image_side=2**14, max_tensors=8)
 MOST_SECONDS = 1.0
 MOST_MEGABYTES = 600  # above what the process takes before
 SHAPES = [(4, 8, 12), (5, 3, 7), (1, 1, 1)]
-QUANTIZERS = ("fixed", "tensor", "channel")
+QUANTIZERS = [name for name, _ in QUANTIZER_REGISTRY]
+OF_FORMAT_1 = ("none", "fixed", "tensor", "channel")
 FIXED_LENGTHS = (0, 1, 2, 127, 128, 255)
 
 
@@ -56,6 +58,8 @@ def image_codecs():
             if bits not in codec.bit_depths:
                 continue
             for quantizer in QUANTIZERS:
+                if quantizer == "narrow" and codec.layout == "colour":
+                    continue
                 image_codec = build_image_codec(name, bits=bits)
                 yield QuantizedFeatureCodec(image_codec=image_codec, quantizer=quantizer), shapes
 
@@ -65,6 +69,8 @@ def learned_codecs():
     torch.manual_seed(0)
     for bits in (2, 4, 6, 8):
         for quantizer in QUANTIZERS:
+            if quantizer == "narrow":  # these codecs code every channel
+                continue
             channels = [shape[0] for shape in SHAPES]
             for kind, settings in (
                 (LearnedFeatureCodec, {}),
@@ -86,6 +92,8 @@ def corpus():
     found = []
     for feature_codec, shapes in (*image_codecs(), *learned_codecs()):
         smooth = [torch.rand(shape, generator=generator).cumsum(-1) / 8 - 0.5 for shape in shapes]
+        for latent in smooth[:2]:
+            latent[-1] /= 100  # a channel of a narrow range
         stream = compress_stream(
             smooth,
             feature_codec,
@@ -96,7 +104,8 @@ def corpus():
         )
         known = feature_codec, stream.description
         found.append((stream.to_bytes(), known))
-        if not feature_codec.has_weights:  # format 1 is of before there were such
+        # Format 1 is of before there were others.
+        if not feature_codec.has_weights and feature_codec.quantizer in OF_FORMAT_1:
             found.append((as_format_1(stream).to_bytes(), known))
     return found
 

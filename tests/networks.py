@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from d2_featcomp.engine import setup_config
 
 MSFC = "configs/quick/msfc_R18.yaml"
+FCTM = "configs/quick/fctm_v1_R18.yaml"
 BAF = "configs/quick/baf_yolov3_tiny.yaml"
 YOLO = "configs/quick/yolov3_tiny.yaml"
 TASKS = "configs/quick/mtl_R34.yaml"
@@ -50,6 +51,7 @@ SHRUNK = {
 # A small network of every kind of split.
 KINDS = {
     "msfc": (MSFC, TINY),
+    "fctm": (FCTM, TINY),
     "pyramid": (
         MSFC,
         {**TINY, "MODEL.FEATCOMP.SPLIT": "Pyramid", "MODEL.FEATCOMP.CODEC.BITS": 8},

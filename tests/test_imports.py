@@ -21,7 +21,10 @@ ALLOWED = {
     "data": {"ops", "codecs"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {"ops", "codecs", "modeling", "data", "evaluation", "config", "files", "deprecation"},
-    "deploy": {"ops", "codecs", "modeling", "data", "engine", "config", "files", "deprecation"},
+    "deploy": {
+        *("ops", "codecs", "modeling", "data", "evaluation", "engine", "config", "files"),
+        "deprecation",
+    },
     "experiments": {
         "codecs",
         "modeling",

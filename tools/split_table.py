@@ -5,11 +5,13 @@
         --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
 
 Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
-Darknet can be split, all channels quantized to --bits and coded by JPEG XL; and the split of the
-configuration. kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted
-by fvcore. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last
-column tells at which bandwidths a candidate has the shortest end-to-end latency; --edge-factor tells how
-many times slower the edge device is than this machine.
+Darknet can be split, all channels quantized to --bits and coded by JPEG XL; the answers, which an edge
+sends that computes the whole network; and the split of the configuration. kMAC are thousands of
+multiply-accumulates for each pixel of the network's input, counted by fvcore; "of these added" are those
+that the edge computes on top of the network that is split: to reduce features, and in networks of the
+codec. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last
+column tells at which bandwidths a candidate has the shortest end-to-end latency, answers left out;
+--edge-factor tells how many times slower the edge device is than this machine.
 """
 
 import argparse
@@ -86,6 +88,7 @@ def main(args):
         "split point",
         "sends",
         "edge kMAC/px",
+        "of these added",
         "cloud kMAC/px",
         "edge ms",
         "coding ms",
@@ -98,6 +101,7 @@ def main(args):
             cost.split_point or "(none there)",
             cost.sends,
             f"{cost.edge_macs / 1000:.1f}",
+            f"{cost.added_macs / 1000:.2f}",
             f"{cost.cloud_macs / 1000:.1f}",
             f"{1000 * args.edge_factor * cost.edge_seconds:.1f}",
             f"{1000 * (args.edge_factor * cost.encode_seconds + cost.decode_seconds):.1f}",

@@ -12,6 +12,7 @@ from .images import (
 )
 from .learned import LearnedFeatureCodec
 from .quantized import QuantizedFeatureCodec
+from .quantizers import QUANTIZER_REGISTRY, Quantizer, build_quantizer
 from .rate_control import RateController, find_rate
 from .streams import compress_stream, decompress_stream, describe_stream, read_step_sizes
 from .variable_rate import VariableRateFeatureCodec

@@ -39,7 +39,7 @@ class FeatureCodec(nn.Module, abc.ABC):
         name (str): in the registry; by default the name of the class.
         bits (int): n of fixed-length symbols, 2..16; 32 for float32 latents.
         lossless (bool): whether the decoder gets the very symbols that were coded.
-        quantizer (str): "none", "fixed", "tensor" or "channel", see :class:`QuantizedFeatureCodec`.
+        quantizer (str): "none", or a name in `QUANTIZER_REGISTRY`, see :class:`QuantizedFeatureCodec`.
         estimated_bytes (Tensor or None): in training, the bytes of an image of the last batch, as a
             codec with a model of its rate estimates them; logged as "bytes_per_image".
         rate (float or None): 0 (fewest bytes) to 1, at which images are coded; may be changed between
@@ -149,6 +149,17 @@ class FeatureCodec(nn.Module, abc.ABC):
             list[Tensor]: for each tensor the distance of neighbouring values of its quantizer, float32,
             (1, 1, 1) or (C, 1, 1); 0 for float32 latents.
         """
+
+    def count_macs(self, shapes):
+        """Counts the multiply-accumulates of the codec's own networks.
+
+        Args:
+            shapes (list[(int, int, int)]): C, H, W of the latents of one image.
+
+        Returns:
+            int: of coding them, and as many of decoding; 0 for codecs without networks.
+        """
+        return 0
 
     @property
     def has_weights(self):

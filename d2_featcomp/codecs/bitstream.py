@@ -156,7 +156,7 @@ class FeatureBitstream:
 
     @property
     def quantizer(self):
-        """str: "none", "fixed", "tensor" or "channel"."""
+        """str: "none", "fixed", "tensor", "channel" or, in format 2, another of `QUANTIZER_REGISTRY`."""
         return self.require_description().quantizer
 
     @property

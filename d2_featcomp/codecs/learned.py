@@ -77,6 +77,9 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             ContextModel(count, bits, group, hidden, rates, hyper, context) for count in channels
         )
 
+    def _can_omit_channels(self):
+        return False  # a context model knows its channels, and constant ones cost next to nothing
+
     @classmethod
     def from_config(cls, cfg, feature_split):
         """See :meth:`FeatureCodec.from_config`. Of a class in place of a split it knows no channels,
@@ -153,7 +156,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     def _find_positions(self, y):
         """(N, C, H, W) latents -> the same in units of step sizes, from the low end of their range."""
-        low, high = (end.detach() for end in self._own_range(y))
+        low, high = (end.detach() for end in self._quantizer.find_batch_range(y))
         return (y - low) / ((high - low).clamp(min=1e-12) / (2**self.bits - 1))
 
     def update(self):
@@ -186,6 +189,11 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     def integer_models(self):
         """Returns what codes the symbols of each latent, list[IntegerModel]; it needs no PyTorch."""
         return [model.integer_model() for model in self.context_models]
+
+    def count_macs(self, shapes):
+        """See :meth:`FeatureCodec.count_macs`: those of the entropy models."""
+        pairs = zip(self.integer_models(), shapes, strict=True)
+        return sum(model.count_macs(shape) for model, shape in pairs)
 
     def find_symbols(self, y, index=0):
         """Quantizes a latent.

@@ -12,20 +12,18 @@ from ..ops import (
     add_quantization_noise,
     check_bits,
     compressibility_loss,
-    minmax_range,
-    quantize_minmax,
     quantize_ste,
-    quantize_uniform,
 )
 from .base import FeatureCodec
+from .constant_channels import CONSTANT_CHANNELS, write_constant_channels
 from .images import build_image_codec
 from .images.raw import count_fixed_length_bytes, write_fixed_length
+from .quantizers import Quantizer, build_quantizer
 from .structures import CodedTensor
 from .symbols import SymbolDecoder, arrange, dequantize, step_size, symbols_from_image
 
 __all__ = ["QuantizedFeatureCodec", "read_settings"]
 
-QUANTIZERS = ("fixed", "tensor", "channel")
 TRAIN_QUANTIZATIONS = ("none", "noise", "ste")
 UNITS = ("features", "steps")
 # Of a split that does not say otherwise.
@@ -47,8 +45,8 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     Args:
         image_codec (ImageCodec): also fixes the bit depth.
-        quantizer (str): "fixed" (one range for all data), "tensor" or "channel" (their own minimum
-            and maximum, coded as float16).
+        quantizer (str or Quantizer): "fixed" (one range for all data), "tensor" or "channel" (their own
+            minimum and maximum, coded as float16), or another of `QUANTIZER_REGISTRY`.
         value_range ((float, float)): the range of "fixed"; must be float16 values.
         train_quantization (str): the quantization surrogate of training: "none", "noise" (uniform, one
             step size wide; gradients flow through the range, too) or "ste" (rounding in the range that
@@ -74,13 +72,16 @@ class QuantizedFeatureCodec(FeatureCodec):
         compressibility_units=None,
     ):
         super().__init__()
-        if quantizer not in QUANTIZERS:
-            raise ValueError(
-                f"unknown quantizer {quantizer!r}: choose fixed, tensor or channel (CODEC.QUANTIZER)"
-            )
         self.image_codec = image_codec
-        self._quantizer = quantizer
         self.value_range = _checked_range(value_range)
+        if not isinstance(quantizer, Quantizer):
+            quantizer = build_quantizer(quantizer, self.value_range)
+        if quantizer.omits_channels and not self._can_omit_channels():
+            raise ValueError(
+                f"MODEL.FEATCOMP.CODEC.QUANTIZER {quantizer.name} leaves channels out, but codec "
+                f"{self.name!r} codes all of them: choose another of the two"
+            )
+        self._quantizer = quantizer
         self.train_quantization = _checked("TRAIN_QUANTIZATION", train_quantization, TRAIN_QUANTIZATIONS)
         self.train_bits = tuple(check_bits(bits) for bits in train_bits)
         self.compressibility_units = compressibility_units
@@ -119,8 +120,11 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     @property
     def quantizer(self):
-        """str: "fixed", "tensor" or "channel"; "none" at 32 bits."""
-        return "none" if self.bits == FLOAT_BITS else self._quantizer
+        """str: "fixed", "tensor", "channel" or another of `QUANTIZER_REGISTRY`; "none" at 32 bits."""
+        return "none" if self.bits == FLOAT_BITS else self._quantizer.name
+
+    def _can_omit_channels(self):
+        return self.image_codec.layout != "colour"
 
     def describe(self):
         """See :meth:`FeatureCodec.describe`."""
@@ -166,7 +170,7 @@ class QuantizedFeatureCodec(FeatureCodec):
         if self.train_quantization == "ste":
             y_hats, steps = _unzip(self._round(x, n) for x, n in zip(y, bits, strict=True))
             return torch.stack(y_hats), torch.stack(steps)
-        low, high = self._own_range(y)
+        low, high = self._quantizer.find_batch_range(y)
         steps = step_size(self.bits, low, high).detach()
         if self.train_quantization == "noise":
             y = add_quantization_noise(y, self.bits, low, high)
@@ -174,23 +178,9 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     def _round(self, x, bits):
         """(C, H, W) -> (the same, rounded with a straight-through gradient, step size)."""
-        if self._quantizer == "fixed":
-            low, high = self._fixed_range(x)
-        else:
-            low, high = minmax_range(x, self._quantizer == "channel")
+        low, high = self._quantizer.find_range(x)
+        x = x + (self._quantizer.simplify(x, low, high) - x).detach()
         return quantize_ste(x, bits, low, high), step_size(bits, low, high)
-
-    def _fixed_range(self, y):
-        """(low, high) of 3 or 4 dimensions, as `y` has."""
-        shape = (len(y), 1, 1, 1) if y.dim() == 4 else (1, 1, 1)
-        return tuple(y.new_full(shape, end) for end in self.value_range)
-
-    def _own_range(self, y):
-        """(low, high), each (N, 1 or C, 1, 1). Gradients flow: a wider range makes larger errors."""
-        if self._quantizer == "fixed":
-            return self._fixed_range(y)
-        dims = (2, 3) if self._quantizer == "channel" else (1, 2, 3)
-        return y.amin(dim=dims, keepdim=True), y.amax(dim=dims, keepdim=True)
 
     def _compressibility(self, ys):
         """The mean over all elements of all latents, a scalar Tensor."""
@@ -201,7 +191,7 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     def _positive_step(self, y):
         """Gradients flow through it, so that the scale of the latents makes no difference."""
-        low, high = self._own_range(y)
+        low, high = self._quantizer.find_batch_range(y)
         extent = torch.where(high - low > 0, high - low, 1.0)
         return extent / (2 ** (8 if self.bits == FLOAT_BITS else self.bits) - 1)
 
@@ -226,14 +216,18 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     def _code_symbols(self, symbols, low, high, index):
         """CodedTensor of symbols (C, H, W) and the range that is sent."""
-        ranges = None
-        if self.quantizer != "fixed":
+        ranges, strings = None, {}
+        if self._quantizer.count_ranges(len(symbols)):
             ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
-        payload = self.encode_symbols(symbols, index)
+        if self._quantizer.omits_channels:
+            coded, listed = write_constant_channels(_to_numpy(symbols, self.bits), self.bits)
+            symbols = symbols[torch.from_numpy(coded).to(symbols.device)]
+            strings[CONSTANT_CHANNELS] = listed
+        payload = self.encode_symbols(symbols, index) if len(symbols) else b""
         fixed_length = len(payload) > count_fixed_length_bytes(symbols.numel(), self.bits)
         if fixed_length:
             payload = write_fixed_length(_to_numpy(symbols, self.bits), self.bits)
-        return CodedTensor({"y": payload}, ranges, fixed_length)
+        return CodedTensor({**strings, "y": payload}, ranges, fixed_length)
 
     def encode_symbols(self, symbols, index):
         """Codes the symbols, (C, H, W), of the latent of that index: bytes."""
@@ -241,18 +235,19 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     def _quantize_latent(self, y, index):
         """(C, H, W) float32 -> (symbols, low, high); the latter (1 or C, 1, 1) float32."""
-        if self.quantizer != "fixed":
-            return quantize_minmax(y, self.bits, self.quantizer == "channel")
-        low, high = self._fixed_range(y)
-        return quantize_uniform(y, self.bits, low, high), low, high
+        return self._quantizer.quantize(y, self.bits)
+
+    def find_range(self, y):
+        """Finds the range in which a latent, (C, H, W) float32, is quantized, see
+        :meth:`Quantizer.find_range`."""
+        return self._quantizer.find_range(y)
 
     @property
     def _decoder(self):
         return SymbolDecoder(
             name=self.name,
             bits=self.bits,
-            quantizer=self.quantizer,
-            value_range=self.value_range,
+            quantizer=self._quantizer,
             decode_symbols=self._decode_symbols,
         )
 
@@ -282,7 +277,8 @@ def read_settings(cfg, feature_split):
         ValueError: a setting is out of range.
     """
     featcomp = cfg.MODEL.FEATCOMP
-    weight, defaults = featcomp.COMPRESSIBILITY.WEIGHT, {**DEFAULTS, **feature_split.codec_defaults}
+    weight = featcomp.COMPRESSIBILITY.WEIGHT
+    defaults = {**DEFAULTS, **feature_split.read_codec_defaults(cfg)}
     if not weight >= 0:
         raise ValueError(
             f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for no such "
@@ -293,7 +289,9 @@ def read_settings(cfg, feature_split):
     except ValueError as error:
         raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
     return {
-        "quantizer": featcomp.CODEC.QUANTIZER or defaults["quantizer"],
+        "quantizer": build_quantizer(
+            featcomp.CODEC.QUANTIZER or defaults["quantizer"], defaults["value_range"], featcomp.CODEC
+        ),
         "value_range": defaults["value_range"],
         "train_quantization": featcomp.TRAIN_QUANTIZATION or defaults["train_quantization"],
         "train_bits": train_bits,

@@ -160,7 +160,8 @@ class StreamDescription:
         codec (str): name of the codec, e.g. "jpegxl".
         lossless (bool): whether the codec gives back the very symbols that were coded.
         bits (int): n, 2..16, or 32 for float32 latents.
-        quantizer (str): "none" (n = 32), "fixed", "tensor" or "channel".
+        quantizer (str): "none" (n = 32), "fixed", "tensor", "channel" or, in format 2, another of
+            `QUANTIZER_REGISTRY`.
         shapes (tuple[(int, int, int)]): C, H, W of each tensor.
         feature_elements (int): elements of the features at the split point, before any reduction.
     """

@@ -18,8 +18,10 @@ from ..ops import (
     tile_grid,
     untile_channels,
 )
+from .constant_channels import CONSTANT_CHANNELS, read_constant_channels
 from .images import BitstreamError, find_image_codec
 from .images.raw import read_fixed_length
+from .quantizers import Quantizer, build_quantizer
 
 __all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size", "symbols_from_image"]
 
@@ -31,17 +33,14 @@ class SymbolDecoder:
     Attributes:
         name (str): of the codec.
         bits (int): n, or 32.
-        quantizer (str): "none", "fixed", "tensor" or "channel".
-        value_range ((float, float) or None): of the fixed range; None where the bitstream holds
-            it, as in format 1.
+        quantizer (Quantizer): that the symbols are of; at 32 bits it is not used.
         decode_symbols (callable): of a payload, a shape (C, H, W) and the index of the tensor; returns
             as many symbols, an integer Tensor, or raises BitstreamError.
     """
 
     name: str
     bits: int
-    quantizer: str
-    value_range: tuple | None
+    quantizer: Quantizer
     decode_symbols: Callable
 
     @classmethod
@@ -60,8 +59,8 @@ class SymbolDecoder:
         return cls(
             name=description.codec,
             bits=description.bits,
-            quantizer=description.quantizer,
-            value_range=None,
+            # Format 1 holds the fixed range, too.
+            quantizer=build_quantizer("channel" if description.quantizer == "channel" else "tensor"),
             decode_symbols=symbols_from_image(image_codec, description.bits, description.lossless),
         )
 
@@ -82,8 +81,10 @@ class SymbolDecoder:
             raise BitstreamError(
                 f"feature bitstream holds {len(tensors)} tensors; {len(shapes)} are expected"
             )
+        omits_channels = self.quantizer.omits_channels and self.bits != FLOAT_BITS
+        names = [CONSTANT_CHANNELS, "y"] if omits_channels else ["y"]
         for tensor in tensors:
-            if list(tensor.strings) != ["y"] or (tensor.fixed_length and self.bits == FLOAT_BITS):
+            if list(tensor.strings) != names or (tensor.fixed_length and self.bits == FLOAT_BITS):
                 raise BitstreamError(
                     f"feature bitstream holds strings {[*tensor.strings]} that codec "
                     f"{self.name!r} at {self.bits} bits does not write"
@@ -94,15 +95,16 @@ class SymbolDecoder:
         ]
 
     def _ends(self, index, tensor, shape):
-        expected = {"none": 0, "fixed": int(self.value_range is None), "tensor": 1}
-        expected = expected.get(self.quantizer, shape[0])
+        expected = 0 if self.bits == FLOAT_BITS else self.quantizer.count_ranges(shape[0])
         found = 0 if tensor.ranges is None else len(tensor.ranges)
         if found != expected:
             raise BitstreamError(
                 f"feature bitstream holds {found} quantizer ranges of a tensor of shape {tuple(shape)}; "
                 f"{expected} are expected"
             )
-        ranges = [self.value_range or (0.0, 0.0)] if tensor.ranges is None else tensor.ranges
+        ranges = tensor.ranges
+        if ranges is None:
+            ranges = [self.quantizer.value_range or (0.0, 0.0)]
         return torch.from_numpy(np.array(ranges, np.float32))[..., None, None].unbind(1)
 
     def _decode(self, index, tensor, shape, low, high, device):
@@ -112,10 +114,25 @@ class SymbolDecoder:
         return dequantize(symbols.reshape(shape).to(device), self.bits, low, high)
 
     def _read_symbols(self, index, tensor, shape):
+        if CONSTANT_CHANNELS not in tensor.strings:
+            return self._read_payload(index, tensor, shape)
+        coded, constants = read_constant_channels(tensor.strings[CONSTANT_CHANNELS], shape[0], self.bits)
+        coded, constants = torch.from_numpy(coded), _to_torch(constants)
+        symbols = constants.new_empty(shape)
+        symbols[~coded] = constants[:, None, None]
+        if coded.any():
+            remaining = (int(coded.sum()), *shape[1:])
+            symbols[coded] = self._read_payload(index, tensor, remaining).reshape(remaining)
+        elif tensor.strings["y"] or tensor.fixed_length:
+            raise BitstreamError("feature bitstream holds symbols of channels that are all constant")
+        return symbols
+
+    def _read_payload(self, index, tensor, shape):
+        payload = tensor.strings["y"]
         if tensor.fixed_length:
             count = shape[0] * shape[1] * shape[2]
-            return _to_torch(read_fixed_length(tensor.payload, count, self.bits))
-        return self.decode_symbols(tensor.payload, shape, index)
+            return _to_torch(read_fixed_length(payload, count, self.bits))
+        return self.decode_symbols(payload, shape, index)
 
 
 def symbols_from_image(image_codec, bits, lossless):

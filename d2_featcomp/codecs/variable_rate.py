@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..ops import minmax_range, quantize_uniform
+from ..ops import quantize_uniform
 from .base import FEATURE_CODEC_REGISTRY
 from .entropy import (
     RATE_CODES,
@@ -146,7 +146,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
     def _find_positions_and_steps(self, y, index):
         """(N, C, H, W) -> the same in units of step sizes, where the middle of the range is 2^(n-1);
         the step sizes (N, C, 1, 1), and the middle, (N, 1 or C, 1, 1)."""
-        low, high = (end.detach() for end in self._own_range(y))
+        low, high = (end.detach() for end in self._quantizer.find_batch_range(y))
         middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=1e-12)
         relative = interpolate(self.step_models[index](), self._drawn.to(y.device))
         step = relative[..., None, None] * half / (self._zero - 1)
@@ -187,10 +187,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
 
     def _quantize_at(self, y, index, code):
         """(C, H, W) float32 -> (symbols, low and high that are sent, low and high of the symbols)."""
-        if self.quantizer == "fixed":
-            sent = self._fixed_range(y)
-        else:
-            sent = minmax_range(y, self.quantizer == "channel")
+        sent = self._quantizer.find_range(y)
         low, high = (end.to(y.device) for end in self._scale(*sent, index, code))
         return quantize_uniform(y, self.bits, low, high), sent, (low, high)
 
@@ -239,8 +236,7 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
         return _Decoder(
             name=self.name,
             bits=self.bits,
-            quantizer=self.quantizer,
-            value_range=self.value_range,
+            quantizer=self._quantizer,
             decode_symbols=self._decode_symbols,
             scale=self._scale,
         )

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..codecs import LearnedFeatureCodec, VariableRateFeatureCodec
 from ..modeling.acceleration import find_quick_encoder
-from ..ops import FLOAT_BITS, minmax_range, quantize_uniform
+from ..ops import FLOAT_BITS, quantize_uniform
 
 __all__ = ["EdgeNetwork", "OnnxCheck", "check_onnx", "export_onnx"]
 
@@ -200,10 +200,7 @@ def check_onnx(network, path, seed=0):
 
 def _compare_symbols(wanted, values, codec):
     """Counts symbols (int, int) that differ, beyond rounding and within it."""
-    if codec.quantizer == "fixed":
-        low, high = codec.value_range
-    else:
-        low, high = minmax_range(wanted, per_channel=codec.quantizer == "channel")
+    low, high = codec.find_range(wanted)
     differ = quantize_uniform(wanted, codec.bits, low, high) != quantize_uniform(
         values, codec.bits, low, high
     )

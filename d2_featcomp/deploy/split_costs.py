@@ -24,13 +24,14 @@ from ..codecs import (
 from ..codecs.structures import OWN_LIMITS
 from ..engine.inference import build_for_inference
 from ..engine.timing import time_call, wait_for_gpu
+from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
 from ..modeling.split_backbone import DecodedLatents
 from ..modeling.split_point import BACKBONE, list_split_points
 from .onnx_export import EdgeNetwork
 
 __all__ = ["SplitCost", "find_fastest_ranges", "measure_splits"]
 
-IMAGE = "image"
+IMAGE, ANSWERS = "image", "answers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +39,17 @@ class SplitCost:
     """Costs of one split point, medians over images.
 
     Attributes:
-        name (str): of the split, e.g. "MSFC"; "image" codes the image itself.
+        name (str): of the split, e.g. "MSFC"; "image" codes the image itself, "answers" the detections
+            of an edge that computes everything.
         sends (str): what is coded: an image, or names of features.
         edge_macs, cloud_macs (float): multiply-accumulates for each pixel of the network's input.
         edge_seconds, cloud_seconds (float): of the networks.
         encode_seconds, decode_seconds (float): of the codec.
         size (float): bytes of an image's bitstream.
         split_point (str): as MODEL.FEATCOMP.SPLIT_POINT names it; "" where the network cannot be split,
-            so that the row tells what it would cost.
+            so that the row tells what it would cost, and of answers.
+        added_macs (float): what of `edge_macs` is not of the network that is split: reducing features,
+            and networks of the codec.
     """
 
     name: str
@@ -58,6 +62,7 @@ class SplitCost:
     cloud_seconds: float
     size: float
     split_point: str = IMAGE
+    added_macs: float = 0.0
 
     def seconds(self, edge_factor=1.0):
         """Sums all but the transfer, on an edge device that is so many times slower."""
@@ -74,7 +79,8 @@ def find_fastest_ranges(costs, edge_factor=1.0):
 
     Returns:
         dict[str, (float, float)]: name -> lowest and highest bandwidth, kbit/s, from 0 to infinity;
-        splits that are never the fastest, and places where the network cannot be split, are left out.
+        splits that are never the fastest, places where the network cannot be split, and answers are left
+        out.
     """
     ranges, costs = {}, [cost for cost in costs if cost.split_point]
     for one in costs:
@@ -102,7 +108,8 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
 
     The others code features as they are, quantized to `bits` in their own range: after each stage of a
     ResNet (below a pyramid with the finer stages that the pyramid needs), the whole pyramid, or after
-    each layer of a Darknet at which it can be split.
+    each layer of a Darknet at which it can be split. Of networks that detect there are the answers, too:
+    all is computed on the edge, which sends detections of MODEL.FEATCOMP.ANSWERS.SCORE or more.
 
     Args:
         cfg (CfgNode): of a network that is split, with MODEL.WEIGHTS.
@@ -113,7 +120,7 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
         progress (callable): wraps the records.
 
     Returns:
-        list[SplitCost]: from the image to the end of the backbone; the configured split last.
+        list[SplitCost]: from the image to the end of the backbone, answers, and the configured split.
 
     Raises:
         FileNotFoundError, CheckpointError: see :func:`load_weights`. ValueError: no images, or the
@@ -139,23 +146,26 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     )
     image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
     rows = {}
-    _measure_image(split, whole_network, places, records[0], feature_codec, image_codec)  # warms up
+    least_score = cfg.MODEL.FEATCOMP.ANSWERS.SCORE
+    given = split, whole_network, places, feature_codec, image_codec, least_score
+    _measure_image(records[0], *given)  # warms up
     for record in progress(records):
-        found = _measure_image(split, whole_network, places, record, feature_codec, image_codec)
+        found = _measure_image(record, *given)
         for name, values in found.items():
             rows.setdefault(name, []).append(values)
     sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
-    sends[split.split_name] = "reduced features"
-    points = {IMAGE: IMAGE, split.split_name: split.split_point.name}
+    sends |= {ANSWERS: "detections", split.split_name: "reduced features"}
+    points = {IMAGE: IMAGE, ANSWERS: "", split.split_name: split.split_point.name}
     can_be = list_split_points(whole_network.backbone)
     points |= {place.name: place.point if place.point in can_be else "" for place in places}
     return [
         SplitCost(
             name,
             sends[name],
-            *macs[name],
+            *macs[name][:2],
             *(statistics.median(column) for column in zip(*values, strict=True)),
             points[name],
+            macs[name][2],
         )
         for name, values in rows.items()
     ]
@@ -220,10 +230,21 @@ class _Cloud(nn.Module):
         return tuple(self.backbone.decode_features(decoded).values())
 
 
+class _Reduction(nn.Module):
+    """What the edge computes beside the network that is split, and the codec, as one module."""
+
+    def __init__(self, feature_split, names):
+        super().__init__()
+        self.feature_split, self._names = feature_split, names
+
+    def forward(self, *features):
+        return tuple(self.feature_split.reduce(dict(zip(self._names, features, strict=True))))
+
+
 @torch.no_grad()
 def _count_macs(split, whole_network, places, record):
-    """Counts, dict: name -> (edge, cloud), multiply-accumulates for each pixel of the network's
-    input."""
+    """Counts, dict: name -> (edge, cloud, added to the edge's part of the network), multiply-accumulates
+    for each pixel of the network's input."""
     # Not at the top: it imports what only tracing needs.
     from detectron2.utils.analysis import FlopCountAnalysis as DetectorAnalysis
 
@@ -234,24 +255,28 @@ def _count_macs(split, whole_network, places, record):
     by_module, total = whole.by_module(), whole.total()
     prefix = next(name for name in by_module if name.endswith("backbone"))
     backbone = by_module[prefix]
-    found = {IMAGE: (0, total)}
+    found = {IMAGE: (0, total, 0), ANSWERS: (total, 0, 0)}
     for place in places:
         parts = [f"{prefix}.{part}".rstrip(".") for part in place.parts]
         edge = sum(by_module[part] for part in parts)
-        found[place.name] = edge, total - edge
+        found[place.name] = edge, total - edge, 0
     edge = FlopCountAnalysis(EdgeNetwork(split), images).total()
     cloud = FlopCountAnalysis(_Cloud(split, stream), tuple(split.decode(stream))).total()
-    found[split.split_name] = edge, cloud + total - backbone
+    features = split.backbone.split_point.head(images)
+    reduction = _Reduction(split.feature_split, tuple(features))
+    added = FlopCountAnalysis(reduction, tuple(features.values())).total()
+    coding = split.feature_codec.count_macs(split.describe_stream(stream).shapes)
+    found[split.split_name] = edge + coding, coding + cloud + total - backbone, added + coding
     pixels = images.shape[-2] * images.shape[-1]
     return {name: tuple(value / pixels for value in values) for name, values in found.items()}
 
 
 @torch.no_grad()
-def _measure_image(split, whole_network, places, record, feature_codec, image_codec):
+def _measure_image(record, split, whole_network, places, feature_codec, image_codec, least_score):
     """Measures, dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
     with _timed_modules(whole_network.backbone, wanted) as seen:
-        _, total = time_call(lambda: whole_network([record]))
+        (output,), total = time_call(lambda: whole_network([record]))
     picture = record["image"].permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
     data, encode = time_call(lambda: image_codec.encode(picture))
     described = {"shape": picture.shape, "bits": 8, "lossless": False}
@@ -278,6 +303,11 @@ def _measure_image(split, whole_network, places, record, feature_codec, image_co
         data = stream.to_bytes()
         _, decode = time_call(lambda stream=stream: decompress_stream(stream, feature_codec))
         found[place.name] = edge, encode, decode, total - edge, len(data)
+    if "instances" in output:
+        data, encode = time_call(lambda: encode_answers(output, least_score))
+        _, decode = time_call(lambda: decode_answers(data))
+        size = len(make_answer_stream(data, record).to_bytes())
+        found[ANSWERS] = total, encode, decode, 0.0, size
     (features,), edge = time_call(lambda: split.edge_features([record]))
     data, encode = time_call(lambda: split.encode(features).to_bytes())
     stream = FeatureBitstream.from_bytes(data, OWN_LIMITS)

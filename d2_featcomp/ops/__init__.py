@@ -11,6 +11,8 @@ from .quantization import (
     check_bits,
     dequantize_by_table,
     dequantize_uniform,
+    deviation_range,
+    find_narrow_channels,
     minmax_range,
     quantize_minmax,
     quantize_ste,

@@ -16,6 +16,8 @@ __all__ = [
     "check_bits",
     "dequantize_by_table",
     "dequantize_uniform",
+    "deviation_range",
+    "find_narrow_channels",
     "minmax_range",
     "quantize_minmax",
     "quantize_ste",
@@ -196,6 +198,46 @@ def _float16_below(x):
     nearest = x.half()
     below = torch.nextafter(nearest, nearest.new_full((), -math.inf))
     return torch.where(nearest > x, below, nearest).float()
+
+
+def deviation_range(x, deviations):
+    """Computes the range mean - k * std to mean + k * std of a feature, as two float16.
+
+    In double precision, so that devices and orders of summation come to the same float16 unless an end
+    lies on the border between two of them by 15 digits. As in :func:`minmax_range`, low is rounded down,
+    high up, and values beyond float16 are clipped to it.
+
+    Args:
+        x (Tensor): (C, H, W) float, not empty.
+        deviations (float): k.
+
+    Returns:
+        (Tensor, Tensor): low and high, (1, 1, 1) float32 holding float16 values.
+
+    Raises:
+        ValueError: a NaN or infinity in `x`.
+    """
+    _require_finite(x)
+    values = x.detach().double()
+    mean, half = values.mean(), deviations * values.std(unbiased=False)
+    ends = torch.stack([mean - half, -mean - half]).cpu().reshape(2, 1, 1, 1)
+    low, minus_high = _float16_below(ends).to(x.device)
+    return low, -minus_high
+
+
+def find_narrow_channels(x, share):
+    """Finds the channels whose range is below a share of the range of all.
+
+    Args:
+        x (Tensor): (C, H, W) float, not empty.
+        share (float): 0..1.
+
+    Returns:
+        (Tensor, Tensor): (C, 1, 1), bool, which these are; and the middle of each channel's range, dtype
+        of `x`.
+    """
+    low, high = x.amin(dim=(1, 2), keepdim=True), x.amax(dim=(1, 2), keepdim=True)
+    return high - low < share * (high.max() - low.min()), low + (high - low) / 2
 
 
 def add_quantization_noise(x, bits, low, high, generator=None):

@@ -282,7 +282,7 @@ def test_nan_and_infinity_are_not_quantized(quantizer, value):
 
 @pytest.mark.parametrize("quantizer", ["none", "Fixed", "", None, "per_channel"])
 def test_an_unknown_quantizer_is_refused(quantizer):
-    with pytest.raises(ValueError, match="choose fixed, tensor or channel"):
+    with pytest.raises(ValueError, match="choose one of channel, deviation, fixed, narrow, tensor"):
         codec_of(quantizer=quantizer)
 
 

@@ -152,6 +152,9 @@ def from_config(*overrides, config="configs/msfc_R50.yaml", channels=4):
     class Split:
         codec_defaults = {"quantizer": "fixed"}
 
+        def read_codec_defaults(self, cfg):
+            return self.codec_defaults
+
         def reduced_shapes(self, size):
             return [(channels, 2, 2)]
 

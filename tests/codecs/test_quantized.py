@@ -30,12 +30,18 @@ def ends(y, quantizer):
     """(low, high) of the range of each image, worked out by hand."""
     if quantizer == "fixed":
         return torch.full((len(y), 1, 1, 1), -1.0), torch.full((len(y), 1, 1, 1), 1.0)
+    if quantizer == "deviation":
+        flat = y.detach().flatten(1).double()
+        mean, half = (
+            part.float()[:, None, None, None] for part in (flat.mean(1), 4 * flat.std(1, correction=0))
+        )
+        return mean - half, mean + half
     flat = y.detach().flatten(2 if quantizer == "channel" else 1)
     shape = (len(y), -1, 1, 1)
     return flat.min(-1)[0].reshape(shape), flat.max(-1)[0].reshape(shape)
 
 
-QUANTIZERS = pytest.mark.parametrize("quantizer", ["fixed", "tensor", "channel"])
+QUANTIZERS = pytest.mark.parametrize("quantizer", ["fixed", "tensor", "channel", "deviation", "narrow"])
 
 
 @QUANTIZERS
@@ -181,6 +187,10 @@ class Split:
         "train_quantization": "ste",
         "colour": False,
     }
+
+    @classmethod
+    def read_codec_defaults(cls, cfg):
+        return cls.codec_defaults
 
 
 @pytest.fixture

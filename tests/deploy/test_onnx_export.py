@@ -95,3 +95,15 @@ def test_what_differs_is_not_kept(random_network, tmp_path, monkeypatch):
 def test_an_image_needs_no_network(configured, tmp_path):
     with pytest.raises(ValueError, match="codes the image"):
         export_onnx(build_model(configured("image")).eval(), str(tmp_path / "edge.onnx"))
+
+
+def test_a_latent_without_bounds_from_averaged_levels(lively_network, tmp_path):
+    """FCTM v1: ten bits in the tensor's own range, of which many more lie on a border than of two."""
+    network, path = lively_network("fctm"), str(tmp_path / "edge.onnx")
+    (y,) = network.edge_features([{"image": torch.rand(3, 64, 96) * 255}])[0].tensors
+    assert y.std() > 0.01 and (y > 1).any()
+    found = export_onnx(network, path)
+    assert found.largest < 1e-4 and found.differing == 0 and found.compared > 80
+    assert found.on_border < 0.05 * found.compared
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert (properties["quantizer"], properties["bits"], properties["split"]) == ("tensor", "10", "MSFC")

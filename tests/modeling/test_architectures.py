@@ -10,6 +10,7 @@ from d2_featcomp.modeling.checkpoint_names import make_saved_name
 
 CASES = {
     "msfc_R50": ("loss_mask", "pred_masks"),
+    "fctm_v1_R50": ("loss_mask", "pred_masks"),
     "msfc_keypoint_R50": ("loss_keypoint", "pred_keypoints"),
     "msfc_cascade_R50": ("loss_box_reg_stage2", "pred_masks"),
     "msfc_retinanet_R50": ("loss_cls", "pred_boxes"),

@@ -34,6 +34,14 @@ class IntegerAnalysis:
     second_bias: np.ndarray
     second_scale: np.ndarray
 
+    def count_macs(self, size):
+        """Counts the multiply-accumulates for a map of height and width `size`: an int."""
+        halves = [tuple(-(-side // stride) for side in size) for stride in (2, HYPER_STRIDE)]
+        weights = (self.first_weight, self.second_weight)
+        return sum(
+            height * width * weight.size for (height, width), weight in zip(halves, weights, strict=True)
+        )
+
     def compute(self, symbols, bits):
         """
         Args:

@@ -185,6 +185,21 @@ class IntegerModel:
         self.walk(symbols.shape, add, symbols)
         return float(bits)
 
+    def count_macs(self, shape):
+        """Counts the multiply-accumulates of coding a map, (C, H, W): an int."""
+        channels, height, width = shape
+        found, first = 0, self._hyper_channels
+        if first:
+            found += self.hyper_analysis.count_macs((height, width))
+            found += self.hyper_model.count_macs((first, *_shrink((height, width))))
+        for start, group in zip(range(0, channels, self.group), self._groups, strict=False):
+            context = self.before_weight[: self.hidden, : first + start].size + group.middle.size
+            found += height * width * context
+            for phase, (y, x) in enumerate(PHASES):
+                layers = group.own[phase].size + group.hidden[phase].size + group.head[phase].size
+                found += -(-(height - y) // 2) * -(-(width - x) // 2) * layers
+        return found
+
     def walk(self, shape, code, symbols=None):
         """Goes through the hyper-latent, and the groups and phases of a map, in the order of coding.
 
@@ -228,7 +243,7 @@ class IntegerModel:
         if symbols is not None:
             odd = as_odd(symbols.astype(self._dtype), self.bits)
             symbols = self.hyper_analysis.compute(odd, bits)
-        shape = (self._hyper_channels, *(-(-side // HYPER_STRIDE) for side in size))
+        shape = (self._hyper_channels, *_shrink(size))
         found = as_odd(self.hyper_model.walk(shape, code, symbols), bits)
         enlarged = found.repeat(HYPER_STRIDE, axis=1).repeat(HYPER_STRIDE, axis=2)
         return enlarged[:, : size[0], : size[1]]
@@ -318,6 +333,11 @@ class IntegerModel:
             rows = slice(index * self.hidden, (index + 1) * self.hidden)
             start = index * self.group
             yield start, rows, slice(start * outputs, (start + self.group) * outputs)
+
+
+def _shrink(size):
+    """Height and width of a map -> those of its hyper-latent."""
+    return tuple(-(-side // HYPER_STRIDE) for side in size)
 
 
 def _find_earlier_taps(phase):

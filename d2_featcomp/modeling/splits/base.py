@@ -61,9 +61,9 @@ class FeatureSplit(nn.Module, abc.ABC):
             ("backbone", "layer" or "image", see :func:`build_split_point`; default "backbone"),
             "activated" (of a layer, default True), "from_scratch" (whether training needs no trained
             task network, default False).
-        codec_defaults (dict): the same for the codec: "quantizer" ("fixed", "tensor" or "channel"),
+        codec_defaults (dict): the same for the codec: "quantizer" (see `QUANTIZER_REGISTRY`),
             "value_range" (of "fixed"), "train_quantization" ("none", "noise" or "ste"), "colour"
-            (whether y is an image in colour).
+            (whether y is an image in colour). See :meth:`read_codec_defaults`.
     """
 
     defaults = {}
@@ -76,6 +76,15 @@ class FeatureSplit(nn.Module, abc.ABC):
         given = {new: vars(cls)[old] for old, new in earlier.items() if old in vars(cls)}
         if given:
             cls.codec_defaults = {**cls.codec_defaults, **given}
+
+    @classmethod
+    def read_codec_defaults(cls, cfg):
+        """Returns the `codec_defaults`, which of some splits depend on the config.
+
+        Args:
+            cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+        """
+        return cls.codec_defaults
 
     @abc.abstractmethod
     def reduce(self, features):

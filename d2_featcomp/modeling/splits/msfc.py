@@ -18,17 +18,9 @@ from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
+from .ssfc import SSFC_ACTIVATIONS, SSFCDecoder, SSFCEncoder
 
-__all__ = [
-    "MSFC",
-    "MSFF",
-    "MSFR",
-    "SSFCDecoder",
-    "SSFCEncoder",
-    "SqueezeExcitation",
-    "SubpixelConv2d",
-    "find_pyramid",
-]
+__all__ = ["MSFC", "MSFF", "MSFR", "SqueezeExcitation", "SubpixelConv2d", "find_pyramid"]
 
 
 class SqueezeExcitation(nn.Module):
@@ -82,53 +74,6 @@ class MSFF(nn.Module):
         size = pyramid[self.level].shape[-2:]
         aligned = [align_size(x, size, down=self.downsample) for x in pyramid]
         return self.fuse(self.attention(torch.cat(aligned, dim=1)))
-
-
-class SSFCEncoder(nn.Module):
-    """Single-stream feature codec, edge side: convolution, batch norm, tanh (sec. 3.2).
-
-    Args:
-        in_channels (int): C.
-        out_channels (int): C'.
-        kernel_size (int): odd.
-        norm (str): a Detectron2 norm, e.g. "BN", "SyncBN".
-    """
-
-    def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN"):
-        super().__init__()
-        self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
-        weight_init.c2_xavier_fill(self.conv)
-
-    def forward(self, x):
-        """(N, C, H, W) float -> (N, C', H, W) in [-1, 1]."""
-        return torch.tanh(self.conv(x))
-
-
-class SSFCDecoder(nn.Module):
-    """Single-stream feature codec, cloud side: one convolution and PReLU (sec. 3.2).
-
-    Args:
-        in_channels (int): C'.
-        out_channels (int): C.
-        kernel_size (int): odd.
-    """
-
-    def __init__(self, *, in_channels, out_channels, kernel_size=3):
-        super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-        self.activation = nn.PReLU(out_channels)
-        weight_init.c2_xavier_fill(self.conv)
-
-    def forward(self, x):
-        """(N, C', H, W) in [-1, 1] -> (N, C, H, W), the paper's F'."""
-        return self.activation(self.conv(x))
 
 
 class SubpixelConv2d(nn.Module):
@@ -318,6 +263,13 @@ class MSFC(FeatureSplit):
     def from_config(cls, cfg, backbone):
         featcomp = cfg.MODEL.FEATCOMP
         _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, DOWNSAMPLE_MODES)
+        _check_choice("SSFC.ACTIVATION", featcomp.SSFC.ACTIVATION, SSFC_ACTIVATIONS)
+        if featcomp.SSFC.ACTIVATION != "tanh" and featcomp.CODEC.QUANTIZER == "fixed":
+            raise ValueError(
+                f"MODEL.FEATCOMP.SSFC.ACTIVATION {featcomp.SSFC.ACTIVATION} gives latents without "
+                'bounds, and MODEL.FEATCOMP.CODEC.QUANTIZER is fixed: leave it "", or choose one that '
+                "measures ranges, e.g. tensor"
+            )
         _check_choice("MSFR.DOWNSAMPLE", featcomp.MSFR.DOWNSAMPLE, DOWNSAMPLE_MODES)
         _check_choice("MSFR.DIRECTION", featcomp.MSFR.DIRECTION, ("bottom_up", "top_down"))
         # Only the way down the pyramid has convolutions that could enlarge.
@@ -354,8 +306,14 @@ class MSFC(FeatureSplit):
                 out_channels=channels,
                 kernel_size=kernel_size,
                 norm=featcomp.SSFC.NORM,
+                activation=featcomp.SSFC.ACTIVATION,
             ),
-            "decoder": SSFCDecoder(in_channels=channels, out_channels=width, kernel_size=kernel_size),
+            "decoder": SSFCDecoder(
+                in_channels=channels,
+                out_channels=width,
+                kernel_size=kernel_size,
+                norm=featcomp.SSFC.DECODER_NORM,
+            ),
             "msfr": MSFR(
                 names=names,
                 strides=strides,
@@ -371,6 +329,13 @@ class MSFC(FeatureSplit):
             "stride": strides[level],
             "channels": channels,
         }
+
+    @classmethod
+    def read_codec_defaults(cls, cfg):
+        """See :meth:`FeatureSplit.read_codec_defaults`: without tanh, ranges are measured."""
+        if cfg.MODEL.FEATCOMP.SSFC.ACTIVATION == "tanh":
+            return cls.codec_defaults
+        return {**cls.codec_defaults, "quantizer": "tensor"}
 
     def reduce(self, features):
         return [self.encoder(self.msff([features[name] for name in self.fused]))]

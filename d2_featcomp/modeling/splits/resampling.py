@@ -28,11 +28,20 @@ def align_size(x, size, *, down="nearest", up="nearest"):
         return x
     if size[0] <= x.shape[-2] and size[1] <= x.shape[-1]:
         if down == "average":
-            return F.adaptive_avg_pool2d(x, size)
+            return _average(x, size)
         return F.interpolate(x, size=size, mode="nearest")
     if up == "bilinear":
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
     return F.interpolate(x, size=size, mode="nearest")
+
+
+def _average(x, size):
+    """(N, C, H, W) -> (N, C, *size), means of cells."""
+    if torch.jit.is_tracing():  # ONNX pools to any size by a constant ratio alone
+        pairs = [(int(whole), int(part)) for whole, part in zip(x.shape[-2:], size, strict=True)]
+        if all(whole % part == 0 for whole, part in pairs):
+            return F.avg_pool2d(x, [whole // part for whole, part in pairs])
+    return F.adaptive_avg_pool2d(x, size)
 
 
 def compute_level_size(image_size, stride):
