@@ -47,8 +47,9 @@ def add_featcomp_config(cfg):
     # the others.
     featcomp.SPLIT_POINT = ""
 
-    # Height and width, in pixels, of the images that the network gets, in training and in tests, whatever
-    # their shape, for networks of one input size. (): INPUT.MIN_SIZE_TEST and the like keep the shape.
+    # Height and width, in pixels, of the images that the network gets, in training and in tests,
+    # whatever their shape, for networks of one input size. (): INPUT.MIN_SIZE_TEST and the like keep the
+    # shape.
     featcomp.INPUT_SIZE = ()
 
     # How the reduced features become bytes. Evaluation always runs through it.

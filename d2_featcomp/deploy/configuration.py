@@ -55,8 +55,9 @@ def describe_network(cfg, network, categories):
     Returns:
         dict: of plain types: "config" (YAML), "fingerprint" and "fingerprint_v1" (hexadecimal; the
         latter of bitstreams of format 1), "split", "split_point", "categories", "input" (format "BGR" or
-        "RGB"; "min_size" and "max_size", shortest and longest side in pixels, or "size", height and width
-        where all images have one; mean and std of the channels in that order) and "codec" (name, description and, of those that quantize uniformly, bits, quantizer, value_range).
+        "RGB"; "min_size" and "max_size", shortest and longest side in pixels, or "size", height and
+        width, where all images have one; mean and std of the channels in that order) and "codec" (name,
+        description and, of those that quantize uniformly, bits, quantizer, value_range).
     """
     codec = network.feature_codec
     return {

@@ -29,8 +29,8 @@ __all__ = [
 
 
 def setup_config(config_file, overrides=()):
-    """Reads a config file, with the keys of d2_featcomp, of `CONFIG_REGISTRY` and, where it is installed,
-    of PointRend.
+    """Reads a config file, with the keys of d2_featcomp, of `CONFIG_REGISTRY` and, where it is
+    installed, of PointRend.
 
     Data sets named `images:FOLDER` are registered.
 

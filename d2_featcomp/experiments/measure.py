@@ -42,6 +42,7 @@ from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .collecting import can_collect, collect, evaluate_collected
+from .differences import copy_matches, remove_matches
 from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
 from .records import Records, locked
 
@@ -401,8 +402,16 @@ class _Recorded(_Network):
         order = [setting.symbols.get(position, "") for position in range(len(self.dataset))]
         path = self._path(f"{self.key}-{digest(order)}")
         found = self._read(path) if comm.is_main_process() else None
+        stem, own = (
+            path.removesuffix("result.json"),
+            os.path.join(setting.cfg.OUTPUT_DIR, "inference", ""),
+        )
         if comm.all_gather(found is not None)[0]:
+            if found:
+                copy_matches(stem, own)
             return found["results"] if found else {}
+        if comm.is_main_process():
+            remove_matches(own)
         places = {}
         if comm.is_main_process():
             places = self._places(self.places, enumerate(order))
@@ -414,6 +423,7 @@ class _Recorded(_Network):
             results.update(evaluate_collected(evaluator, collected) or {})
         results = json.loads(json.dumps(results, default=float))
         if comm.is_main_process():
+            copy_matches(own, stem)
             write_text(json.dumps({"symbols": order, "results": results}), path)
         return results
 

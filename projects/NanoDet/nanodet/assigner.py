@@ -1,7 +1,7 @@
 """Which locations belong to which object.
 
-Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
-Selection", CVPR 2020.
+Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training
+Sample Selection", CVPR 2020.
 
 Shape shorthand in this module:
     G: objects of an image; R: locations of all levels together; T: candidates of an object
@@ -18,10 +18,10 @@ _ANCHOR = 5.0  # side of a location's square, in strides, by whose overlap objec
 def assign_atss(centres, strides, boxes, topk=9):
     """Assigns locations to objects (ATSS algorithm 1).
 
-    The candidates of an object are the `topk` locations of each level nearest to its centre. Those belong
-    to it whose squares (5 strides wide) overlap it by at least the mean plus the standard deviation of its
-    candidates' overlaps, and whose centres lie inside it. A location that several objects would have
-    belongs to the one that its square overlaps most.
+    The candidates of an object are the `topk` locations of each level nearest to its centre. Those
+    belong to it whose squares (5 strides wide) overlap it by at least the mean plus the standard
+    deviation of its candidates' overlaps, and whose centres lie inside it. A location that several
+    objects would have belongs to the one that its square overlaps most.
 
     Args:
         centres (list[Tensor]): of each level (L, 2) float, x and y in pixels.

@@ -1,7 +1,7 @@
 """The backbone of NanoDet-g: a cross-stage partial network of plain convolutions, and a pyramid on it.
 
-Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPRW 2020; Liu et al.,
-"Path Aggregation Network for Instance Segmentation", CVPR 2018. Layout as in the file of weights.
+Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPRW 2020; Liu et
+al., "Path Aggregation Network for Instance Segmentation", CVPR 2018. Layout as in the file of weights.
 
 Shape shorthand in this module:
     N: images of a batch; h, w: height and width of the padded images, multiples of 32; s: a stride
@@ -98,8 +98,8 @@ class CSPNet(Backbone):
 
 
 class PAN(Backbone):
-    """A path aggregation network without convolutions of its own but the lateral ones: levels are resized
-    bilinearly and added, from the coarsest down and then from the finest up.
+    """A path aggregation network without convolutions of its own but the lateral ones: levels are
+    resized bilinearly and added, from the coarsest down and then from the finest up.
 
     Args:
         bottom_up (CSPNet): whose last three outputs become the levels "p3", "p4" and "p5".

@@ -47,8 +47,8 @@ class NanoDetHead(nn.Module):
             features (list[Tensor]): of each level (N, channels, H, W) float.
 
         Returns:
-            list[(Tensor, Tensor)]: of each level class logits (N, L, K), and logits of the distances from
-            a location's centre to left, top, right and bottom, (N, L, 4, B), in strides.
+            list[(Tensor, Tensor)]: of each level class logits (N, L, K), and logits of the distances
+            from a location's centre to left, top, right and bottom, (N, L, 4, B), in strides.
         """
         predictions = []
         for x, level in zip(features, self.levels, strict=True):

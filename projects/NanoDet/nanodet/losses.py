@@ -23,8 +23,8 @@ def quality_focal_loss(logits, quality, beta=2.0):
 
     Args:
         logits (Tensor): any shape, float.
-        quality (Tensor): same shape, y in 0..1: the overlap where a location belongs to an object of that
-            class, else 0.
+        quality (Tensor): same shape, y in 0..1: the overlap where a location belongs to an object of
+            that class, else 0.
         beta (float): how much less easy examples count.
 
     Returns:
@@ -35,7 +35,7 @@ def quality_focal_loss(logits, quality, beta=2.0):
 
 
 def distribution_focal_loss(logits, target):
-    """Computes the distribution focal loss: cross-entropy with the two bins around a distance (GFL eq. 6).
+    """Computes the distribution focal loss: cross-entropy with a distance's two bins (GFL eq. 6).
 
     Args:
         logits (Tensor): (..., B) float.

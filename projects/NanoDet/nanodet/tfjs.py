@@ -1,8 +1,8 @@
 """Files of TensorFlow.js graph models: a JSON file of the graph, and shards of its weights beside it.
 
-Key `weightsManifest` lists groups, each with `paths` of its shards and `weights`: name, shape, dtype and,
-where they are stored in another type, `quantization`. A group's numbers lie in its shards one weight after
-the other, little-endian.
+Key `weightsManifest` lists groups, each with `paths` of its shards and `weights`: name, shape, dtype
+and, where they are stored in another type, `quantization`. A group's numbers lie in its shards one
+weight after the other, little-endian.
 """
 
 import json
@@ -27,8 +27,8 @@ def read_convolutions(path):
         path (str): of the JSON file.
 
     Returns:
-        list[(str, ndarray, ndarray)]: name, weight (O, I, K, K) and bias (O,), both float32, in the order
-        in which the graph was built.
+        list[(str, ndarray, ndarray)]: name, weight (O, I, K, K) and bias (O,), both float32, in the
+        order in which the graph was built.
 
     Raises:
         TFJSError: the file is damaged, a shard is missing or of another size, or a convolution has no
@@ -124,14 +124,15 @@ def load_tfjs_weights(network, path):
     found = read_convolutions(path)
     if len(found) != len(layers):
         raise TFJSError(
-            f"{path!r} has {len(found)} convolutions, this network {len(layers)}: it is of another network"
+            f"{path!r} has {len(found)} convolutions, this network {len(layers)}: it is of another "
+            "network (MODEL.NANODET)"
         )
     for (name, layer), (given, weight, bias) in zip(layers, found, strict=True):
         shapes = tuple(layer.weight.shape), tuple(layer.bias.shape)
         if (weight.shape, bias.shape) != shapes:
             raise TFJSError(
-                f"{path!r}: {given!r} has weights {weight.shape} and biases {bias.shape}, {name} of this "
-                f"network {shapes[0]} and {shapes[1]}: it is of another network or number of classes "
+                f"{path!r}: {given!r} has weights {weight.shape} and biases {bias.shape}, {name} of "
+                f"this network {shapes[0]} and {shapes[1]}: it is of another network or number of classes "
                 "(MODEL.NANODET)"
             )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
