@@ -132,8 +132,8 @@ def load_tfjs_weights(network, path):
         if (weight.shape, bias.shape) != shapes:
             raise TFJSError(
                 f"{path!r}: {given!r} has weights {weight.shape} and biases {bias.shape}, {name} of "
-                f"this network {shapes[0]} and {shapes[1]}: it is of another network or number of classes "
-                "(MODEL.NANODET)"
+                f"this network {shapes[0]} and {shapes[1]}: it is of another network or number of "
+                "classes (MODEL.NANODET)"
             )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise TFJSError(f"{path!r}: {given!r} has values that are not finite: the file is damaged")
