@@ -112,6 +112,7 @@ def _import_file(path):
 
 
 def _import_folder(path):
+    """Imports a package by its folder; its parts are found as those of any package."""
     folder, name = os.path.split(os.path.realpath(path))
     if folder not in sys.path:
         sys.path.append(folder)

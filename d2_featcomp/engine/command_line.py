@@ -67,7 +67,10 @@ def setup_config(config_file, overrides=()):
             cfg = merge_config_file(cfg, config_file)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{config_file or 'config'}: {error}") from error
+        hint = (
+            "; --import adds those of another project" if "Non-existent config key" in str(error) else ""
+        )
+        raise ValueError(f"{config_file or 'config'}: {error}{hint}") from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
