@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts, transforms
+from detectron2.data import DatasetMapper, transforms
 from detectron2.data import detection_utils as utils
 from detectron2.utils.registry import Registry
 
 from .disparity import convert_disparity, read_stored_disparity
 from .images import read_image, read_sem_seg
-from .requirements import find_network_name, require_labels
+from .requirements import find_network_name, load_records, require_labels
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
@@ -248,7 +248,7 @@ def train_dicts(cfg):
         ValueError: there are fewer than that; or the network cannot be trained on their annotations, see
             :func:`require_labels`.
     """
-    dicts = get_detection_dataset_dicts(
+    dicts = load_records(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE

@@ -20,10 +20,7 @@ import os
 from collections import OrderedDict
 
 import torch
-from detectron2.data import (
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import print_csv_format, verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -33,6 +30,7 @@ from tqdm import tqdm
 from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
+from ..data.requirements import load_records
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
@@ -123,7 +121,7 @@ def _find_networks(settings, folder):
         dataset = cfg.DATASETS.TEST[0]
         if dataset not in datasets:
             require_data([dataset])
-            records = get_detection_dataset_dicts([dataset], filter_empty=False)
+            records = load_records([dataset], filter_empty=False)
             datasets[dataset] = records, digest_data(dataset, records) if folder else ""
         records, data = datasets[dataset]
         key = digest([pick_measured_keys(cfg), hash_file(cfg.MODEL.WEIGHTS), data, versions])
