@@ -1,7 +1,9 @@
 """projects/NanoDet: another lab's detector, and MSFC on it."""
 
+import json
 import math
 
+import processes
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -186,3 +188,32 @@ def test_msfc_is_trained_and_the_frozen_detector_stays(build, loss):
     }
     assert changed and all(name.startswith(("feature_split.", "feature_codec.")) for name in changed)
     assert any(name.startswith("feature_split.msff.") for name in changed)
+
+
+def test_the_tools_train_and_measure_it(few_scenes, tmp_path):
+    """All stages from labels on, and evaluation through bytes after each."""
+    overrides = {
+        "MODEL.NANODET.NUM_CLASSES": 6,
+        "MODEL.NANODET.SCORE_THRESH_TEST": 0.0,
+        "MODEL.FEATCOMP.INPUT_SIZE": "(64, 64)",
+        "MODEL.FEATCOMP.TRAIN.STEPS": "(1, 2, 3)",
+        **{f"MODEL.FEATCOMP.TRAIN.STEP{stage}.MAX_ITER": 2 for stage in (1, 2, 3)},
+        "DATASETS.TRAIN": "('few_train',)",
+        "DATASETS.TEST": "('few_val',)",
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": 2,
+        "TEST.EVAL_PERIOD": 0,
+        "OUTPUT_DIR": tmp_path / "output",
+    }
+    arguments = ["--import", "projects/NanoDet/nanodet", "--config-file", CONFIG, *TINY]
+    arguments += [part for pair in overrides.items() for part in pair]
+    environment = {"DETECTRON2_DATASETS": str(few_scenes)}
+    status, _, stderr = processes.call(
+        "tools/train_net.py", list(map(str, arguments)), tmp_path / "told", environment
+    )
+    assert status == 0, stderr
+    for stage, measured in ((1, {"bbox/AP"}), (3, {"bbox/AP", "feature_rate/BPFE"})):
+        lines = (tmp_path / "output" / f"step{stage}" / "metrics.json").read_text().splitlines()
+        assert measured <= json.loads(lines[-1]).keys()
+    weights = torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["model"]
+    assert "head.levels.2.0.weight" in weights and "feature_codec.context_models.0.head_bias" in weights
