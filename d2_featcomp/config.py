@@ -1,8 +1,15 @@
 """Configuration keys of d2_featcomp, all below `MODEL.FEATCOMP`."""
 
 from detectron2.config import CfgNode as CN
+from detectron2.utils.registry import Registry
 
-__all__ = ["add_featcomp_config"]
+__all__ = ["CONFIG_REGISTRY", "add_featcomp_config"]
+
+CONFIG_REGISTRY = Registry("CONFIG")
+CONFIG_REGISTRY.__doc__ = """
+Registry of functions that add the keys of another project to a config: called as `function(cfg)`, after
+:func:`add_featcomp_config`, wherever the tools make a config.
+"""
 
 
 def add_featcomp_config(cfg):
@@ -40,6 +47,11 @@ def add_featcomp_config(cfg):
     # own: "image" for ImageSplit, the layer of LAYER for BaF and IntermediateLayerSplit, "backbone" for
     # the others.
     featcomp.SPLIT_POINT = ""
+
+    # Height and width, in pixels, of the images that the network gets, in training and in tests,
+    # whatever their shape, for networks of one input size. (): INPUT.MIN_SIZE_TEST and the like keep the
+    # shape.
+    featcomp.INPUT_SIZE = ()
 
     # How the reduced features become bytes. Evaluation always runs through it.
     featcomp.CODEC = CN()

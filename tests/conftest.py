@@ -93,6 +93,20 @@ def build_yolo(networks):
     return build
 
 
+@pytest.fixture(scope="module")
+def nanodet():
+    """The package of projects/NanoDet, imported as the tools do it; its config keys are there for the
+    tests of one file alone."""
+    from d2_featcomp.config import CONFIG_REGISTRY
+    from d2_featcomp.engine.arguments import import_modules
+
+    import_modules(["projects/NanoDet/nanodet"])
+    package, name = sys.modules["nanodet"], "add_nanodet_config"
+    CONFIG_REGISTRY._obj_map[name] = package.add_nanodet_config
+    yield package
+    del CONFIG_REGISTRY._obj_map[name]
+
+
 @pytest.fixture
 def write_darknet():
     """Writes a network's own parameters as Darknet does; norms get random statistics first."""

@@ -108,6 +108,9 @@ PROTOCOLS = {
     "scenes_msfc_R18": (*SCENES, ""),
 }
 
+# Below projects/, of networks that are not in the package.
+PROJECT_PROTOCOLS = {"NanoDet/configs/nanodet_msfc": (*COCO, "")}
+
 # Config, and the weights that the trainings start from where these are not the experiment's own.
 EXPERIMENTS = {
     "BaF/photos": ("photos_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
@@ -123,6 +126,7 @@ EXPERIMENTS = {
     "MSFC/scenes": ("scenes_msfc_R18", []),
     "MSFC/scenes_long": ("scenes_msfc_R18", []),
     "MSFC/stride32_learned": ("quick/msfc_R18_learned", []),
+    "NanoDet/coco": ("../projects/NanoDet/configs/nanodet_msfc", ["nanodet/nanodet-g.pth"]),
 }
 
 
@@ -132,13 +136,22 @@ def names_of(folder):
 
 def test_no_config_and_no_experiment_is_left_out():
     assert names_of(ROOT / "configs") == set(PROTOCOLS)
-    assert names_of(ROOT / "projects") == {*EXPERIMENTS, "MSFC/deployment/ray_serve"}
+    others = {*PROJECT_PROTOCOLS, "MSFC/deployment/ray_serve"}
+    assert names_of(ROOT / "projects") == {*EXPERIMENTS, *others}
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocol(name):
-    train, test, train_images, test_images, weights = PROTOCOLS[name]
-    cfg = setup_config(str(ROOT / "configs" / f"{name}.yaml"))
+    check_protocol(ROOT / "configs" / f"{name}.yaml", *PROTOCOLS[name])
+
+
+@pytest.mark.parametrize("name", PROJECT_PROTOCOLS)
+def test_protocol_of_a_project(name, nanodet):
+    check_protocol(ROOT / "projects" / f"{name}.yaml", *PROJECT_PROTOCOLS[name])
+
+
+def check_protocol(path, train, test, train_images, test_images, weights):
+    cfg = setup_config(str(path))
     assert ((train,), (test,)) == (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     assert (cfg.MODEL.FEATCOMP.TRAIN.IMAGES or IMAGES[train]) == train_images
     assert IMAGES[test] == test_images

@@ -5,19 +5,20 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts, transforms
+from detectron2.data import DatasetMapper, transforms
 from detectron2.data import detection_utils as utils
 from detectron2.utils.registry import Registry
 
 from .disparity import convert_disparity, read_stored_disparity
 from .images import read_image, read_sem_seg
-from .requirements import find_network_name, require_labels
+from .requirements import find_network_name, load_records, require_labels
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
     "ImageMapper",
     "MultiTaskMapper",
     "build_test_mapper",
+    "build_test_resize",
     "build_train_mapper",
     "train_dicts",
 ]
@@ -45,7 +46,9 @@ class ImageMapper(DatasetMapper):
     @classmethod
     def from_config(cls, cfg, is_train=True):
         labels = _sem_seg_labels(cfg) if find_network_name(cfg) in _SEMANTIC_NETWORKS else {}
-        return {**super().from_config(cfg, is_train), **labels}
+        settings = super().from_config(cfg, is_train)
+        settings["augmentations"] = _resize_to_input_size(cfg, settings["augmentations"])
+        return {**settings, **labels}
 
     def __call__(self, record):
         """Maps a record to what a network takes.
@@ -102,7 +105,7 @@ class MultiTaskMapper:
     def from_config(cls, cfg, is_train=True):
         chosen = DatasetMapper.from_config(cfg, is_train)
         return {
-            "augmentations": chosen["augmentations"],
+            "augmentations": _resize_to_input_size(cfg, chosen["augmentations"]),
             "image_format": chosen["image_format"],
             **_sem_seg_labels(cfg),
         }
@@ -175,6 +178,34 @@ def _width_scale(applied):
     return scale
 
 
+def _resize_to_input_size(cfg, augmentations):
+    """Puts `MODEL.FEATCOMP.INPUT_SIZE`, where it is set, in the place of Detectron2's own resizing."""
+    size = cfg.MODEL.FEATCOMP.INPUT_SIZE
+    if not size:
+        return augmentations
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"MODEL.FEATCOMP.INPUT_SIZE is {size}: give (height, width) in pixels, or ()")
+    resize = transforms.Resize(tuple(size))
+    return [
+        resize if isinstance(each, transforms.ResizeShortestEdge) else each for each in augmentations
+    ]
+
+
+def build_test_resize(cfg):
+    """Builds what resizes an image in tests and in use.
+
+    Args:
+        cfg (CfgNode): `MODEL.FEATCOMP.INPUT_SIZE` or `INPUT.MIN_SIZE_TEST` and `MAX_SIZE_TEST` are used.
+
+    Returns:
+        Augmentation: of Detectron2.
+
+    Raises:
+        ValueError: INPUT_SIZE is not two positive numbers.
+    """
+    return _resize_to_input_size(cfg, utils.build_augmentation(cfg, is_train=False))[0]
+
+
 def build_train_mapper(cfg):
     """Builds the mapper of training records.
 
@@ -217,7 +248,7 @@ def train_dicts(cfg):
         ValueError: there are fewer than that; or the network cannot be trained on their annotations, see
             :func:`require_labels`.
     """
-    dicts = get_detection_dataset_dicts(
+    dicts = load_records(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE

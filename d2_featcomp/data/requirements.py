@@ -1,8 +1,16 @@
-"""Checks of the training data against what a network needs, before the training starts."""
+"""Checks of the data: that they are there, and that they have what a network is trained on."""
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 
-__all__ = ["find_class_setting", "find_network_name", "predicts_masks", "require_labels"]
+from .datasets.scenes import find_data_root
+
+__all__ = [
+    "find_class_setting",
+    "find_network_name",
+    "load_records",
+    "predicts_masks",
+    "require_labels",
+]
 
 # Meta-architecture -> the config node that holds its number of classes of instances.
 _CLASS_NODES = {
@@ -11,6 +19,30 @@ _CLASS_NODES = {
     "RetinaNet": "RETINANET",
     "YOLOV3": "YOLOV3",
 }
+
+
+def load_records(names, **options):
+    """Loads the records of data sets, as Detectron2's `get_detection_dataset_dicts`.
+
+    Args:
+        names (sequence[str]): registered.
+        options: of that function.
+
+    Returns:
+        list[dict]
+
+    Raises:
+        FileNotFoundError: a file of theirs is missing; tells where data sets are looked for.
+    """
+    try:
+        return get_detection_dataset_dicts(names, **options)
+    except FileNotFoundError as error:
+        if error.filename is None:  # it says already what is missing, and of what
+            raise
+        raise FileNotFoundError(
+            f"no file {error.filename!r}, which is of {', '.join(map(repr, names))}: put the data set "
+            f"there, or set DETECTRON2_DATASETS (now {find_data_root()!r}) to the folder of yours"
+        ) from error
 
 
 def find_network_name(cfg):

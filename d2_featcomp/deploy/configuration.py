@@ -55,8 +55,9 @@ def describe_network(cfg, network, categories):
     Returns:
         dict: of plain types: "config" (YAML), "fingerprint" and "fingerprint_v1" (hexadecimal; the
         latter of bitstreams of format 1), "split", "split_point", "categories", "input" (format "BGR" or
-        "RGB", shortest and longest side in pixels, mean and std of the channels in that order) and
-        "codec" (name, description and, of those that quantize uniformly, bits, quantizer, value_range).
+        "RGB"; "min_size" and "max_size", shortest and longest side in pixels, or "size", height and
+        width, where all images have one; mean and std of the channels in that order) and "codec" (name,
+        description and, of those that quantize uniformly, bits, quantizer, value_range).
     """
     codec = network.feature_codec
     return {
@@ -68,8 +69,7 @@ def describe_network(cfg, network, categories):
         "categories": [dict(category) for category in categories],
         "input": {
             "format": cfg.INPUT.FORMAT,
-            "min_size": cfg.INPUT.MIN_SIZE_TEST,
-            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            **_describe_size(cfg),
             "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
             "std": list(map(float, cfg.MODEL.PIXEL_STD)),
         },
@@ -80,6 +80,12 @@ def describe_network(cfg, network, categories):
             "value_range": list(map(float, getattr(codec, "value_range", ()))),
         },
     }
+
+
+def _describe_size(cfg):
+    if cfg.MODEL.FEATCOMP.INPUT_SIZE:
+        return {"size": list(cfg.MODEL.FEATCOMP.INPUT_SIZE)}
+    return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
 
 def read_dumped_config(text, overrides=(), source="config"):

@@ -31,8 +31,8 @@ def parse_arguments(parser, arguments=None):
         action="append",
         default=[],
         metavar="MODULE",
-        help="import a module, or a .py file, that registers data sets, splits, codecs, heads; can be "
-        "repeated",
+        help="import a module, a .py file or the folder of a package that registers data sets, splits, "
+        "codecs, networks; can be repeated",
     )
     takes_overrides = False
     for action in parser._actions:
@@ -74,7 +74,7 @@ def import_modules(names):
 
     Args:
         names (sequence[str]): of modules, looked for in the working directory, too; or paths of .py
-            files.
+            files, or of folders of packages, whose name is the folder's.
 
     Raises:
         ImportError: there is none of that name, or it cannot be imported.
@@ -83,7 +83,12 @@ def import_modules(names):
         sys.path.append(os.getcwd())
     for name in names:
         try:
-            _import_file(name) if name.endswith(".py") else importlib.import_module(name)
+            if name.endswith(".py"):
+                _import_file(name)
+            elif os.sep in name:
+                _import_folder(name)
+            else:
+                importlib.import_module(name)
         except Exception as error:  # whatever its code raises
             reason = f"{type(error).__name__}: {error}"
             raise ImportError(f"--import {name}: it cannot be imported ({reason})") from error
@@ -104,3 +109,13 @@ def _import_file(path):
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _import_folder(path):
+    """Imports a package by its folder; its parts are found as those of any package."""
+    folder, name = os.path.split(os.path.realpath(path))
+    if folder not in sys.path:
+        sys.path.append(folder)
+    found = importlib.import_module(name)
+    if os.path.dirname(os.path.realpath(found.__file__)) != os.path.join(folder, name):
+        raise ImportError(f"another package {name!r} was found first, {found.__file__!r}")

@@ -5,11 +5,11 @@ import os
 import random
 
 import torch
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.mappers import build_test_mapper
+from ..data.requirements import load_records
 from ..files import write_text
 from ..modeling import BaF, InsideLayer, format_channel_order, read_channel_order
 from ..ops import ChannelCorrelation, ConvolutionFit, rank_channels
@@ -126,7 +126,7 @@ def _require_same_order(cfg, split):
 def _layer_inputs(cfg, network, images, task):
     """Yields (1, Q, H, W), the input of the layer at the split point, of randomly chosen training
     images."""
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    records = load_records(cfg.DATASETS.TRAIN, filter_empty=False)
     chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
     mapper = build_test_mapper(cfg)
     point, training = network.split_point, network.training

@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessExitedException
 
-from ..config import add_featcomp_config
+from ..config import CONFIG_REGISTRY, add_featcomp_config
 from ..data.datasets.image_folders import register_image_folders
 from ..modeling import find_split_name
 from .arguments import import_modules
@@ -29,7 +29,8 @@ __all__ = [
 
 
 def setup_config(config_file, overrides=()):
-    """Reads a config file, with the keys of d2_featcomp and, where it is installed, of PointRend.
+    """Reads a config file, with the keys of d2_featcomp, of `CONFIG_REGISTRY` and, where it is
+    installed, of PointRend.
 
     Data sets named `images:FOLDER` are registered.
 
@@ -52,6 +53,8 @@ def setup_config(config_file, overrides=()):
         from detectron2.projects.point_rend import add_pointrend_config
 
         add_pointrend_config(cfg)
+    for _, add_keys in CONFIG_REGISTRY:
+        add_keys(cfg)
     if config_file and not os.path.isfile(config_file):
         raise FileNotFoundError(f"no config file {config_file!r}")
     try:
@@ -67,7 +70,10 @@ def setup_config(config_file, overrides=()):
             codec.QUALITY = float(codec.QUALITY)
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{config_file or 'config'}: {error}") from error
+        hint = (
+            "; --import adds those of another project" if "Non-existent config key" in str(error) else ""
+        )
+        raise ValueError(f"{config_file or 'config'}: {error}{hint}") from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

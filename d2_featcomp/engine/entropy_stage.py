@@ -6,13 +6,13 @@ import os
 import time
 
 import torch
-from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..codecs.images.raw import count_fixed_length_bytes
 from ..data.mappers import build_test_mapper
+from ..data.requirements import load_records
 from .checkpoint import FeatCompCheckpointer, save_weights, write_checkpoint
 from .weight_files import read_weight_file
 
@@ -110,7 +110,7 @@ def _fit(cfg, output, weights, resume):
 @torch.no_grad()
 def _collect(model, cfg, count):
     """list of images, each a list of (C, H, W) Tensors on the CPU: what the codec is fitted to."""
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    records = load_records(cfg.DATASETS.TRAIN, filter_empty=False)
     order = torch.randperm(len(records), generator=_generator(cfg.SEED))[:count].tolist()
     mapper, codec = build_test_mapper(cfg), model.feature_codec
     model.accelerate()

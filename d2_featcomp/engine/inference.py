@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from detectron2.data import transforms
 from detectron2.modeling import build_model
 
+from ..data.mappers import build_test_resize
 from ..modeling import SplitNetwork
 from .checkpoint import load_weights
 
@@ -62,7 +62,7 @@ def make_input(picture, cfg):
 
     Args:
         picture (ndarray): (H, W, 3) uint8 RGB.
-        cfg (CfgNode): `INPUT.MIN_SIZE_TEST`, `MAX_SIZE_TEST` and `FORMAT` are used.
+        cfg (CfgNode): see :func:`build_test_resize`; `INPUT.FORMAT` is used, too.
 
     Returns:
         dict: as a Detectron2 network takes it.
@@ -71,14 +71,13 @@ def make_input(picture, cfg):
         ValueError: it is so narrow that nothing of it is left at that size.
     """
     height, width = picture.shape[:2]
-    longest = cfg.INPUT.MAX_SIZE_TEST
-    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, longest)
-    if 0 in resize.get_output_shape(height, width, cfg.INPUT.MIN_SIZE_TEST, longest):
+    transform = build_test_resize(cfg).get_transform(picture)
+    if 0 in (getattr(transform, "new_h", height), getattr(transform, "new_w", width)):
         raise ValueError(
             f"an image of {width} x {height} pixels has no width or height left where its longer side "
-            f"has {longest} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
+            f"has {cfg.INPUT.MAX_SIZE_TEST} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
         )
-    pixels = resize.get_transform(picture).apply_image(picture)
+    pixels = transform.apply_image(picture)
     if cfg.INPUT.FORMAT == "BGR":
         pixels = pixels[:, :, ::-1]
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))

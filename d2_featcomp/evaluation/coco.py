@@ -3,13 +3,15 @@
 import contextlib
 import io
 import logging
+import os
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
 from ..data.coco_annotations import FORMAT_ERRORS, explain_format_error, normalize_coco
+from .average_precision import ImageMatches
 
-__all__ = ["CheckedCOCOEvaluator"]
+__all__ = ["CheckedCOCOEvaluator", "name_matches"]
 
 # What is predicted -> key of an annotation, in words, and the setting that switches it on.
 _PARTS = {
@@ -18,9 +20,16 @@ _PARTS = {
 }
 
 
+def name_matches(task):
+    """Names the file of :class:`ImageMatches` that an evaluator writes, of "bbox", "segm" or
+    "keypoints"; of "*" the pattern of all."""
+    return f"matches_{task}.npz"
+
+
 class CheckedCOCOEvaluator(COCOEvaluator):
     """Detectron2's evaluator; what would end the evaluation, or make its result wrong, is told or mended
-    when it is built, before images are computed.
+    when it is built, before images are computed. Beside its predictions it writes how they were matched
+    to objects, :class:`ImageMatches`.
 
     Args:
         dataset_name (str): registered, and loaded once.
@@ -76,3 +85,9 @@ class CheckedCOCOEvaluator(COCOEvaluator):
                     f"{self._path!r}: {without} of {len(annotations)} annotations are without {words} "
                     f"({key!r}), which the network predicts: add them, or set {setting} to False"
                 )
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        if coco_eval is not None and self._output_dir:
+            path = os.path.join(self._output_dir, name_matches(iou_type))
+            ImageMatches.from_evaluation(coco_eval).save(path)
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)

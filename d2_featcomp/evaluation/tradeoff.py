@@ -10,6 +10,7 @@ from tabulate import tabulate
 from .. import files
 
 __all__ = [
+    "AP_COLUMNS",
     "COLUMNS",
     "DEFAULT_COLUMNS",
     "OF_MEANS",
@@ -40,6 +41,9 @@ COLUMNS = {
     "kB/image": ("feature_rate", "kB", 3),
     "times smaller": ("feature_rate", "times_smaller", 0),
 }
+
+# Those of average precision, of which intervals are known.
+AP_COLUMNS = ("box AP", "box AP50", "mask AP", "keypoint AP")
 
 _HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}  # of printed tables
 

@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from ..engine.steps import require_stage_settings
-from ..evaluation.tradeoff import COLUMNS
+from ..evaluation.tradeoff import AP_COLUMNS, COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys
 from .seeds import name_repeat
@@ -60,6 +60,9 @@ def check_plan(plan):
     for number, wanted in enumerate(plan.bd_rates):
         with at(f"bd_rates[{number}]"):
             _check_bd_rate(wanted, plan)
+    for number, wanted in enumerate(plan.differences):
+        with at(f"differences[{number}]"):
+            _check_difference(wanted, plan)
     for number, goal in enumerate(plan.goals):
         with at(f"goals[{number}]"):
             _check_goal(goal, plan)
@@ -112,6 +115,17 @@ def _check_bd_rate(wanted, plan):
     _require("method", wanted.method, ("cubic", "pchip", "akima"))
     if type(wanted.points) is not int or wanted.points < 0:
         raise ValueError(f"points must be a whole number from 0, not {wanted.points!r}")
+
+
+def _check_difference(wanted, plan):
+    labels = {point.label for point in plan.points.values()}
+    if bool(wanted.setting) == bool(wanted.curve):
+        raise ValueError("it needs either setting or curve")
+    _require("setting", wanted.setting, {"", *labels})
+    _require("curve", wanted.curve, {"", *(curve.name for curve in plan.curves)})
+    _require("setting (minus)", wanted.minus, labels)
+    for column in wanted.columns:
+        _require("column", column, AP_COLUMNS)
 
 
 def _check_goal(goal, plan):

@@ -20,10 +20,7 @@ import os
 from collections import OrderedDict
 
 import torch
-from detectron2.data import (
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import print_csv_format, verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -33,6 +30,7 @@ from tqdm import tqdm
 from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
+from ..data.requirements import load_records
 from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
@@ -42,6 +40,7 @@ from ..evaluation.tradeoff import format_table, make_rows
 from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .collecting import can_collect, collect, evaluate_collected
+from .differences import copy_matches, remove_matches
 from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
 from .records import Records, locked
 
@@ -122,7 +121,7 @@ def _find_networks(settings, folder):
         dataset = cfg.DATASETS.TEST[0]
         if dataset not in datasets:
             require_data([dataset])
-            records = get_detection_dataset_dicts([dataset], filter_empty=False)
+            records = load_records([dataset], filter_empty=False)
             datasets[dataset] = records, digest_data(dataset, records) if folder else ""
         records, data = datasets[dataset]
         key = digest([pick_measured_keys(cfg), hash_file(cfg.MODEL.WEIGHTS), data, versions])
@@ -401,8 +400,16 @@ class _Recorded(_Network):
         order = [setting.symbols.get(position, "") for position in range(len(self.dataset))]
         path = self._path(f"{self.key}-{digest(order)}")
         found = self._read(path) if comm.is_main_process() else None
+        stem, own = (
+            path.removesuffix("result.json"),
+            os.path.join(setting.cfg.OUTPUT_DIR, "inference", ""),
+        )
         if comm.all_gather(found is not None)[0]:
+            if found:
+                copy_matches(stem, own)
             return found["results"] if found else {}
+        if comm.is_main_process():
+            remove_matches(own)
         places = {}
         if comm.is_main_process():
             places = self._places(self.places, enumerate(order))
@@ -414,6 +421,7 @@ class _Recorded(_Network):
             results.update(evaluate_collected(evaluator, collected) or {})
         results = json.loads(json.dumps(results, default=float))
         if comm.is_main_process():
+            copy_matches(own, stem)
             write_text(json.dumps({"symbols": order, "results": results}), path)
         return results
 

@@ -43,6 +43,9 @@ Its keys, all of which may be left out but for some curve, level or anchor:
     bd_rates:                        # how many percent more bits a curve needs than another
       - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
       - {anchor: JPEG pyramid, test: MSFC, columns: [box AP], points: 5}  # of each curve, the first
+    differences:                     # of average precision, with 95 % intervals by resampling images
+      - {curve: MSFC, minus: uncompressed, columns: [box AP, mask AP]}  # of each point of a curve
+      - {setting: "MSFC, n = 2", minus: "MSFC, n = 4"}                  # of box AP
     # reference: the unsplit network, to draw beside; may be left out
     pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
     goals:                           # bounds: at_least, at_most
@@ -71,6 +74,7 @@ from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
     BDRate,
+    Difference,
     Goal,
     Plan,
     Point,
@@ -85,10 +89,11 @@ __all__ = ["make_plan", "plan_sweep", "read_experiment", "read_sweep"]
 _KEYS = (
     *("title", "config_file", "weights", "trainings", "curves", "levels", "anchors", "anchor_weights"),
     *("anchor_training", "uncompressed", "images", "plot", "columns", "seeds", "bd_rates", "pictures"),
-    "goals",
+    *("differences", "goals"),
 )
+_LISTS = ("curves", "levels", "anchors", "columns", "seeds", "bd_rates", "differences", "goals")
 _TYPES = {
-    **dict.fromkeys(("curves", "levels", "anchors", "columns", "seeds", "bd_rates", "goals"), list),
+    **dict.fromkeys(_LISTS, list),
     **dict.fromkeys(("trainings", "plot", "pictures"), dict),
     **dict.fromkeys(("title", "config_file", "weights", "anchor_weights", "anchor_training"), str),
     "uncompressed": bool,
@@ -255,6 +260,7 @@ def make_plan(data, overrides=None):
         curves=tuple(curves),
         goals=_read_entries(Goal, data, "goals"),
         bd_rates=_read_entries(BDRate, data, "bd_rates"),
+        differences=_read_entries(Difference, data, "differences"),
         pictures=data.get("pictures") or {},
         columns=tuple(data.get("columns") or ()),
         seeds=seeds,

@@ -13,6 +13,7 @@ from ..codecs import IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
+    AP_COLUMNS,
     COLUMNS,
     DEFAULT_COLUMNS,
     OF_MEANS,
@@ -26,6 +27,12 @@ from ..evaluation.tradeoff import (
 )
 from ..evaluation.tradeoff import write_csv as write_rows
 from ..files import write_csv, write_text
+from .differences import (
+    Differences,
+    describe_interval,
+    format_differences,
+    write_differences,
+)
 from .keys import describe_versions
 from .schema import BDRate, file_name
 
@@ -43,7 +50,9 @@ class Report:
         curves.csv: each point's settings, rates in detail, and every metric.
         per_image.csv: a line a point and image.
         results.json, summary.json: results and configs; title, command, versions, BD-rates.
-        table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
+        table.md, bd_rates.csv, bd_rates.md, differences.csv and differences.md, if the plan asks for
+        any;
+            curves.png and .svg, or one pair a plot.
 
     Args:
         plan (Plan): that was run.
@@ -60,6 +69,7 @@ class Report:
         self.plan, self.output = plan, output
         self.method, self.command = method, command
         self.configs, self.results = {}, {}
+        self._differences = Differences(plan)
 
     def _path(self, name):
         return os.path.join(self.output, name)
@@ -80,8 +90,19 @@ class Report:
         write_text(f"{self.table()}\n", self._path("table.md"))
         write_bd_rates(bd_rates, self._path("bd_rates.csv"))
         write_text(f"{format_bd_rates(bd_rates)}\n", self._path("bd_rates.md"))
+        if plan.differences:
+            differences = self.differences()
+            write_differences(differences, self._path("differences.csv"))
+            write_text(f"{format_differences(differences)}\n", self._path("differences.md"))
         for stem, x, y in self.plots():
             self._draw(stem, x, y)
+
+    def differences(self):
+        """Computes the plan's differences, list[dict] as :func:`format_differences` takes them."""
+        return self._differences.compute_all(self._folders())
+
+    def _folders(self):
+        return {name: self.configs[name].OUTPUT_DIR for name in self._measured()}
 
     def log(self):
         """Logs the tables, and the paths of what was written."""
@@ -90,6 +111,8 @@ class Report:
         bd_rates = self.bd_rates()
         if bd_rates:
             logger.info("More bits for the same quality (BD-rate)\n\n%s\n", format_bd_rates(bd_rates))
+        if self.plan.differences:
+            logger.info("Differences\n\n%s\n", format_differences(self.differences()))
         plots = [f"{stem}{end}" for stem, _, _ in self.plots() for end in (".png", ".svg")]
         names = ["results.csv", "results.json", "curves.csv", "per_image.csv", "summary.json", *plots]
         for name in [*names, *(["pictures"] if self.plan.pictures else [])]:
@@ -266,8 +289,18 @@ class Report:
             return _within(goal, f"{goal.setting}: {what}", rate / row[plan.x])
         if goal.minus:
             value = row[goal.column] - rows[goal.minus][goal.column]
-            return _within(goal, f"{goal.setting}: {goal.column} minus that of {goal.minus}", value)
+            reached, words = _within(
+                goal, f"{goal.setting}: {goal.column} minus that of {goal.minus}", value
+            )
+            return reached, words + self._tell_interval(goal)
         return _within(goal, f"{goal.setting}: {goal.column}", row[goal.column])
+
+    def _tell_interval(self, goal):
+        """str: the interval of a goal's difference, where there is one."""
+        if goal.column not in AP_COLUMNS or self.plan.seeds:
+            return ""
+        found = self._differences.compute(goal.setting, goal.minus, goal.column, self._folders())
+        return "" if found["note"] else f", 95 % interval {describe_interval(found)}"
 
     def _check_bd_rate(self, goal):
         wanted = next(

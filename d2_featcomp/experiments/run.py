@@ -111,6 +111,11 @@ class _Run:
     def check_trainings(self):
         """Before anything is done: says which finished trainings this plan does not agree with."""
         for training in self.plan.trainings.values():
+            if training.checkpoint and training.name and not os.path.isfile(training.checkpoint):
+                raise FileNotFoundError(
+                    f"training {training.name!r}: no checkpoint {training.checkpoint!r}: put it there, "
+                    "or set DETECTRON2_DATASETS to the folder below which it is"
+                )
             if training.checkpoint:
                 hash_file(training.checkpoint)  # FileNotFoundError
             elif not self.retrain:

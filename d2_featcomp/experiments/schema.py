@@ -5,7 +5,17 @@ import re
 
 from ..engine.command_line import setup_config
 
-__all__ = ["BDRate", "Curve", "Goal", "Plan", "Point", "Training", "file_name", "require_keys"]
+__all__ = [
+    "BDRate",
+    "Curve",
+    "Difference",
+    "Goal",
+    "Plan",
+    "Point",
+    "Training",
+    "file_name",
+    "require_keys",
+]
 
 POINT_KEYS = ("name", "training", "weights", "codec", "bits", "quality", "effort", "rate", "overrides")
 CURVE_KEYS = (*POINT_KEYS, "anchor", "points")
@@ -66,6 +76,17 @@ class BDRate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much each of `columns`, of average precision, is higher at the point `setting`, or at each
+    point of the curve `curve`, than at the point `minus`; with a 95 % interval."""
+
+    setting: str = ""
+    curve: str = ""
+    minus: str = ""
+    columns: tuple = ("box AP",)
+
+
+@dataclasses.dataclass(frozen=True)
 class Goal:
     """A bound on a column of a point (`setting`), on its difference to another point (`minus`), on the
     compression ratio against a curve at the same quality (`compression_ratio_against`), or on the
@@ -90,7 +111,7 @@ class Plan:
         trainings (dict): name -> Training, each after the one it starts from.
         points (dict): name -> Point, in the order of the tables.
         curves (tuple[Curve]): of points, named by their labels.
-        goals (tuple[Goal]), bd_rates (tuple[BDRate]).
+        goals (tuple[Goal]), bd_rates (tuple[BDRate]), differences (tuple[Difference]).
         pictures (dict): `setting`, `reference`, `count`, or empty.
         columns (tuple[str]): of the tables; empty: all that are measured.
         seeds (tuple[int]).
@@ -105,6 +126,7 @@ class Plan:
     curves: tuple
     goals: tuple = ()
     bd_rates: tuple = ()
+    differences: tuple = ()
     pictures: dict = dataclasses.field(default_factory=dict)
     columns: tuple = ()
     seeds: tuple = ()

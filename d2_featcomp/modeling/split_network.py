@@ -378,8 +378,15 @@ def _settings_from_config(cfg):
         "loss": featcomp.LOSS,
         "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
         "rate_weights": _rate_weights(featcomp),
-        "preprocessing": (f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"),
+        "preprocessing": _describe_preprocessing(cfg),
     }
+
+
+def _describe_preprocessing(cfg):
+    """str: what happens to an image before the network."""
+    if size := tuple(cfg.MODEL.FEATCOMP.INPUT_SIZE):
+        return f"{cfg.INPUT.FORMAT} {size}"
+    return f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"
 
 
 def _rate_weights(featcomp):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, detection_utils
+from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
@@ -154,3 +155,27 @@ def test_a_strip_that_vanishes_is_told():
     with pytest.raises(ValueError, match="3 x 2000 pixels"):
         make_input(np.zeros((2000, 3, 3), np.uint8), cfg)
     assert make_input(np.zeros((600, 3, 3), np.uint8), cfg)["image"].shape == (3, 256, 1)
+
+
+def test_all_images_have_the_size_that_a_network_needs(tmp_path):
+    size = ["MODEL.FEATCOMP.INPUT_SIZE", "(48, 64)"]
+    cfg = setup_config("configs/quick/msfc_R18.yaml", size)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    resized = np.asarray(Image.fromarray(pixels).resize((64, 48), Image.BILINEAR))[:, :, ::-1]
+    record = {"file_name": str(tmp_path / "image.png"), "height": 30, "width": 90}
+    mapped = build_test_mapper(cfg)(record)
+    for found in (mapped, make_input(pixels, cfg)):
+        np.testing.assert_array_equal(found["image"].numpy().transpose(1, 2, 0), resized)
+        assert (found["height"], found["width"]) == (30, 90)
+
+    # In training after a crop, and with what is annotated.
+    crop = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [30, 45]]
+    cfg = setup_config("configs/quick/msfc_R18.yaml", [*size, *crop, "MODEL.MASK_ON", False])
+    box = {"bbox": [0, 0, 90, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
+    mapped = build_train_mapper(cfg)({**record, "annotations": [box]})
+    assert mapped["image"].shape == (3, 48, 64)
+    assert mapped["instances"].gt_boxes.tensor.tolist() == [[0, 0, 64, 48]]
+    cfg = setup_config("", ["MODEL.FEATCOMP.INPUT_SIZE", "(48, 0)"])
+    with pytest.raises(ValueError, match=r"INPUT_SIZE is \(48, 0\): give \(height, width\) in pixels"):
+        build_test_mapper(cfg)

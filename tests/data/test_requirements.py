@@ -1,5 +1,8 @@
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
+from d2_featcomp.data.datasets.scenes import find_data_root
 from d2_featcomp.data.mappers import train_dicts
 from d2_featcomp.engine import setup_config
 
@@ -95,3 +98,17 @@ def test_a_folder_without_annotations_trains_what_needs_none(coco_folder, tmp_pa
     # The reconstruction task's target is the image itself.
     images = ("MODEL.FEATCOMP.TRAIN.IMAGES", 0)
     assert len(train_dicts(config_for(name, *images, config="configs/quick/mtl_R34.yaml"))) == 2
+
+
+def test_a_missing_data_set_is_told_with_where_it_is_looked_for(tmp_path):
+    register_coco_instances("nowhere", {}, str(tmp_path / "nowhere.json"), str(tmp_path))
+    try:
+        with pytest.raises(FileNotFoundError) as raised:
+            train_dicts(config_for("nowhere"))
+    finally:
+        DatasetCatalog.remove("nowhere")
+        MetadataCatalog.remove("nowhere")
+    assert str(raised.value).startswith(
+        f"no file {str(tmp_path / 'nowhere.json')!r}, which is of 'nowhere':"
+    )
+    assert f"set DETECTRON2_DATASETS (now {find_data_root()!r})" in str(raised.value)

@@ -80,6 +80,22 @@ def test_the_metadata_say_all_that_a_device_needs(random_network, configured, tm
     assert config["MODEL"]["WEIGHTS"] == ""
 
 
+def test_a_size_of_all_images_is_told_and_part_of_the_fingerprint(random_network, configured):
+    size = "MODEL.FEATCOMP.INPUT_SIZE"
+    told, prints = [], set()
+    for value in ("()", "(48, 64)", "(64, 48)"):
+        cfg = configured("msfc", "", size, value)
+        torch.manual_seed(0)
+        network = build_model(cfg).eval()
+        about = describe_network(cfg, network, [])
+        told.append({key: about["input"].get(key) for key in ("size", "min_size", "max_size")})
+        prints.add(about["fingerprint"])
+    assert told[1:] == [
+        {"size": list(s), "min_size": None, "max_size": None} for s in ((48, 64), (64, 48))
+    ]
+    assert told[0] == {"size": None, "min_size": 192, "max_size": 256} and len(prints) == 3
+
+
 def test_another_network_is_told_apart(random_network, tmp_path):
     export_onnx(random_network("msfc"), str(tmp_path / "edge.onnx"))
     assert check_onnx(random_network("msfc", seed=4), str(tmp_path / "edge.onnx")).differing > 0

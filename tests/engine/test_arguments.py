@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
+from d2_featcomp.config import CONFIG_REGISTRY
 from d2_featcomp.engine import import_modules, parse_arguments, setup_config
 from d2_featcomp.engine.command_line import choose_device
 
@@ -92,6 +94,42 @@ def test_modules_are_imported(tmp_path, monkeypatch, capsys):
     finally:
         for name in ("mine", "other", "file"):
             sys.modules.pop(f"featcomp_{name}", None)
+
+
+def test_a_package_is_imported_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for parent in ("project", "other"):
+        package = tmp_path / parent / "featcomp_package"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("from .part import value\n")
+        (package / "part.py").write_text(f"value = {parent!r}\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        for _ in range(2):
+            import_modules(["project/featcomp_package"])
+        assert sys.modules["featcomp_package"].value == "project"
+        with pytest.raises(ImportError, match="another package 'featcomp_package' was found first"):
+            import_modules(["other/featcomp_package/"])
+        with pytest.raises(ImportError, match="--import project/featcomp_none: it cannot be imported"):
+            import_modules(["project/featcomp_none"])
+    finally:
+        for name in ("featcomp_package", "featcomp_package.part"):
+            sys.modules.pop(name, None)
+
+
+def test_another_projects_keys_are_in_every_config(tmp_path, monkeypatch):
+    def add_own_config(cfg):
+        cfg.MODEL.OWN = CfgNode({"WIDTH": 3})
+
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL: {OWN: {WIDTH: 5}}\nVERSION: 2\n")
+    with pytest.raises(ValueError, match=r"Non-existent config key: MODEL.OWN.*--import"):
+        setup_config(str(path))
+    monkeypatch.setattr(CONFIG_REGISTRY, "_obj_map", dict(CONFIG_REGISTRY._obj_map))
+    CONFIG_REGISTRY.register(add_own_config)
+    assert setup_config("").MODEL.OWN.WIDTH == 3
+    assert setup_config(str(path)).MODEL.OWN.WIDTH == 5
+    assert setup_config(str(path), ["MODEL.OWN.WIDTH", "7"]).MODEL.OWN.WIDTH == 7
 
 
 @pytest.mark.parametrize("indirect", [False, True])

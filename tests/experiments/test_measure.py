@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import networks
 import pytest
@@ -13,6 +14,8 @@ from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import Trainer, build_for_inference, setup_config
+from d2_featcomp.evaluation import ImageMatches
+from d2_featcomp.evaluation.average_precision import sample_average_precision
 from d2_featcomp.experiments import evaluate, measure, measure_settings
 from d2_featcomp.experiments.subsets import limit_images
 from d2_featcomp.modeling import SplitInference
@@ -96,6 +99,14 @@ class Calls:
         return taken
 
 
+def require_matches(settings, found):
+    """Beside every setting lie the matches of its own results."""
+    for name, cfg in settings.items():
+        path = os.path.join(cfg.OUTPUT_DIR, "inference", "matches_bbox.npz")
+        average = sample_average_precision(ImageMatches.load(path), resamples=1)[0]
+        assert average == pytest.approx(found[name]["bbox"]["AP"]), name
+
+
 def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_path, monkeypatch):
     settings = {
         "png": msfc("png", 4),
@@ -116,9 +127,12 @@ def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_pa
     assert found["png"]["bbox"] == found["jpegxl"]["bbox"] and "feature_rate" not in found["uncut"]
     assert found["png"]["feature_rate"] != found["jpegxl"]["feature_rate"]
 
+    require_matches(settings, found)
+    shutil.rmtree(settings["jpegxl"].OUTPUT_DIR)
     calls.take()
     assert measure_settings(settings, str(tmp_path / "records")) == found
     assert calls.take() == (0, 0)
+    require_matches(settings, found)
     settings["jpegls"] = msfc("jpegls", 4)  # needs its bytes only
     more = measure_settings(settings, str(tmp_path / "records"))
     assert calls.take() == (IMAGES, 0)

@@ -250,7 +250,7 @@ def test_a_config_file_that_is_no_yaml_is_named(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("projects/*/*.yaml"))
 )
-def test_every_experiment_of_the_projects_reads(path, monkeypatch):
+def test_every_experiment_of_the_projects_reads(path, monkeypatch, nanodet):
     monkeypatch.chdir(ROOT)
     experiment = read_experiment(path)
     assert experiment.trainings and experiment.points and experiment.title

@@ -145,6 +145,19 @@ def test_an_experiment_from_start_to_end_and_again(folder):
     assert after.keys() > more.keys()
 
 
+def test_a_missing_checkpoint_is_told_before_anything_is_done(tmp_path):
+    path, output = tmp_path / "plan.yaml", tmp_path / "output"
+    trainings = {"detector": {"checkpoint": "nowhere/detector.pth"}}
+    levels = [{"name": "uncompressed", "training": "detector"}]
+    alone = {"curves": [], "goals": [], "pictures": {}}
+    path.write_text(yaml.safe_dump(description(trainings=trainings, levels=levels, **alone)))
+    with pytest.raises(FileNotFoundError) as raised:
+        run_experiment(read_experiment(str(path)), str(output))
+    assert str(raised.value).startswith("training 'detector': no checkpoint '")
+    assert "nowhere/detector.pth': put it there, or set DETECTRON2_DATASETS" in str(raised.value)
+    assert not output.exists()
+
+
 def test_differences_between_trainings():
     before = {"SEED": 1, "SOLVER.MOMENTUM": 0.9, "MODEL.OF_AN_EARLIER_RELEASE": 3}
     now = {"SEED": 1, "SOLVER.MOMENTUM": 0.9}
