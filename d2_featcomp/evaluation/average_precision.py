@@ -229,8 +229,8 @@ def sample_average_precision(matches, metric="AP", resamples=1000, seed=0):
 
     Args:
         matches, metric: see :func:`compute_average_precision`.
-        resamples, seed (int): see :func:`draw_images`; the same images are drawn for all matches of as
-        many.
+        resamples, seed (int): see :func:`draw_images`; one seed draws the same images for all matches of
+            as many images.
 
     Returns:
         ndarray: (1 + B,) float64, percent; the first is of all images.

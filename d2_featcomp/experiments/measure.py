@@ -417,6 +417,7 @@ class _Recorded(_Network):
         for index, evaluator in enumerate(
             build_task_evaluators(setting.cfg, setting.cfg.DATASETS.TEST[0])
         ):
+            evaluator.match_again = True  # of COCO's
             collected = (taken[index] for taken in Records.read(places))
             results.update(evaluate_collected(evaluator, collected) or {})
         results = json.loads(json.dumps(results, default=float))
