@@ -163,16 +163,16 @@ def compute_average_precision(matches, counts, metric="AP"):
         ValueError: an unknown metric, or its threshold is not among those of the matches.
     """
     rows = _find_thresholds(matches, metric)
-    counts = torch.as_tensor(np.asarray(counts, np.float64))
+    counts, recalls = (torch.as_tensor(np.asarray(x, np.float64)) for x in (counts, matches.recalls))
     sums, categories = torch.zeros(len(counts)).double(), torch.zeros(len(counts)).double()
     for category in np.flatnonzero(matches.objects.any(axis=1)):
         own = slice(*np.searchsorted(matches.categories, [category, category + 1]))
         objects = counts @ torch.as_tensor(matches.objects[category]).double()
         hits, misses = (torch.as_tensor(x[rows, own]) for x in (matches.hits, matches.misses))
         images = torch.as_tensor(matches.images[own])
-        step = max(1, _MOST_VALUES // max(1, hits.numel()))
+        step = max(1, _MOST_VALUES // max(1, len(images)))
         parts = [
-            _average_category(counts[n : n + step, images], objects[n : n + step], hits, misses, matches)
+            _average_category(counts[n : n + step, images], objects[n : n + step], hits, misses, recalls)
             for n in range(0, len(counts), step)
         ]
         present = objects > 0
@@ -191,20 +191,22 @@ def _find_thresholds(matches, metric):
     return rows
 
 
-def _average_category(weights, objects, hits, misses, matches):
-    """(B, D) weights of detections, (B,) objects, (T, D) bool twice -> (B,) mean over thresholds and
-    recalls of the precision."""
-    if weights.shape[1] == 0:
-        return torch.zeros(len(weights)).double()
-    true = (weights[:, None] * hits).cumsum(dim=2)
-    false = (weights[:, None] * misses).cumsum(dim=2)
-    recall = true / objects.clamp(min=1)[:, None, None]
-    precision = true / (true + false + np.spacing(1))
-    precision = precision.flip(2).cummax(dim=2).values.flip(2)
-    thresholds = torch.as_tensor(matches.recalls).expand(*recall.shape[:2], -1).contiguous()
-    places = torch.searchsorted(recall.contiguous(), thresholds)
-    precision = torch.cat([precision, precision.new_zeros(*precision.shape[:2], 1)], dim=2)
-    return precision.gather(2, places).mean(dim=(1, 2))
+def _average_category(weights, objects, hits, misses, recalls):
+    """(B, D) weights of detections, (B,) objects, (T, D) bool twice, (R,) -> (B,) mean over thresholds
+    and recalls of the precision."""
+    total = torch.zeros(len(weights)).double()
+    recalls = recalls.expand(len(weights), -1).contiguous()
+    for hit, counts in zip(hits, hits | misses, strict=True):
+        places = hit.nonzero()[:, 0]  # where recall rises: there precision is taken, and nowhere else
+        true = weights[:, places].cumsum(dim=1)
+        seen = (weights * counts).cumsum(dim=1)[:, places]
+        precision = (true / (seen + np.spacing(1))).flip(1)
+        if len(places):
+            precision = precision.cummax(dim=1).values
+        precision = torch.cat([precision.flip(1), precision.new_zeros(len(weights), 1)], dim=1)
+        found = torch.searchsorted(true / objects.clamp(min=1)[:, None], recalls)
+        total += precision.gather(1, found).mean(dim=1)
+    return total / len(hits)
 
 
 def find_interval(values, level=0.95):
@@ -229,8 +231,8 @@ def sample_average_precision(matches, metric="AP", resamples=1000, seed=0):
 
     Args:
         matches, metric: see :func:`compute_average_precision`.
-        resamples, seed (int): see :func:`draw_images`; the same images are drawn for all matches of as
-        many.
+        resamples, seed (int): see :func:`draw_images`; one seed draws the same images for all matches of
+            as many images.
 
     Returns:
         ndarray: (1 + B,) float64, percent; the first is of all images.

@@ -31,6 +31,10 @@ class CheckedCOCOEvaluator(COCOEvaluator):
     when it is built, before images are computed. Beside its predictions it writes how they were matched
     to objects, :class:`ImageMatches`.
 
+    Attributes:
+        match_again (bool): do so even where Detectron2's compiled evaluation keeps its matches to
+            itself, and pycocotools has to find them a second time.
+
     Args:
         dataset_name (str): registered, and loaded once.
         num_classes (int or None): of the network; None: not checked.
@@ -42,6 +46,8 @@ class CheckedCOCOEvaluator(COCOEvaluator):
         ValueError: the file does not follow COCO's format; the network tells more classes apart than
             there are; or annotations lack the masks or keypoints that the network predicts.
     """
+
+    match_again = False
 
     def __init__(
         self, dataset_name, *, num_classes=None, num_classes_key="", predicted=(), output_dir=None
@@ -87,7 +93,7 @@ class CheckedCOCOEvaluator(COCOEvaluator):
                 )
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
-        if coco_eval is not None and self._output_dir:
+        if coco_eval is not None and self._output_dir and (coco_eval.evalImgs or self.match_again):
             path = os.path.join(self._output_dir, name_matches(iou_type))
             ImageMatches.from_evaluation(coco_eval).save(path)
         return super()._derive_coco_results(coco_eval, iou_type, class_names)

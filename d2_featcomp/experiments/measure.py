@@ -400,10 +400,8 @@ class _Recorded(_Network):
         order = [setting.symbols.get(position, "") for position in range(len(self.dataset))]
         path = self._path(f"{self.key}-{digest(order)}")
         found = self._read(path) if comm.is_main_process() else None
-        stem, own = (
-            path.removesuffix("result.json"),
-            os.path.join(setting.cfg.OUTPUT_DIR, "inference", ""),
-        )
+        stem = path.removesuffix("result.json")
+        own = os.path.join(setting.cfg.OUTPUT_DIR, "inference", "")
         if comm.all_gather(found is not None)[0]:
             if found:
                 copy_matches(stem, own)
@@ -417,6 +415,7 @@ class _Recorded(_Network):
         for index, evaluator in enumerate(
             build_task_evaluators(setting.cfg, setting.cfg.DATASETS.TEST[0])
         ):
+            evaluator.match_again = True  # of COCO's
             collected = (taken[index] for taken in Records.read(places))
             results.update(evaluate_collected(evaluator, collected) or {})
         results = json.loads(json.dumps(results, default=float))

@@ -50,9 +50,8 @@ class Report:
         curves.csv: each point's settings, rates in detail, and every metric.
         per_image.csv: a line a point and image.
         results.json, summary.json: results and configs; title, command, versions, BD-rates.
-        table.md, bd_rates.csv, bd_rates.md, differences.csv and differences.md, if the plan asks for
-        any;
-            curves.png and .svg, or one pair a plot.
+        table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
+        differences.csv, differences.md: if the plan asks for any.
 
     Args:
         plan (Plan): that was run.

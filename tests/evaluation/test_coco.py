@@ -2,9 +2,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
+from pycocotools.cocoeval import COCOeval
 
 from d2_featcomp.engine import setup_config
-from d2_featcomp.evaluation import build_evaluator
+from d2_featcomp.evaluation import ImageMatches, build_evaluator
 from d2_featcomp.evaluation.coco import CheckedCOCOEvaluator
 
 RCNN = "configs/quick/msfc_R18.yaml"
@@ -111,3 +112,28 @@ def test_a_file_that_is_no_annotation_file_is_named(coco_folder, tmp_path):
     (tmp_path / "set" / "annotations.json").write_text("[]")
     with pytest.raises(ValueError, match=r"annotations\.json' does not follow COCO's annotation format"):
         CheckedCOCOEvaluator(name, output_dir=str(tmp_path))
+
+
+class CompiledEvaluation(COCOeval):
+    """Keeps its matches to itself, as Detectron2's compiled evaluation does."""
+
+    def accumulate(self, p=None):
+        super().accumulate(p)
+        self.evalImgs = []
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_matches_are_written_where_they_are_known_or_asked_for(
+    coco_folder, tmp_path, monkeypatch, compiled
+):
+    if compiled:
+        for name in ("COCOeval", "COCOeval_opt"):
+            monkeypatch.setattr(f"detectron2.evaluation.coco_evaluation.{name}", CompiledEvaluation)
+    name, path = coco_folder(), tmp_path / "matches_bbox.npz"
+    assert evaluated(name, tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert path.exists() is not compiled
+    monkeypatch.setattr(CheckedCOCOEvaluator, "match_again", True)
+    evaluated(name, tmp_path)
+    matches = ImageMatches.load(str(path))
+    assert matches.image_ids.tolist() == [1, 2] and matches.objects.tolist() == [[1, 1], [1, 1]]
+    assert matches.hits.all() and matches.hits.shape == (10, 4)
