@@ -1,7 +1,8 @@
 """Entropy models and maps for tests, the same in every process; as a program it codes or decodes them.
 
-entropy_models.py encode FILE COUNT DTYPE    writes COUNT payloads
-entropy_models.py decode FILE COUNT DTYPE    prints how many of them do not give their maps back
+entropy_models.py encode FILE COUNT DTYPE            writes COUNT payloads
+entropy_models.py decode FILE COUNT DTYPE PART OF    decodes one of OF equal parts of them, and prints how
+                                                     many were decoded and how many differ
 """
 
 import pickle
@@ -71,7 +72,7 @@ def cases(count):
         yield kind, random.integers(0, 2**bits, (channels, *shape)).astype(np.int32)
 
 
-def main(action, path, count, dtype):
+def main(action, path, count, dtype, part="0", of="1"):
     models = [
         random_model(channels, bits, seed=index, **settings)
         for index, (channels, bits, settings) in enumerate(KINDS)
@@ -84,13 +85,16 @@ def main(action, path, count, dtype):
         return
     with open(path, "rb") as file:
         payloads = pickle.load(file)
-    wrong = 0
-    for payload, (kind, symbols) in zip(payloads, cases(int(count)), strict=True):
+    decoded = wrong = 0
+    for payload, (kind, symbols) in list(zip(payloads, cases(int(count)), strict=True))[
+        int(part) :: int(of)
+    ]:
+        decoded += 1
         try:
             wrong += not np.array_equal(models[kind].decode(payload, symbols.shape), symbols)
         except BitstreamError:
             wrong += 1
-    print(wrong)
+    print(decoded, wrong)
 
 
 if __name__ == "__main__":
