@@ -1,8 +1,8 @@
 """Entropy models and maps for tests, the same in every process; as a program it codes or decodes them.
 
-entropy_models.py encode FILE COUNT DTYPE            writes COUNT payloads
-entropy_models.py decode FILE COUNT DTYPE PART OF    decodes one of OF equal parts of them, and prints how
-                                                     many were decoded and how many differ
+entropy_models.py encode FILE COUNT DTYPE    writes COUNT payloads
+entropy_models.py decode FILE COUNT DTYPE PART OF    decodes one of OF equal parts of them; prints how many
+    these are, and how many do not give their maps back
 """
 
 import pickle
@@ -85,16 +85,14 @@ def main(action, path, count, dtype, part="0", of="1"):
         return
     with open(path, "rb") as file:
         payloads = pickle.load(file)
-    decoded = wrong = 0
-    for payload, (kind, symbols) in list(zip(payloads, cases(int(count)), strict=True))[
-        int(part) :: int(of)
-    ]:
-        decoded += 1
+    size, wrong = int(count) // int(of), 0
+    coded = list(zip(payloads, cases(int(count)), strict=True))
+    for payload, (kind, symbols) in coded[int(part) * size :][:size]:
         try:
             wrong += not np.array_equal(models[kind].decode(payload, symbols.shape), symbols)
         except BitstreamError:
             wrong += 1
-    print(decoded, wrong)
+    print(size, wrong)
 
 
 if __name__ == "__main__":
