@@ -1,7 +1,7 @@
 """Entropy models and maps for tests, the same in every process; as a program it codes or decodes them.
 
 entropy_models.py encode FILE COUNT DTYPE    writes COUNT payloads
-entropy_models.py decode FILE COUNT DTYPE PART OF    decodes one of OF equal parts of them; prints how many
+entropy_models.py decode FILE COUNT DTYPE PART OF    decodes one of OF equal parts; prints how many
     these are, and how many do not give their maps back
 """
 
