@@ -1,8 +1,27 @@
 """Configuration keys of d2_featcomp, all below `MODEL.FEATCOMP`."""
 
-from detectron2.config import CfgNode as CN
+import contextlib
 
-__all__ = ["add_featcomp_config"]
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+__all__ = ["add_featcomp_config", "make_config"]
+
+
+def make_config():
+    """Makes Detectron2's default config with the keys of d2_featcomp and, where it is installed, of
+    PointRend.
+
+    Returns:
+        CfgNode: not frozen.
+    """
+    cfg = get_cfg()
+    add_featcomp_config(cfg)
+    with contextlib.suppress(ImportError):
+        from detectron2.projects.point_rend import add_pointrend_config
+
+        add_pointrend_config(cfg)
+    return cfg
 
 
 def add_featcomp_config(cfg):

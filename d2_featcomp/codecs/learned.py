@@ -48,7 +48,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     has_weights = True
 
     def __init__(self, *, channels, bits, rate_weight=0.0, group=0, hidden=0, rates=1, **settings):
-        require_constriction()
+        self.require_library()
         if not 2 <= bits <= _MOST_BITS:
             raise ValueError(
                 f"codec {self.name!r} codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
@@ -64,6 +64,10 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         self.context_models = nn.ModuleList(
             ContextModel(count, bits, group, hidden, rates) for count in channels
         )
+
+    @classmethod
+    def require_library(cls):
+        require_constriction()
 
     @classmethod
     def from_config(cls, cfg, feature_split):
