@@ -133,8 +133,8 @@ def _strip(name: str, prefix: str) -> str:
 def _suggest(wanted: str, names: list[str] | dict[str, Path]) -> str:
     """Words for a name that there is not: the most similar ones, or all."""
     lower = {name.lower(): name for name in sorted(names, key=len)}
-    similar = [name for name in lower if wanted.lower() in name]
-    similar += difflib.get_close_matches(wanted.lower(), lower, n=3, cutoff=0.6)
+    containing = [name for name in lower if wanted.lower() in name]
+    similar = containing or difflib.get_close_matches(wanted.lower(), lower, n=3, cutoff=0.6)
     if similar and wanted:
         return f"did you mean {' or '.join(repr(lower[name]) for name in similar[:3])}?"
     return f"there are {', '.join(sorted(names))}"
