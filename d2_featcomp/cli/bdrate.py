@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     test = read_curve(args.test, args.rate, args.quality, args.test_curve)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        percent = bd_rate(*anchor, *test, method=args.method)
+        percent = bd_rate(anchor[0], anchor[1], test[0], test[1], method=args.method)
     for warning in caught:
         print(f"warning: {warning.message}")
     print(f"BD-rate: {percent:+.2f} %")

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         write_text(text, args.output)
 
 
-def as_range(given):
+def as_range(given: tuple[float, float] | None) -> str:
     """Formats a range of bandwidths."""
     if given is None:
         return "never"
