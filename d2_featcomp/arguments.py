@@ -18,7 +18,10 @@ VALUES = ("CUDNN_BENCHMARK", "FLOAT32_PRECISION", "OUTPUT_DIR", "SEED", "VERSION
 
 
 def parse_arguments(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None = None,
+    *,
+    takes_imports: bool = True,
 ) -> argparse.Namespace:
     """As `parser.parse_args`, with config overrides, KEY VALUE, in `opts` wherever they stand; and with
     the option --import, whose modules are imported. Options cannot be abbreviated.
@@ -26,19 +29,22 @@ def parse_arguments(
     Args:
         parser (ArgumentParser): where it has a positional argument `opts`, that takes overrides.
         arguments (list[str] or None): of the command line; None is this program's.
+        takes_imports (bool): whether there is the option --import.
 
     Returns:
         Namespace: with `imports`, a list[str].
     """
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a module, or a .py file, that registers data sets, splits, codecs, heads; can be "
-        "repeated",
-    )
+    parser.set_defaults(imports=[])
+    if takes_imports:
+        parser.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import a module, or a .py file, that registers data sets, splits, codecs, heads; can "
+            "be repeated",
+        )
     parser.allow_abbrev = False  # or an unknown option might be taken for another one
     takes_overrides = False
     for action in parser._actions:
@@ -48,9 +54,8 @@ def parse_arguments(
     overrides: list[str] = []
     if takes_overrides:
         rest, overrides = _separate(parser, rest)
-    args, unknown = parser.parse_known_intermixed_args(rest)
-    if unknown:
-        parser.error(_describe_unknown(parser, unknown[0]))
+    _refuse_unknown_options(parser, rest)
+    args = parser.parse_intermixed_args(rest)
     if takes_overrides:
         args.opts = [*overrides, *args.opts]
     try:
@@ -77,13 +82,17 @@ def _separate(parser: argparse.ArgumentParser, given: Sequence[str]) -> tuple[li
     return others, pairs
 
 
-def _describe_unknown(parser: argparse.ArgumentParser, argument: str) -> str:
-    if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}"
-    option = argument.partition("=")[0]
+def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Before anything else is told, such as that a required option is missing: it may be misspelt."""
     known = [name for action in parser._actions for name in action.option_strings]
-    similar = difflib.get_close_matches(option, known, n=2, cutoff=0.6)
-    return f"unknown option {option}" + (f": did you mean {' or '.join(similar)}?" if similar else "")
+    for argument in arguments:
+        if argument == "--":  # what follows are no options
+            return
+        option = argument.partition("=")[0]
+        if option.startswith("--") and " " not in option and option not in known:
+            similar = difflib.get_close_matches(option, known, n=2, cutoff=0.6)
+            hint = f": did you mean {' or '.join(similar)}?" if similar else ""
+            parser.error(f"unknown option {option}{hint}")
 
 
 def import_modules(names: Sequence[str]) -> None:

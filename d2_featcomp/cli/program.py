@@ -70,11 +70,8 @@ def run_command(name: str, arguments: Sequence[str] | None = None, program: str 
         prog=program, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
-    if getattr(module, "TAKES_IMPORTS", True):
-        args = parse_arguments(parser, arguments)
-    else:
-        parser.allow_abbrev = False
-        args = parser.parse_args(arguments)
+    takes_imports = getattr(module, "TAKES_IMPORTS", True)
+    args = parse_arguments(parser, arguments, takes_imports=takes_imports)
     args.program = program
     with report_errors(program):
         if getattr(args, "config_file", None):
@@ -98,7 +95,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _make_main_parser() -> CommandParser:
-    lines = [f"  {name:16} {(_load(name).__doc__ or '').splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:16} {(_load(name).__doc__ or ' ').splitlines()[0]}" for name in COMMANDS]
     parser = CommandParser(
         prog="featcomp",
         usage="featcomp COMMAND [options] [KEY VALUE ...]",
