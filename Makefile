@@ -14,7 +14,7 @@ help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 to 20 minutes on 2 cores)'
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
-	@echo 'make lint          check the style'
+	@echo 'make lint          check the style and the types of the public API'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
 	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
@@ -46,6 +46,7 @@ test-slow: install
 lint: install
 	$(run) -m ruff check .
 	$(run) -m ruff format --check .
+	$(run) -m mypy
 
 msfc: install
 	$(reproduce) '$(OUTPUT)/msfc' projects/MSFC/scenes.yaml

@@ -1,21 +1,59 @@
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "d2_featcomp/__init__.py").read_text(encoding="utf-8"), re.M
 ).group(1)
 
+
+class BuildWithModelZoo(build_py):
+    """Copies configs and experiment plans into the package; an editable install reads them where they
+    are."""
+
+    def run(self):
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        model_zoo = Path(self.build_lib, "d2_featcomp", "model_zoo")
+        for folder, pattern in (("configs", "**/*.yaml"), ("projects", "*/*.yaml")):
+            shutil.rmtree(model_zoo / folder, ignore_errors=True)  # of an earlier build
+            for source in sorted((ROOT / folder).glob(pattern)):
+                target = model_zoo / source.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
 setup(
     name="d2_featcomp",
     version=VERSION,
+    author="d2_featcomp contributors",
     description="Collaborative intelligence for Detectron2: compressed features between edge and cloud",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="collaborative intelligence, split inference, feature compression, Detectron2",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["d2_featcomp", "d2_featcomp.*"]),
+    package_data={"d2_featcomp": ["py.typed"]},
+    cmdclass={"build_py": BuildWithModelZoo},
+    entry_points={"console_scripts": ["featcomp = d2_featcomp.cli:main"]},
     python_requires=">=3.10",
     # Lowest versions: before torch 2.6 reading weights could run code; HEVC above 8 bits needs PyAV 15,
     # empty tables tabulate 0.10. constriction is the range coder of codec "learned": from the symbols'
@@ -48,6 +86,6 @@ setup(
         ],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "demo": ["opencv-python-headless>=4.9"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },
 )

@@ -1,18 +1,40 @@
 """Collaborative intelligence for Detectron2: split networks, with real feature bitstreams between.
 
-Importing this package registers its meta-architecture, feature splits, image codecs and data sets.
+Importing this package imports neither PyTorch nor Detectron2. Its meta-architecture, feature splits and
+data sets are registered when :func:`add_featcomp_config` is taken from it, or when Detectron2's
+registries are imported, whichever comes first.
 """
 
-try:
-    import detectron2 as _
-except ImportError as error:
-    raise ImportError(
-        "d2_featcomp needs Detectron2, which cannot be imported: install it with "
-        "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
-    ) from error
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from . import codecs, data, modeling  # registration
-from .config import add_featcomp_config
+from .errors import DETECTRON2_MISSING
+from .registration import register_all, register_when_imported
+
+if TYPE_CHECKING:
+    from .config import add_featcomp_config
 
 __version__ = "0.1.0"
 __all__ = ["add_featcomp_config"]
+
+_PACKAGES = (
+    *("codecs", "data", "deploy", "engine", "evaluation", "experiments", "model_zoo", "modeling"),
+    *("ops", "serving"),
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "add_featcomp_config":
+        try:
+            register_all()
+        except ModuleNotFoundError as error:
+            if error.name == "detectron2":
+                raise ImportError(DETECTRON2_MISSING) from error
+            raise
+        return importlib.import_module(".config", __name__).add_featcomp_config
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_when_imported()

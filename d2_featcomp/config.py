@@ -1,15 +1,36 @@
 """Configuration keys of d2_featcomp, all below `MODEL.FEATCOMP`."""
 
+import contextlib
+
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 from detectron2.utils.registry import Registry
 
-__all__ = ["CONFIG_REGISTRY", "add_featcomp_config"]
+__all__ = ["CONFIG_REGISTRY", "add_featcomp_config", "make_config"]
 
 CONFIG_REGISTRY = Registry("CONFIG")
 CONFIG_REGISTRY.__doc__ = """
 Registry of functions that add the keys of another project to a config: called as `function(cfg)`, after
 :func:`add_featcomp_config`, wherever the tools make a config.
 """
+
+
+def make_config():
+    """Makes Detectron2's default config with the keys of d2_featcomp, of the projects in
+    `CONFIG_REGISTRY` and, where it is installed, of PointRend.
+
+    Returns:
+        CfgNode: not frozen.
+    """
+    cfg = get_cfg()
+    add_featcomp_config(cfg)
+    with contextlib.suppress(ImportError):
+        from detectron2.projects.point_rend import add_pointrend_config
+
+        add_pointrend_config(cfg)
+    for _, add_keys in CONFIG_REGISTRY:
+        add_keys(cfg)
+    return cfg
 
 
 def add_featcomp_config(cfg):
@@ -165,7 +186,7 @@ def add_featcomp_config(cfg):
     featcomp.BAF = CN()
     # C, the channels of the latent.
     featcomp.BAF.CHANNELS = 64
-    # A file of tools/select_channels.py. "": stage 2 of training selects them, on so many images.
+    # A file of featcomp select-channels. "": stage 2 of training selects them, on so many images.
     featcomp.BAF.CHANNEL_ORDER = ""
     featcomp.BAF.SELECTION_IMAGES = 1000
     # Training starts from the linear prediction that is best on so many images, by least squares; 0
@@ -193,13 +214,13 @@ def add_featcomp_config(cfg):
     # "features" (the paper) or "steps", in step sizes: then shrinking all features gains nothing.
     featcomp.COMPRESSIBILITY.UNITS = "features"
     # What training minimizes: "task" (the network's losses), "distill" (distance of the restored
-    # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". tools/train_net.py
+    # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". featcomp train
     # takes it from each stage below.
     featcomp.LOSS = "task"
-    # Trains only the split, batch norm statistics frozen too. tools/train_net.py sets it in stage 2.
+    # Trains only the split, batch norm statistics frozen too. featcomp train sets it in stage 2.
     featcomp.FREEZE_TASK_NETWORK = False
 
-    # The three training stages of MSFC sec. 4, for tools/train_net.py. Each runs like a Detectron2
+    # The three training stages of MSFC sec. 4, for featcomp train. Each runs like a Detectron2
     # training of its own: what is not listed here comes from SOLVER.
     featcomp.TRAIN = CN()
     # Which stages to run, e.g. (2, 3). () is all three, or 2 and 3 where MODEL.WEIGHTS already holds

@@ -8,6 +8,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "prepare_file",
@@ -21,7 +22,7 @@ __all__ = [
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
-def prepare_file(path):
+def prepare_file(path: str | os.PathLike[str]) -> None:
     """Makes sure, before long work, that its result can be written: makes the folder and tries it.
 
     Args:
@@ -45,7 +46,7 @@ def prepare_file(path):
         raise OSError(f"cannot write {str(path)!r}: {error}") from error
 
 
-def write_bytes(data, path):
+def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
     """Writes a file in one piece: whoever reads `path` meanwhile gets the old content or the new one.
 
     When it returns, the file is on disk: it outlives a loss of power.
@@ -71,7 +72,7 @@ def write_bytes(data, path):
     sync_folder(os.path.dirname(path))
 
 
-def remove_partial_files(folder, age=3600.0):
+def remove_partial_files(folder: str | os.PathLike[str], age: float = 3600.0) -> None:
     """Removes what writers that were killed have left in a folder; those that still write are spared.
 
     Args:
@@ -86,7 +87,7 @@ def remove_partial_files(folder, age=3600.0):
                     os.remove(entry.path)
 
 
-def sync_folder(folder):
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Waits until a folder's list of files is on disk: a file that was just renamed, or made.
 
     Args:
@@ -105,12 +106,12 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-def _partial(path):
+def _partial(path: str | os.PathLike[str]) -> str:
     """Path of a file until it is whole: of its own for each writer, and short, whatever the name is."""
     return os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
 
 
-def write_text(text, path):
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """Writes a UTF-8 file in one piece, see :func:`write_bytes`.
 
     Args:
@@ -120,7 +121,9 @@ def write_text(text, path):
     write_bytes(text.encode(), path)
 
 
-def write_csv(head, rows, path):
+def write_csv(
+    head: Sequence[object], rows: Iterable[Sequence[object]], path: str | os.PathLike[str]
+) -> None:
     """Writes a CSV file in one piece, see :func:`write_text`.
 
     Args:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import shutil
 import sys
 import tempfile
@@ -154,21 +155,17 @@ def load_tool():
 
 
 @pytest.fixture
-def run_tool(load_tool, monkeypatch, capsys):
+def run_tool(monkeypatch, capsys):
     """Runs a command line in this process: (exit status, standard output, standard error)."""
-
-    from d2_featcomp.engine import report_errors
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        tool = load_tool(script)
-        status = 0
+        monkeypatch.syspath_prepend(os.path.dirname(script))
         try:
-            with report_errors():
-                tool.main(tool.parse_args())
+            runpy.run_path(script, run_name="__main__")
         except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
+            return ended.code or 0, *capsys.readouterr()
+        return 0, *capsys.readouterr()
 
     return run
 

@@ -1,69 +1,7 @@
 #!/usr/bin/env python
-"""Runs a network with compressed features on images and draws the latents and the outputs.
+"""The same as `featcomp demo`."""
 
-For every input image it writes, below --output:
-
-    NAME_detections.png   what is found; with --reference, beside what that network finds, not split
-    NAME_tasks.png        of networks with several tasks: all that they predict
-    NAME_features.png     the tiled latents
-    NAME.d2fc             the feature bitstream itself
-"""
-
-import argparse
-import os
-
-from d2_featcomp.data.datasets.image_folders import list_images as images_in
-from d2_featcomp.engine import (
-    build_for_inference,
-    draw_images,
-    parse_arguments,
-    report_errors,
-    setup_config,
-)
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="YAML config")
-    parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
-    parser.add_argument("--output", required=True, help="folder to write to")
-    parser.add_argument(
-        "--reference",
-        metavar="WEIGHTS",
-        help="checkpoint of the network before it was split, to compare with",
-    )
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, help="smallest score shown (0 to 1)"
-    )
-    parser.add_argument("--limit", type=int, help="stop after this many images")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
-    return parse_arguments(parser)
-
-
-def list_images(paths):
-    images = []
-    for path in paths:
-        if os.path.isdir(path):
-            images += images_in(path)
-        elif os.path.isfile(path):
-            images.append(path)
-        else:
-            raise FileNotFoundError(f"no image or folder {path!r}")
-    return images
-
-
-def main(args):
-    cfg = setup_config(args.config_file, args.opts)
-    images = [{"file_name": path} for path in list_images(args.input)[: args.limit]]
-    model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
-    reference = build_for_inference(cfg, args.reference, enabled=False) if args.reference else None
-    draw_images(
-        cfg, model, images, args.output, reference=reference, threshold=args.confidence_threshold
-    )
-
+from d2_featcomp.cli import run_tool
 
 if __name__ == "__main__":
-    with report_errors():
-        main(parse_args())
+    run_tool(__file__)

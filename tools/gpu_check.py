@@ -26,7 +26,7 @@ import time
 
 from tabulate import tabulate
 
-from d2_featcomp.engine import report_errors
+from d2_featcomp.errors import report_errors
 from d2_featcomp.files import prepare_file, write_text
 
 BENCHMARKS = ("codec", "cloud", "edge", "throughput", "training", "baf_edge", "compressibility_loss")

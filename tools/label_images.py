@@ -1,54 +1,7 @@
 #!/usr/bin/env python
-"""Labels a folder of images with what a network is confident to see in them.
+"""The same as `featcomp label-images`."""
 
-Writes FOLDER/annotations.json in COCO's format; annotations that are there are kept, as
-annotations.bak.json. Where no ground truth is at hand, the data set `images:FOLDER` then measures how
-much of these detections a network with compressed features keeps; the network without them reaches
-100 AP.
-
-    tools/label_images.py --config-file configs/baf_yolov3_tiny.yaml --images photos \\
-        MODEL.WEIGHTS yolov3-tiny.pth
-"""
-
-import argparse
-
-from d2_featcomp.engine import (
-    build_for_inference,
-    label_images,
-    parse_arguments,
-    report_errors,
-    require_weights,
-    setup_config,
-)
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="of the network; MODEL.WEIGHTS must be set")
-    parser.add_argument("--images", required=True, metavar="FOLDER", help="the folder")
-    parser.add_argument(
-        "--score", type=float, default=0.5, help="smallest score of a label, 0 to 1 (default 0.5)"
-    )
-    parser.add_argument(
-        "--classes", nargs="+", help="their names (default: COCO's if there are 80, else numbers)"
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parse_arguments(parser)
-
-
-def main(args):
-    if not 0 <= args.score <= 1:
-        raise ValueError(f"--score is {args.score}: it goes from 0 to 1")
-    cfg = setup_config(args.config_file, args.opts)
-    require_weights(cfg)
-    network = build_for_inference(cfg, cfg.MODEL.WEIGHTS, enabled=False)
-    images, labels = label_images(cfg, network, args.images, score=args.score, class_names=args.classes)
-    print(f"{args.images}: {labels} labels in {images} images")
-
+from d2_featcomp.cli import run_tool
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    with report_errors():
-        main(arguments)
+    run_tool(__file__)

@@ -71,6 +71,10 @@ class FeatureCodec(nn.Module, abc.ABC):
         return super().__new__(cls)
 
     @classmethod
+    def require_library(cls):
+        """Raises ImportError, naming what to install, if the library behind the codec is missing."""
+
+    @classmethod
     @abc.abstractmethod
     def from_config(cls, cfg, feature_split):
         """Builds the codec.

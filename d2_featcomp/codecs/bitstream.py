@@ -102,30 +102,30 @@ class FeatureBitstream:
 
     fingerprint: bytes
     sizes: ImageSizes
-    tensors: tuple
+    tensors: tuple[CodedTensor, ...]
     version: int = VERSION
     description: StreamDescription | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.version not in VERSIONS:
             raise ValueError(f"format version {self.version} is unknown: use one of {VERSIONS}")
         if len(self.fingerprint) != FINGERPRINT_BYTES:
             raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes, not {len(self.fingerprint)}")
         object.__setattr__(self, "tensors", tuple(self.tensors))
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, FeatureBitstream):
             return NotImplemented
         return self.to_bytes() == other.to_bytes()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.to_bytes())
 
-    def described(self, description):
+    def described(self, description: StreamDescription | None) -> "FeatureBitstream":
         """Returns a copy with a description (StreamDescription), that of the network that reads it."""
         return dataclasses.replace(self, description=description)
 
-    def require_description(self):
+    def require_description(self) -> StreamDescription:
         """Returns the description; ValueError if there is none."""
         if self.description is None:
             raise ValueError(
@@ -135,57 +135,57 @@ class FeatureBitstream:
         return self.description
 
     @property
-    def split(self):
+    def split(self) -> str:
         """str: name of the feature split."""
         return self.require_description().split
 
     @property
-    def codec(self):
+    def codec(self) -> str:
         """str: name of the codec."""
         return self.require_description().codec
 
     @property
-    def lossless(self):
+    def lossless(self) -> bool:
         """bool: whether the codec gives back the very symbols that were coded."""
         return self.require_description().lossless
 
     @property
-    def bits(self):
+    def bits(self) -> int:
         """int: n, 2..16, or 32 for float32 latents."""
         return self.require_description().bits
 
     @property
-    def quantizer(self):
+    def quantizer(self) -> str:
         """str: "none", "fixed", "tensor", "channel" or, in format 2, another of `QUANTIZER_REGISTRY`."""
         return self.require_description().quantizer
 
     @property
-    def feature_elements(self):
+    def feature_elements(self) -> int:
         """int: elements of the features at the split point, before any reduction."""
         return self.require_description().feature_elements
 
     @property
-    def shapes(self):
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """tuple[(int, int, int)]: C, H, W of each tensor."""
         return self.require_description().shapes
 
     @property
-    def header_bits(self):
+    def header_bits(self) -> int:
         """int: bits that are neither side information nor payload, the checksum among them."""
         return 8 * (len(write_parts(self)[0]) + CHECKSUM_BYTES)
 
     @property
-    def side_info_bits(self):
+    def side_info_bits(self) -> int:
         """int: bits of the quantizer ranges, 32 for each."""
         return 8 * sum(t.ranges.nbytes for t in self.tensors if t.ranges is not None)
 
     @property
-    def payload_bits(self):
+    def payload_bits(self) -> int:
         """int: bits of the coded symbols."""
         return 8 * sum(len(string) for tensor in self.tensors for string in tensor.strings.values())
 
     @property
-    def fixed_length_bits(self):
+    def fixed_length_bits(self) -> int:
         """int: what `payload_bits` would be with fixed-length symbols."""
         shapes = self.require_description().shapes
         return 8 * sum(
@@ -195,16 +195,16 @@ class FeatureBitstream:
     packed_bits = fixed_length_bits  # earlier name
 
     @property
-    def total_bits(self):
+    def total_bits(self) -> int:
         """int: eight times the length of :meth:`to_bytes`."""
         return self.header_bits + self.side_info_bits + self.payload_bits
 
     @property
-    def bpfe(self):
+    def bpfe(self) -> float:
         """float: total bits per feature element (at the split point, before any reduction)."""
         return self.total_bits / self.feature_elements
 
-    def to_bytes(self):
+    def to_bytes(self) -> bytes:
         """Returns the bytes to send or store (see the layout at the top of this module).
 
         Raises:
@@ -213,7 +213,7 @@ class FeatureBitstream:
         return join_parts(write_parts(self))
 
     @classmethod
-    def from_bytes(cls, data, limits=DEFAULT_LIMITS):
+    def from_bytes(cls, data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> "FeatureBitstream":
         """Parses and checks the bytes of :meth:`to_bytes`; decodes no payload yet.
 
         Args:

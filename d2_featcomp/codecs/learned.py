@@ -60,7 +60,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         context=True,
         **settings,
     ):
-        require_constriction()
+        self.require_library()
         if not 2 <= bits <= _MOST_BITS:
             raise ValueError(
                 f"codec {self.name!r} codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
@@ -79,6 +79,10 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     def _can_omit_channels(self):
         return False  # a context model knows its channels, and constant ones cost next to nothing
+
+    @classmethod
+    def require_library(cls):
+        require_constriction()
 
     @classmethod
     def from_config(cls, cfg, feature_split):

@@ -1,6 +1,7 @@
 """Meeting a number of bytes: for one image, and for a stream of them."""
 
 import math
+from collections.abc import Callable
 
 from .entropy import RATE_CODES
 
@@ -12,7 +13,12 @@ _USUAL_SPAN = math.log(10)  # of bytes, between rates 0 and 1; where the search 
 _REACH = 1.3  # rather too far than too near, so that the target lies in between
 
 
-def find_rate(code, target, attempts=_ATTEMPTS, tolerance=TOLERANCE):
+def find_rate(
+    code: Callable[[float], bytes],
+    target: float,
+    attempts: int = _ATTEMPTS,
+    tolerance: float = TOLERANCE,
+) -> tuple[float, bytes]:
     """Finds the rate at which something coded has a size.
 
     Args:
@@ -30,7 +36,9 @@ def find_rate(code, target, attempts=_ATTEMPTS, tolerance=TOLERANCE):
     if not target > 0:
         raise ValueError(f"a target of {target:g} bytes cannot be met: give a positive number")
     last = RATE_CODES - 1
-    found, errors = {}, {}  # by code: bytes; logarithm of their number over the target
+    # By code: bytes; logarithm of their number over the target.
+    found: dict[int, bytes] = {}
+    errors: dict[int, float] = {}
     low, high = _End(-1), _End(RATE_CODES)
     number = RATE_CODES // 2
     for _ in range(attempts):
@@ -53,16 +61,17 @@ class _End:
     """An end of the interval in which the code lies, and how far its size is from the target; None where
     it was not tried."""
 
-    def __init__(self, number):
-        self.number, self.error, self._moved = number, None, False
+    def __init__(self, number: int) -> None:
+        self.number, self._moved = number, False
+        self.error: float | None = None
 
-    def move(self, number, error, other):
+    def move(self, number: int, error: float, other: "_End") -> None:
         if self._moved and other.error is not None:
             other.error /= 2  # it stays for too long: where the curve is bent (Illinois method)
         self.number, self.error, self._moved, other._moved = number, error, True, False
 
 
-def _guess(errors, low, high):
+def _guess(errors: dict[int, float], low: _End, high: _End) -> int:
     """The code of which the error would be 0, were the logarithm of the size linear."""
     if low.error is not None and high.error is not None:
         span = high.number - low.number
@@ -91,7 +100,7 @@ class RateController:
         ValueError: one of them is not positive.
     """
 
-    def __init__(self, kbit_s, images_s, seconds=1.0):
+    def __init__(self, kbit_s: float, images_s: float, seconds: float = 1.0) -> None:
         for name, value in (("bit rate", kbit_s), ("image rate", images_s), ("window", seconds)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"the {name} is {value:g}: it must be positive")
@@ -99,11 +108,11 @@ class RateController:
         self._window = max(1.0, seconds * images_s)
         self.excess = 0.0
 
-    def next_target(self):
+    def next_target(self) -> float:
         """Returns the bytes that the next image should have, a float."""
         wanted = self.mean - self.excess / self._window
         return min(max(wanted, self.mean / 4), 4 * self.mean)
 
-    def add(self, size):
+    def add(self, size: int) -> None:
         """Tells that an image of so many bytes was sent."""
         self.excess = max(self.excess + size - self.mean, -self._window * self.mean)

@@ -19,9 +19,9 @@ class ImageSizes:
         original: the image that outputs refer to.
     """
 
-    padded: tuple
-    resized: tuple
-    original: tuple
+    padded: tuple[int, int]
+    resized: tuple[int, int]
+    original: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DecodeLimits:
     max_tensors: int = 16
     max_strings: int = 16
 
-    def check_sizes(self, sizes):
+    def check_sizes(self, sizes: ImageSizes) -> None:
         """Checks the sizes of one image; for an edge, too, before it sends what a cloud would refuse.
 
         Args:
@@ -115,11 +115,11 @@ class CodedTensor:
         ValueError: no strings, a malformed name, or `fixed_length` without a string "y".
     """
 
-    strings: dict
+    strings: dict[str, bytes]
     ranges: np.ndarray | None = None
     fixed_length: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         strings = {name: bytes(self.strings[name]) for name in sorted(self.strings)}
         if not strings or (self.fixed_length and "y" not in strings):
             raise ValueError(f"a coded tensor needs strings, and fixed-length ones a 'y': {[*strings]}")
@@ -135,18 +135,18 @@ class CodedTensor:
         object.__setattr__(self, "fixed_length", bool(self.fixed_length))
 
     @property
-    def payload(self):
+    def payload(self) -> bytes:
         """bytes: the strings one after the other."""
         return b"".join(self.strings.values())
 
-    def _key(self):
+    def _key(self) -> tuple[tuple[tuple[str, bytes], ...], bytes, bool]:
         ranges = b"" if self.ranges is None else self.ranges.tobytes()
         return tuple(self.strings.items()), ranges, self.fixed_length
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, CodedTensor) else NotImplemented
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._key())
 
 
@@ -171,8 +171,8 @@ class StreamDescription:
     lossless: bool
     bits: int
     quantizer: str
-    shapes: tuple
+    shapes: tuple[tuple[int, int, int], ...]
     feature_elements: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", tuple(tuple(map(int, shape)) for shape in self.shapes))

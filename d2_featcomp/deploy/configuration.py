@@ -140,7 +140,7 @@ def require_same_config(cfg, text, source):
     raise CheckpointError(
         f"{source!r} was exported with {some}{more}: edge and cloud would no longer mean the same by "
         "a bitstream. Leave these settings (or --config-file) out, or export both sub-models again "
-        "with them (tools/export.py)"
+        "with them (featcomp export)"
     )
 
 

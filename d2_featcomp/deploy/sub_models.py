@@ -26,7 +26,7 @@ SUB_MODELS = ("edge", "cloud")
 _LOSS_WEIGHTS = "loss_weights."  # that no output depends on
 _MISSING_CONFIG = (
     "{!r} holds no configuration that can be read: give --config-file, or export it again with "
-    "tools/export.py"
+    "featcomp export"
 )
 
 
@@ -92,7 +92,7 @@ def read_config(path="", config_file="", overrides=()):
         given = dict(zip(overrides[::2], overrides[1::2], strict=False))
         path = path or given.get("MODEL.WEIGHTS", "")
     if not path:
-        raise ValueError("no weights: add --weights and a file of tools/export.py")
+        raise ValueError("no weights: add --weights and a file of featcomp export")
     if not config_file:
         cfg = _own_config(_read(path), path, overrides)
     cfg = cfg.clone()
@@ -240,5 +240,5 @@ def _fingerprint_in(data, path, key="fingerprint"):
     except (TypeError, ValueError):
         fingerprint = b""
     if len(fingerprint) != FINGERPRINT_BYTES:
-        raise CheckpointError(f"{path!r} has no fingerprint: export it again with tools/export.py")
+        raise CheckpointError(f"{path!r} has no fingerprint: export it again with featcomp export")
     return fingerprint

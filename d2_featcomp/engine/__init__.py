@@ -1,12 +1,12 @@
 """Training in stages, and what command lines share."""
 
+from ..arguments import import_modules, parse_arguments
 from ..deprecation import make_getattr
-from .arguments import import_modules, parse_arguments
+from ..errors import report_errors
 from .channel_selection import prepare_split, select_channels
 from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
 from .command_line import (
     end_process_group,
-    report_errors,
     require_weights,
     run_processes,
     setup_config,

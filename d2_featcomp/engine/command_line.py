@@ -1,27 +1,25 @@
-"""Setting-up, errors and processes of the command lines in tools/."""
+"""Setting-up and processes of command lines."""
 
-import contextlib
-import os
 import re
 import sys
 
 import torch
 import yaml
-from detectron2.config import get_cfg
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessExitedException
 
-from ..config import CONFIG_REGISTRY, add_featcomp_config
+from ..arguments import import_modules
+from ..config import make_config
 from ..data.datasets.image_folders import register_image_folders
+from ..errors import report_errors
+from ..model_zoo import find_config_file
 from ..modeling import find_split_name
-from .arguments import import_modules
 from .config_files import merge_config_file
 from .lazy_config import merge_lazy_config, separate_overrides
 
 __all__ = [
     "end_process_group",
     "make_plain_config",
-    "report_errors",
     "require_weights",
     "run_processes",
     "setup_config",
@@ -35,8 +33,8 @@ def setup_config(config_file, overrides=()):
     Data sets named `images:FOLDER` are registered.
 
     Args:
-        config_file (str): YAML, or a LazyConfig file NAME.py (see :mod:`.lazy_config`), which is run; ""
-            gives Detectron2's defaults.
+        config_file (str): YAML, its name in the model zoo, or a LazyConfig file NAME.py (see
+            :mod:`.lazy_config`), which is run; "" gives Detectron2's defaults.
         overrides (sequence[str]): KEY VALUE pairs; of a LazyConfig "model.backbone.depth=34", too.
 
     Returns:
@@ -47,16 +45,9 @@ def setup_config(config_file, overrides=()):
         FileNotFoundError: no such file. ValueError: no YAML, YAML with objects of Python (which could
             run code, and are not made), an unknown key, a value of the wrong type, or no such device.
     """
-    cfg = get_cfg()
-    add_featcomp_config(cfg)
-    with contextlib.suppress(ImportError):
-        from detectron2.projects.point_rend import add_pointrend_config
-
-        add_pointrend_config(cfg)
-    for _, add_keys in CONFIG_REGISTRY:
-        add_keys(cfg)
-    if config_file and not os.path.isfile(config_file):
-        raise FileNotFoundError(f"no config file {config_file!r}")
+    cfg = make_config()
+    if config_file:
+        config_file = find_config_file(config_file)
     try:
         overrides, lazy = separate_overrides(overrides)
         if config_file.endswith(".py"):
@@ -155,45 +146,7 @@ def run_processes(main, args):
 
 
 def _one_of_them(main, args):
-    with report_errors():
+    with report_errors(getattr(args, "program", None)):
         import_modules(getattr(args, "imports", ()))  # in processes that were started here, again
         main(args)
         end_process_group()
-
-
-def _without_worker(message):
-    """Strips the traceback from the error of a process that loads data."""
-    if not message.startswith("Caught ") or " in DataLoader worker process" not in message:
-        return message
-    kind = message.removeprefix("Caught ").partition(" ")[0]
-    return message.rpartition(f"{kind}: ")[2] or message
-
-
-@contextlib.contextmanager
-def report_errors():
-    """Turns an error of the user's making into one line and exit status 2, an interruption into 130.
-
-    With the environment variable D2_FEATCOMP_TRACEBACK set, the traceback is kept.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        KeyError,
-        AssertionError,
-        FloatingPointError,
-    ) as error:
-        # Detectron2 reports many mistakes in a config by the last two.
-        if os.getenv("D2_FEATCOMP_TRACEBACK"):
-            raise
-        # YAML's and the operating system's may have many lines.
-        message = " ".join(_without_worker(str(error)).split())
-        if isinstance(error, (KeyError, AssertionError)):
-            message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
-        print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
-        sys.exit(2)

@@ -146,7 +146,7 @@ def build_task_evaluators(cfg, dataset_name):
     if kind is None:
         raise ValueError(
             f"data set {dataset_name!r} has no annotations to evaluate on (no evaluator_type in its "
-            "metadata): a folder needs a file annotations.json in COCO's format; tools/label_images.py "
+            "metadata): a folder needs a file annotations.json in COCO's format; featcomp label-images "
             "writes one of what a network sees"
         )
     if kind not in EVALUATOR_REGISTRY:

@@ -3,9 +3,9 @@
 Its keys, all of which may be left out but for some curve, level or anchor:
 
     title: heads tables and plots
-    config_file: of the networks, relative to the file (tools/sweep.py: --config-file)
-    weights: model.pth               # relative to the file (tools/sweep.py: MODEL.WEIGHTS at the end)
-    trainings:                       # in place of weights; each by the stages of tools/train_net.py
+    config_file: of the networks, relative to the file (featcomp sweep: --config-file)
+    weights: model.pth               # relative to the file (featcomp sweep: MODEL.WEIGHTS at the end)
+    trainings:                       # in place of weights; each by the stages of featcomp train
       detector:
         overrides: {MODEL.FEATCOMP.TRAIN.STEPS: [1]}
       msfc:
@@ -214,7 +214,7 @@ def plan_sweep(description, config_file, opts, output=""):
     """
     require_keys(description, _KEYS, "a plan")
     if description.get("trainings"):
-        raise ValueError("it has trainings: run it by tools/reproduce.py")
+        raise ValueError("it has trainings: run it by featcomp reproduce")
     cfg = setup_config(config_file, opts)
     require_weights(cfg)
     if not cfg.MODEL.FEATCOMP.ENABLED:

@@ -165,7 +165,7 @@ class _Run:
         if mark and mark["complete"] and os.path.exists(weights):
             return
         if comm.get_world_size() > 1:
-            raise ValueError("trainings of a plan are done by one process: run tools/reproduce.py")
+            raise ValueError("trainings of a plan are done by one process: run featcomp reproduce")
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
         config = pick_trained_keys(make_config(training.config_file, training.overrides))
         made = {"config": config, "start": hash_file(start.get("MODEL.WEIGHTS", ""))}

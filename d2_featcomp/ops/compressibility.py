@@ -9,6 +9,7 @@ Shape shorthand in this module:
 
 import functools
 import math
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ __all__ = ["compressibility_loss"]
 _ELEMENTS_AT_ONCE = 2**17  # on a CPU, so that they stay in its cache
 
 
-def compressibility_loss(features):
+def compressibility_loss(features: torch.Tensor) -> torch.Tensor:
     """Computes the L1 norm of the transformed prediction residual of every channel, over H * W * C (eq.
     5).
 
@@ -44,13 +45,13 @@ def compressibility_loss(features):
 
 
 @functools.lru_cache(maxsize=32)
-def _transform(size, dtype, device):
+def _transform(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """M of eq. 4, (size, size)."""
     with torch.inference_mode(False):  # so that what is kept can be used in training too
         return _dct_matrix(size).to(device, dtype)
 
 
-def _dct_matrix(size):
+def _dct_matrix(size: int) -> torch.Tensor:
     """Orthonormal DCT-II, (size, size) float64: rows are frequencies."""
     frequency = torch.arange(size, dtype=torch.float64)[:, None]
     position = torch.arange(size, dtype=torch.float64)[None]
@@ -64,19 +65,19 @@ class _Loss(torch.autograd.Function):
     time only."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         loss, gradient = _loss_and_gradient(x, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (gradient,) = ctx.saved_tensors
         return gradient * (grad / gradient.numel())
 
 
-def _loss_and_gradient(x, with_gradient):
+def _loss_and_gradient(x: torch.Tensor, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(Tensor, Tensor or None): the mean of |T|, and the gradient of the sum, of the shape of `x`.
 
     T = M_H ((I - S_H) x + x (I - S_W)) M_W^T / 2, where S shifts by one row or column. Differences of
@@ -105,7 +106,7 @@ def _loss_and_gradient(x, with_gradient):
             slope = torch.ge(transformed, 0, out=difference)
             torch.add(minus_one, slope, alpha=2, out=slope)
             total += torch.dot(slope.view(-1), transformed.view(-1))
-            if with_gradient:  # the same way back
+            if gradient is not None:  # the same way back
                 back = down.T @ slope
                 difference[:, -1] = back[:, -1]
                 torch.sub(back[:, :-1], back[:, 1:], out=difference[:, :-1])

@@ -20,12 +20,12 @@ class ChannelCorrelation:
         stride (int): s; the input is compared at each of its s * s offsets.
     """
 
-    def __init__(self, stride):
+    def __init__(self, stride: int) -> None:
         self.stride = stride
         self._count = 0
-        self._sums = None
+        self._sums: list[torch.Tensor] | None = None
 
-    def update(self, z, x):
+    def update(self, z: torch.Tensor, x: torch.Tensor) -> None:
         """Adds images.
 
         Args:
@@ -51,7 +51,7 @@ class ChannelCorrelation:
             sums if self._sums is None else [a + b for a, b in zip(self._sums, sums, strict=True)]
         )
 
-    def coefficients(self):
+    def coefficients(self) -> torch.Tensor:
         """Computes the correlation coefficients.
 
         Returns:
@@ -69,13 +69,13 @@ class ChannelCorrelation:
         return rho.clamp(max=1).reshape(len(z), self.stride**2, -1).mean(dim=1)
 
 
-def _deviation(mean, mean_square):
+def _deviation(mean: torch.Tensor, mean_square: torch.Tensor) -> torch.Tensor:
     """Standard deviation; 0 where it is within rounding of the mean square."""
     variance = mean_square - mean.square()
     return torch.where(variance > 1e-12 * mean_square, variance, 0.0).clamp(min=0).sqrt()
 
 
-def rank_channels(coefficients):
+def rank_channels(coefficients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Orders output channels by their total correlation with the input, eq. 3 of the BaF paper.
 
     Args:

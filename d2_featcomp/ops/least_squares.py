@@ -14,11 +14,11 @@ class ConvolutionFit:
     Only the normal equations are kept, so that memory does not grow with the number of images.
     """
 
-    def __init__(self):
-        self._gram = None
-        self._cross = None
+    def __init__(self) -> None:
+        self._gram: torch.Tensor | None = None
+        self._cross: torch.Tensor | None = None
 
-    def update(self, x, y):
+    def update(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Adds images.
 
         Args:
@@ -33,7 +33,7 @@ class ConvolutionFit:
         self._gram = gram if self._gram is None else self._gram + gram
         self._cross = cross if self._cross is None else self._cross + cross
 
-    def solve(self, ridge=1e-5):
+    def solve(self, ridge: float = 1e-5) -> tuple[torch.Tensor, torch.Tensor]:
         """Solves for the convolution.
 
         Args:
@@ -46,7 +46,7 @@ class ConvolutionFit:
         Raises:
             ValueError: there were no images.
         """
-        if self._gram is None:
+        if self._gram is None or self._cross is None:
             raise ValueError("no images: there is nothing to fit")
         diagonal = self._gram.diagonal()
         penalty = ridge * diagonal.clamp(min=1e-12)

@@ -5,7 +5,7 @@ import torch
 __all__ = ["charbonnier_loss", "consolidate"]
 
 
-def charbonnier_loss(predicted, target, eps=1e-3):
+def charbonnier_loss(predicted: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
     """Computes the Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
 
     Args:
@@ -18,7 +18,13 @@ def charbonnier_loss(predicted, target, eps=1e-3):
     return ((predicted - target).square() + eps**2).sqrt().mean()
 
 
-def consolidate(predicted, received, step, low=None, high=None):
+def consolidate(
+    predicted: torch.Tensor,
+    received: torch.Tensor,
+    step: float | torch.Tensor,
+    low: float | torch.Tensor | None = None,
+    high: float | torch.Tensor | None = None,
+) -> torch.Tensor:
     """Brings predictions into the quantizer bins of the decoded values, eq. 6 of the BaF paper.
 
     A prediction in the bin of the decoded value stays; another becomes the boundary of that bin which is

@@ -27,10 +27,11 @@ __all__ = [
 BIT_DEPTHS = range(2, 17)
 FLOAT_BITS = 32  # "bit depth" of a feature that is coded as float32, not quantized
 _FLOAT16_MAX = 65504.0
+Bound = float | torch.Tensor  # of a range
 _NOT_FINITE = "cannot quantize: the features contain NaN or infinite values"
 
 
-def check_bits(bits):
+def check_bits(bits: int) -> int:
     """Returns `bits` as an int.
 
     Raises:
@@ -41,14 +42,14 @@ def check_bits(bits):
     return int(bits)
 
 
-def _step(bits, low, high):
+def _step(bits: int, low: Bound, high: Bound) -> Bound:
     """Computes the step size, between neighbouring reconstruction values; 0 for an empty range."""
     span, steps = high - low, 2**bits - 1
     # By a tensor: in place of dividing by a number, GPUs multiply by its rounded reciprocal.
     return span / (torch.full_like(span, steps) if isinstance(span, torch.Tensor) else steps)
 
 
-def quantize_uniform(x, bits, low, high):
+def quantize_uniform(x: torch.Tensor, bits: int, low: Bound, high: Bound) -> torch.Tensor:
     """Quantizes uniformly to n bits, symbol = round((x - low) / (high - low) * (2^n - 1)).
 
     This is eq. 4 of the BaF paper, and the "n-bit uniform quantization" of the MSFC paper with
@@ -74,7 +75,9 @@ def quantize_uniform(x, bits, low, high):
     return _symbols(x, bits, low, high)
 
 
-def quantize_minmax(x, bits, per_channel):
+def quantize_minmax(
+    x: torch.Tensor, bits: int, per_channel: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes :func:`quantize_uniform` in the range of :func:`minmax_range`, in fewer passes.
 
     Args:
@@ -96,13 +99,13 @@ def quantize_minmax(x, bits, per_channel):
     return x, low, high
 
 
-def _require_finite(x):
+def _require_finite(x: torch.Tensor) -> None:
     # One pass; a sum that overflows asks for a second look.
     if not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
         raise ValueError(_NOT_FINITE)
 
 
-def _symbols(x, bits, low, high, clamp=True):
+def _symbols(x: torch.Tensor, bits: int, low: Bound, high: Bound, clamp: bool = True) -> torch.Tensor:
     step = torch.as_tensor(_step(bits, low, high), dtype=torch.float32, device=x.device)
     empty = step <= 0  # every symbol is 0
     symbols = (x - low).div_(step.masked_fill(empty, math.inf)).round_()
@@ -113,7 +116,7 @@ def _symbols(x, bits, low, high, clamp=True):
     return _to_integers(symbols, bits)
 
 
-def _to_integers(symbols, bits):
+def _to_integers(symbols: torch.Tensor, bits: int) -> torch.Tensor:
     """Floats in [0, 2^n - 1] to uint8 or int32; PyTorch's way from float to uint8 is slow on CPUs."""
     if bits > 8:
         return symbols.to(torch.int32)
@@ -122,7 +125,7 @@ def _to_integers(symbols, bits):
     return symbols.to(torch.int8).view(torch.uint8)
 
 
-def dequantize_uniform(symbols, bits, low, high):
+def dequantize_uniform(symbols: torch.Tensor, bits: int, low: Bound, high: Bound) -> torch.Tensor:
     """Dequantizes, the inverse of :func:`quantize_uniform`: low + symbol / (2^n - 1) * (high - low).
 
     Args:
@@ -139,7 +142,9 @@ def dequantize_uniform(symbols, bits, low, high):
     return symbols.float() * _step(bits, low, high) + low
 
 
-def dequantize_by_table(symbols, bits, low, high):
+def dequantize_by_table(
+    symbols: torch.Tensor, bits: int, low: torch.Tensor, high: torch.Tensor
+) -> torch.Tensor:
     """Computes :func:`dequantize_uniform` with all arithmetic done on the CPU, so that another device's
     way to multiply and add cannot change a bit of the result.
 
@@ -160,7 +165,7 @@ def dequantize_by_table(symbols, bits, low, high):
     return table.flatten()[symbols.long() + rows]
 
 
-def minmax_range(x, per_channel):
+def minmax_range(x: torch.Tensor, per_channel: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the range of a feature, as it is coded beside the symbols: two float16 a tensor or a
     channel.
 
@@ -180,7 +185,7 @@ def minmax_range(x, per_channel):
     return _range(x.float(), per_channel)[:2]
 
 
-def _range(x, per_channel):
+def _range(x: torch.Tensor, per_channel: bool) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """(Tensor, Tensor, bool): low, high, and whether no value lies outside."""
     dims = (1, 2) if per_channel else (0, 1, 2)
     x = x.detach()
@@ -191,7 +196,7 @@ def _range(x, per_channel):
     return low, -minus_high, not (below > ends).any()
 
 
-def _float16_below(x):
+def _float16_below(x: torch.Tensor) -> torch.Tensor:
     """Rounds float32 down to a float16 value; what lies beyond them is clipped. On the CPU only: its
     `nextafter` knows float16."""
     x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
@@ -200,7 +205,7 @@ def _float16_below(x):
     return torch.where(nearest > x, below, nearest).float()
 
 
-def deviation_range(x, deviations):
+def deviation_range(x: torch.Tensor, deviations: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the range mean - k * std to mean + k * std of a feature, as two float16.
 
     In double precision, so that devices and orders of summation come to the same float16 unless an end
@@ -225,7 +230,7 @@ def deviation_range(x, deviations):
     return low, -minus_high
 
 
-def find_narrow_channels(x, share):
+def find_narrow_channels(x: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Finds the channels whose range is below a share of the range of all.
 
     Args:
@@ -240,7 +245,13 @@ def find_narrow_channels(x, share):
     return high - low < share * (high.max() - low.min()), low + (high - low) / 2
 
 
-def add_quantization_noise(x, bits, low, high, generator=None):
+def add_quantization_noise(
+    x: torch.Tensor,
+    bits: int,
+    low: Bound,
+    high: Bound,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Adds uniform noise, one step size wide: a quantization surrogate for training.
 
     Args:
@@ -259,7 +270,7 @@ def add_quantization_noise(x, bits, low, high, generator=None):
     return x + (noise * _step(bits, low, high)).to(x.dtype)
 
 
-def quantize_ste(x, bits, low, high):
+def quantize_ste(x: torch.Tensor, bits: int, low: Bound, high: Bound) -> torch.Tensor:
     """Quantizes and restores `x`; the gradient passes straight through the rounding.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 __all__ = ["tile_channels", "tile_grid", "untile_channels"]
 
 
-def tile_grid(channels):
+def tile_grid(channels: int) -> tuple[int, int]:
     """Rows and columns of the tile grid.
 
     Args:
@@ -24,7 +24,7 @@ def tile_grid(channels):
     return rows, -(-channels // rows)
 
 
-def tile_channels(x):
+def tile_channels(x: torch.Tensor) -> torch.Tensor:
     """Tiles the channels of a feature to one image.
 
     Args:
@@ -42,7 +42,7 @@ def tile_channels(x):
     return x.reshape(rows * height, columns * width)
 
 
-def untile_channels(image, channels):
+def untile_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
     """Inverse of :func:`tile_channels`.
 
     Args:

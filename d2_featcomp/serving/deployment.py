@@ -1,4 +1,4 @@
-"""From a configuration and weights to a service: for tools/cloud.py --serve, and for Ray Serve."""
+"""From a configuration and weights to a service: for featcomp cloud --serve, and for Ray Serve."""
 
 import hashlib
 import json

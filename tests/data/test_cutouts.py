@@ -272,7 +272,7 @@ print(json.dumps(report))
     for name, folder in (("my_scenes_train", "my_scenes"), ("photo_scenes_val", "photo_scenes")):
         message = report[name]
         assert name in message and str(datasets / folder) in message and "\n" not in message
-        assert "missing, incomplete or damaged" in message and "make_scenes.py" in message
+        assert "missing, incomplete or damaged" in message and "featcomp make-scenes" in message
 
 
 def test_make_scenes_reports_unusable_folders_in_one_line(tmp_path):

@@ -219,7 +219,7 @@ def test_a_damaged_data_set_without_recipe_is_refused(data_set, tmp_path):
     shutil.copytree(data_set, root)
     flip_a_byte(root / "val/images/000001.jpg")
     register_scenes("broken_scenes", str(root))
-    with pytest.raises(FileNotFoundError, match=r"broken_scenes_val.*make_scenes\.py"):
+    with pytest.raises(FileNotFoundError, match=r"broken_scenes_val.*featcomp make-scenes"):
         DatasetCatalog.get("broken_scenes_val")
 
 

@@ -136,7 +136,7 @@ def test_files_that_do_not_fit(folder, configured, tmp_path):
 def test_settings_that_change_what_is_sent_are_refused(folder, configured, half, name, override):
     path = str(folder / name / f"{half}.pth")
     key, value = override
-    with pytest.raises(CheckpointError, match=f"exported with {key} .*tools/export.py"):
+    with pytest.raises(CheckpointError, match=f"exported with {key} .*featcomp export"):
         load_sub_model(configured(name, "", key, value), path, half)
     with pytest.raises(CheckpointError, match=f"exported with {key} "):
         load_sub_model(read_config(path, overrides=["MODEL.DEVICE", "cpu", key, str(value)]), path, half)

@@ -7,22 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2_featcomp.deploy.crossover import find_crossover
+
 SCRIPT = "tools/crossover.py"
 CONFIG = networks.MSFC
 SMALL = networks.listed(networks.TINY)
 
 
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool(SCRIPT)
-
-
-def test_where_both_take_equally_long(tool):
+def test_where_both_take_equally_long():
     # 0.5 s more of computing, 50 kB less to send: 400 kbit in 0.5 s.
-    assert tool.crossover((0.9, 1000), (0.4, 51000)) == pytest.approx(800)
-    assert tool.crossover((0.4, 51000), (0.9, 1000)) == pytest.approx(800)
-    assert tool.crossover((0.4, 1000), (0.9, 51000)) is None
-    assert tool.crossover((0.4, 1000), (0.4, 51000)) is None
+    assert find_crossover((0.9, 1000), (0.4, 51000)) == pytest.approx(800)
+    assert find_crossover((0.4, 51000), (0.9, 1000)) == pytest.approx(800)
+    assert find_crossover((0.4, 1000), (0.9, 51000)) is None
+    assert find_crossover((0.4, 1000), (0.4, 51000)) is None
 
 
 def test_a_table_a_bandwidth(run_tool, tmp_path):

@@ -5,6 +5,8 @@ To add one, write a file beside this one with one class, register it, and import
 """
 
 import abc
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from fvcore.common.registry import Registry
@@ -19,7 +21,7 @@ class BitstreamError(ValueError):
 class CodecRegistry(Registry):
     """Registers classes by their attribute `name`."""
 
-    def _do_register(self, name, obj):
+    def _do_register(self, name: str, obj: Any) -> None:
         super()._do_register(obj.name, obj)
 
 
@@ -38,7 +40,7 @@ class ImageCodec(abc.ABC):
 
     Class attributes:
         name (str): the name in the registry and on the wire.
-        bit_depths: container of the values of n that it carries.
+        bit_depths (collection): the values of n that it carries.
         quality_range ((float, float) or None): smallest and largest QUALITY; None: it takes none.
         quality_meaning (str): what QUALITY is, with its unit, for help and errors.
         default_quality: used when QUALITY is not given; None codes losslessly.
@@ -59,16 +61,16 @@ class ImageCodec(abc.ABC):
     """
 
     name = ""
-    bit_depths = range(2, 17)
-    quality_range = None
+    bit_depths: Collection[int] = range(2, 17)
+    quality_range: tuple[float, float] | None = None
     quality_meaning = ""
-    default_quality = None
-    typical_qualities = ()
-    effort_range = None
-    default_effort = None
+    default_quality: float | None = None
+    typical_qualities: tuple[float, ...] = ()
+    effort_range: tuple[int, int] | None = None
+    default_effort: int | None = None
     layout = "tiles"
 
-    def __init__(self, *, bits, quality=None, effort=None):
+    def __init__(self, *, bits: int, quality: float | None = None, effort: int | None = None) -> None:
         self.require_library()
         if bits not in self.bit_depths:
             raise ValueError(
@@ -79,7 +81,7 @@ class ImageCodec(abc.ABC):
         self.quality = self._checked("QUALITY", quality, self.quality_range, self.default_quality)
         self.effort = self._checked("EFFORT", effort, self.effort_range, self.default_effort)
 
-    def _checked(self, key, value, allowed, default):
+    def _checked(self, key: str, value: Any, allowed: tuple[float, float] | None, default: Any) -> Any:
         if value is None:
             return default
         if allowed is None:
@@ -97,20 +99,20 @@ class ImageCodec(abc.ABC):
         return value
 
     @classmethod  # noqa: B027 - most codecs need no more than this package does
-    def require_library(cls):
+    def require_library(cls) -> None:
         """Raises ImportError, naming what to install, if the library behind the codec is missing."""
 
     @property
-    def lossless(self):
+    def lossless(self) -> bool:
         """bool: whether decoding gives back the very symbols that were encoded."""
         return self.quality is None
 
     @classmethod
-    def sample_depth(cls, bits):
+    def sample_depth(cls, bits: int) -> int:
         """Bits of a sample in which n-bit symbols are coded by a lossy setting."""
         return 8 if bits <= 8 else 16
 
-    def encode(self, symbols):
+    def encode(self, symbols: np.ndarray) -> bytes:
         """Codes an image.
 
         Args:
@@ -126,7 +128,7 @@ class ImageCodec(abc.ABC):
         return self._encode(_stretch(symbols, self.bits, self.sample_depth(self.bits)))
 
     @classmethod
-    def decode(cls, data, *, shape, bits, lossless):
+    def decode(cls, data: bytes, *, shape: tuple[int, ...], bits: int, lossless: bool) -> np.ndarray:
         """Inverse of :meth:`encode`; needs none of the encoder's settings.
 
         Args:
@@ -163,30 +165,32 @@ class ImageCodec(abc.ABC):
         return samples
 
     @abc.abstractmethod
-    def _encode(self, samples):
+    def _encode(self, samples: np.ndarray) -> bytes:
         """(H, W) uint8 or uint16 samples -> bytes."""
 
     @staticmethod
     @abc.abstractmethod
-    def _decode(data, *, shape, depth):
+    def _decode(data: bytes, *, shape: tuple[int, ...], depth: int) -> np.ndarray:
         """bytes -> (H, W) uint8 or uint16 samples of `depth` bits; may raise anything."""
 
 
-def _stretch(symbols, bits, depth):
+def _stretch(symbols: np.ndarray, bits: int, depth: int) -> np.ndarray:
     """Stretches n-bit symbols to the full range of `depth` bits."""
     top, full = 2**bits - 1, 2**depth - 1
     stretched = (symbols.astype(np.uint32) * full + top // 2) // top
     return stretched.astype(np.uint8 if depth <= 8 else np.uint16)
 
 
-def _shrink(samples, bits, depth):
+def _shrink(samples: np.ndarray, bits: int, depth: int) -> np.ndarray:
     """Inverse of :func:`_stretch`, to the nearest symbol."""
     top, full = 2**bits - 1, 2**depth - 1
     symbols = (np.minimum(samples, full).astype(np.uint32) * top + full // 2) // full
     return symbols.astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def build_image_codec(name, *, bits, quality=None, effort=None):
+def build_image_codec(
+    name: str, *, bits: int, quality: float | None = None, effort: int | None = None
+) -> ImageCodec:
     """Builds a registered codec.
 
     Args:
@@ -205,7 +209,7 @@ def build_image_codec(name, *, bits, quality=None, effort=None):
     return find_image_codec(name)(bits=bits, quality=quality, effort=effort)
 
 
-def find_image_codec(name):
+def find_image_codec(name: str) -> type[ImageCodec]:
     """Returns the registered class; ValueError, listing those there are, for an unknown name."""
     if name not in IMAGE_CODEC_REGISTRY:
         known = ", ".join(sorted(codec for codec, _ in IMAGE_CODEC_REGISTRY))

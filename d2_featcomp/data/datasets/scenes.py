@@ -1,4 +1,4 @@
-"""Registers the scene data sets: `scenes_train`, `scenes_val`, and those of tools/make_scenes.py."""
+"""Registers the scene data sets: `scenes_train`, `scenes_val`, and those of featcomp make-scenes."""
 
 import os
 
@@ -124,7 +124,7 @@ def _load(dataset, root, part, recipe):
     elif not is_complete(root):
         raise FileNotFoundError(
             f"Data set {dataset!r}: {root!r} is missing, incomplete or damaged. Build it again "
-            "with tools/make_scenes.py (the photo_scenes sets: with `make photo-scenes`)."
+            "with featcomp make-scenes (photo_scenes: with featcomp datasets --build photo_scenes)."
         )
     manifest = read_manifest(root)
     folder = os.path.join(root, part)

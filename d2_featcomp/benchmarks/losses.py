@@ -3,9 +3,8 @@
 import torch
 from detectron2.modeling import build_model
 
-from d2_featcomp.engine import setup_config
-from d2_featcomp.ops import compressibility_loss
-
+from ..engine import setup_config
+from ..ops import compressibility_loss
 from .common import median_times, share, times_faster
 
 _OF_ENCODER_1 = 20, 512, 8, 16
@@ -92,7 +91,7 @@ def benchmark_compressibility_loss(settings):
 
 def _train_once(device):
     torch.manual_seed(0)
-    cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.DEVICE", str(device)])
+    cfg = setup_config("mtl_R34_encoder2", ["MODEL.DEVICE", str(device)])
     model = build_model(cfg).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batch = [

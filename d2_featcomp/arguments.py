@@ -1,47 +1,60 @@
-"""Arguments of the command lines in tools/: options and config overrides in any order, and --import."""
+"""Arguments of command lines: options and config overrides in any order, and --import."""
 
 import argparse
+import difflib
 import importlib
 import importlib.util
 import os
 import re
 import sys
-
-from detectron2.config import get_cfg
+from collections.abc import Sequence
 
 __all__ = ["import_modules", "parse_arguments"]
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+# The keys at the top of Detectron2's configs: those with keys below them, and the others.
+SECTIONS = ("DATALOADER", "DATASETS", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEST")
+VALUES = ("CUDNN_BENCHMARK", "FLOAT32_PRECISION", "OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD")
 
 
-def parse_arguments(parser, arguments=None):
+def parse_arguments(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None = None,
+    *,
+    takes_imports: bool = True,
+) -> argparse.Namespace:
     """As `parser.parse_args`, with config overrides, KEY VALUE, in `opts` wherever they stand; and with
-    the option --import, whose modules are imported.
+    the option --import, whose modules are imported. Options cannot be abbreviated.
 
     Args:
-        parser (ArgumentParser): its positional argument, if it has one, is `opts`.
+        parser (ArgumentParser): where it has a positional argument `opts`, that takes overrides.
         arguments (list[str] or None): of the command line; None is this program's.
+        takes_imports (bool): whether there is the option --import.
 
     Returns:
         Namespace: with `imports`, a list[str].
     """
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a module, a .py file or the folder of a package that registers data sets, splits, "
-        "codecs, networks; can be repeated",
-    )
+    parser.set_defaults(imports=[])
+    if takes_imports:
+        parser.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import a module, a .py file or the folder of a package that registers data sets, "
+            "splits, codecs, networks; can be repeated",
+        )
+    parser.allow_abbrev = False  # or an unknown option might be taken for another one
     takes_overrides = False
     for action in parser._actions:
         if action.dest == "opts":  # which would take all that stands behind the first override
             action.nargs, takes_overrides = argparse.ZERO_OR_MORE, True
     rest = sys.argv[1:] if arguments is None else list(arguments)
-    overrides = []
+    overrides: list[str] = []
     if takes_overrides:
         rest, overrides = _separate(parser, rest)
+    _refuse_unknown_options(parser, rest)
     args = parser.parse_intermixed_args(rest)
     if takes_overrides:
         args.opts = [*overrides, *args.opts]
@@ -52,14 +65,14 @@ def parse_arguments(parser, arguments=None):
     return args
 
 
-def _separate(parser, arguments):
+def _separate(parser: argparse.ArgumentParser, given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separates (other arguments, KEY VALUE pairs of Detectron2's configs)."""
-    top, others, pairs = get_cfg(), [], []
-    arguments = iter(arguments)
+    others, pairs = [], []
+    arguments = iter(given)
     for argument in arguments:
-        section = argument.partition(".")[0]
-        whole = _KEY.fullmatch(argument) and section in top
-        if not whole or isinstance(top.get(argument), dict):  # "MODEL" alone may be a file's name
+        below_section = argument.partition(".")[0] in SECTIONS and "." in argument
+        # "MODEL" alone may be a file's name.
+        if not (_KEY.fullmatch(argument) and (below_section or argument in VALUES)):
             others.append(argument)
             continue
         value = next(arguments, None)
@@ -69,7 +82,20 @@ def _separate(parser, arguments):
     return others, pairs
 
 
-def import_modules(names):
+def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Before anything else is told, such as that a required option is missing: it may be misspelt."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    for argument in arguments:
+        if argument == "--":  # what follows are no options
+            return
+        option = argument.partition("=")[0]
+        if option.startswith("--") and " " not in option and option not in known:
+            similar = difflib.get_close_matches(option, known, n=2, cutoff=0.6)
+            hint = f": did you mean {' or '.join(similar)}?" if similar else ""
+            parser.error(f"unknown option {option}{hint}")
+
+
+def import_modules(names: Sequence[str]) -> None:
     """Imports modules of other projects, for what they register.
 
     Args:
@@ -94,7 +120,7 @@ def import_modules(names):
             raise ImportError(f"--import {name}: it cannot be imported ({reason})") from error
 
 
-def _import_file(path):
+def _import_file(path: str) -> None:
     name = os.path.splitext(os.path.basename(path))[0]
     loaded = sys.modules.get(name)
     if loaded is not None:
@@ -102,6 +128,8 @@ def _import_file(path):
             return
         raise ImportError(f"a module {name!r} is imported already: choose another name for the file")
     specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise ImportError(f"no Python file {path!r}")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:

@@ -17,10 +17,10 @@ from detectron2.engine import launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import Trainer, evaluate, measure_settings, save_weights, setup_config
-from d2_featcomp.serving import run_ahead
-
+from ..data.datasets.scenes import procedural_recipe, register_scenes
+from ..engine import Trainer, save_weights, setup_config
+from ..experiments import evaluate, measure_settings
+from ..serving import run_ahead
 from .common import median_times, share, times_faster
 from .networks import random_network, random_record
 
@@ -35,7 +35,7 @@ def benchmark_sweep(settings):
         weights = os.path.join(folder, "random.pth")
         configs = {
             codec: setup_config(
-                "configs/quick/msfc_R18.yaml",
+                "quick/msfc_R18",
                 [
                     *("MODEL.DEVICE", str(settings.device), "DATASETS.TEST", ("benchmark_val",)),
                     *("MODEL.WEIGHTS", weights, "TEST.DETECTIONS_PER_IMAGE", 20),
@@ -72,7 +72,7 @@ def _evaluate_together(folder, repeats):
     logging.disable(logging.INFO)
     register_scenes("benchmark", folder, procedural_recipe({"train": 1, "val": IMAGES}))
     cfg = setup_config(
-        "configs/quick/msfc_R18.yaml",
+        "quick/msfc_R18",
         [
             *("MODEL.DEVICE", "cpu", "DATASETS.TEST", ("benchmark_val",), "MODEL.WEIGHTS", ""),
             *("DATALOADER.NUM_WORKERS", 0, "INPUT.MIN_SIZE_TEST", 384, "INPUT.MAX_SIZE_TEST", 512),
@@ -100,8 +100,7 @@ def benchmark_processes(settings):
         with tempfile.TemporaryDirectory() as folder:
             # By a program of its own: processes start from what this one has not touched.
             run = [sys.executable, "-c", _RUN, folder, str(processes), str(settings.few)]
-            here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
             subprocess.run(run, check=True, env=environment, stdout=subprocess.DEVNULL)
             with open(os.path.join(folder, "seconds.json"), encoding="utf-8") as file:
                 seconds[processes] = statistics.median(json.load(file))
@@ -110,9 +109,15 @@ def benchmark_processes(settings):
     )
 
 
+def _python_path():
+    """PYTHONPATH by which another program finds this package, installed or not."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 _RUN = """
 import sys
-from benchmarks.evaluation import evaluate_in_processes
+from d2_featcomp.benchmarks.evaluation import evaluate_in_processes
 if __name__ == "__main__":
     evaluate_in_processes(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 """
@@ -127,7 +132,7 @@ def evaluate_in_processes(folder, processes, repeats):
 def benchmark_pipeline(settings):
     """Coding an image while the next one is in the edge network, against one after the other."""
     network = random_network(
-        "configs/quick/msfc_R18.yaml",
+        "quick/msfc_R18",
         settings.device,
         *("MODEL.FEATCOMP.CODEC.NAME", "jpegxl", "MODEL.FEATCOMP.CODEC.EFFORT", 9),
     )

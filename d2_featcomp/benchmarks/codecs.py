@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 import torch
 
-from d2_featcomp.codecs import (
+from ..codecs import (
     FeatureBitstream,
     ImageSizes,
     LearnedFeatureCodec,
@@ -17,8 +17,7 @@ from d2_featcomp.codecs import (
     compress_stream,
     decompress_stream,
 )
-from d2_featcomp.ops import quantize_minmax, quantize_uniform, tile_channels
-
+from ..ops import quantize_minmax, quantize_uniform, tile_channels
 from .common import median_times, share, times_faster
 from .networks import BAF, BAF_SIZE, MSFC, random_network, random_record
 
@@ -158,7 +157,7 @@ def benchmark_codec(settings):
 
 def benchmark_learned(settings):
     """The learned codec as a part of the edge sub-model, for maps of MSFC and of the quick start."""
-    quick = "configs/quick/msfc_R18_learned.yaml"
+    quick = "quick/msfc_R18_learned"
     for config, size, bits in ((MSFC, settings.size, 4), (quick, settings.at_most(192, 256), 2)):
         network = random_network(config, settings.device)
         network.accelerate("fused")

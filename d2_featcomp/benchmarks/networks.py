@@ -9,14 +9,13 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from d2_featcomp.engine import setup_config
-from d2_featcomp.modeling.acceleration import find_quick_encoder
-from d2_featcomp.modeling.split_backbone import DecodedLatents, unsplit_backbone
-
+from ..engine import setup_config
+from ..modeling.acceleration import find_quick_encoder
+from ..modeling.split_backbone import DecodedLatents, unsplit_backbone
 from .common import median_times, share, times_faster
 
-MSFC = "configs/msfc_R50.yaml"
-BAF = "configs/baf_yolov3.yaml"
+MSFC = "msfc_R50"
+BAF = "baf_yolov3"
 BAF_SIZE = (512, 512)
 
 

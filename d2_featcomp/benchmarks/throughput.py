@@ -4,8 +4,7 @@ import copy
 
 import torch
 
-from d2_featcomp.codecs import FeatureBitstream
-
+from ..codecs import FeatureBitstream
 from .common import median_times, share
 from .networks import MSFC, build_plain, computes_bfloat16, random_network, random_record
 from .training import train_once

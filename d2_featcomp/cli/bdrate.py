@@ -1,0 +1,42 @@
+"""Computes the BD-rate of two curves in CSV files.
+
+    featcomp bdrate anchor.csv test.csv --rate bpfe --quality bbox/AP
+
+It tells how many percent more bits a curve needs than another for the same quality; negative numbers
+save bits. Any CSV file with a header and a line a point will do, those of featcomp sweep among them; of
+a file with several curves in its column "curve", name one.
+"""
+
+import argparse
+import warnings
+
+TAKES_IMPORTS = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("anchor", help="CSV file of the curve to compare with")
+    parser.add_argument("test", help="CSV file of the other curve; may be the same file")
+    parser.add_argument("--rate", required=True, help="column of the rate, in any unit, e.g. bpfe")
+    parser.add_argument("--quality", required=True, help="column of the quality, larger is better")
+    parser.add_argument("--anchor-curve", metavar="NAME", help="which one, if the file has several")
+    parser.add_argument("--test-curve", metavar="NAME", help="which one, if the file has several")
+    parser.add_argument(
+        "--method",
+        default="cubic",
+        choices=("cubic", "pchip", "akima"),
+        help="how curves are fitted (default: cubic, as in the papers; pchip for curves that saturate)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..evaluation import bd_rate
+    from ..evaluation.curve_files import read_curve
+
+    anchor = read_curve(args.anchor, args.rate, args.quality, args.anchor_curve)
+    test = read_curve(args.test, args.rate, args.quality, args.test_curve)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        percent = bd_rate(anchor[0], anchor[1], test[0], test[1], method=args.method)
+    for warning in caught:
+        print(f"warning: {warning.message}")
+    print(f"BD-rate: {percent:+.2f} %")

@@ -1,0 +1,74 @@
+"""Runs the cloud sub-model: feature bitstreams to results, from files or as a server.
+
+    featcomp cloud --weights deployed/cloud.pth --input out/ --output results/
+    featcomp cloud --weights deployed/cloud.pth --output results/ --serve 0.0.0.0:8000
+
+Needs cloud.pth alone (featcomp export), which holds the configuration, too. For each bitstream NAME.d2fc
+it writes NAME.json, what was found, with the maps of dense tasks as PNG files; results.json, all
+instances in COCO's result format; and images.json, the images and categories that this names. Their ids
+are those of the data set where --annotations gives it, or images.json lies beside the bitstreams. With
+--images, the folder of the original images, it draws them, too. The server takes PUT
+/v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
+MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. It ends on SIGTERM, when all that it has accepted is
+answered.
+"""
+
+import argparse
+
+from .options import add_config_file, add_overrides, split_list
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
+    parser.add_argument("--images", help="folder of the original images, to draw what was found")
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="of the data set, in COCO's format, for ids (default: images.json beside the bitstreams, "
+        "or annotations.json in --images)",
+    )
+    parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
+    add_limits(parser)
+    add_overrides(parser)
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds what a cloud sub-model needs, as files or as a server."""
+    add_config_file(
+        parser,
+        "of the split network (default: the configuration in the weights' file)",
+        required=False,
+    )
+    parser.add_argument("--weights", help="cloud.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--output", default="results", help="folder (default: results)")
+    parser.add_argument(
+        "--classes",
+        type=split_list,
+        metavar="A,B",
+        help="names of the classes (default: those in the weights' file, or of the config's data sets)",
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Adds the limits of a server; the defaults are those of serving.ServiceSettings."""
+    parser.add_argument("--queue", type=int, help="bitstreams that wait (64)")
+    parser.add_argument("--max-bytes", type=int, help="of a request (2^24)")
+    parser.add_argument("--max-pixels", type=int, help="of an image (2^23)")
+    parser.add_argument(
+        "--max-answer-bytes",
+        type=int,
+        help="memory for what is found in the images of a batch (2^30)",
+    )
+    parser.add_argument("--max-connections", type=int, help="at once (512)")
+    parser.add_argument("--receive-timeout", type=float, help="of a request, seconds (30)")
+    parser.add_argument("--answer-timeout", type=float, help="of an answer, seconds (60)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from detectron2.utils.logger import setup_logger
+
+    from ..serving.cloud_program import run_cloud
+
+    setup_logger(name="d2_featcomp")
+    return run_cloud(args)

@@ -1,0 +1,38 @@
+"""Lists the data sets that this project knows, and builds those that can be built.
+
+    featcomp datasets
+    featcomp datasets --build scenes photo_scenes
+
+Data sets lie below DETECTRON2_DATASETS (default: datasets). `scenes` is drawn from a seed, in about a
+minute; `photo_scenes` is composed of the pixels of two Debian packages, which are downloaded with
+apt-get and not installed. Others have to be downloaded from where their authors publish them. Your own
+are made by featcomp make-scenes, are registered as for Detectron2, or are any folder of images:
+images:FOLDER.
+"""
+
+import argparse
+
+TAKES_IMPORTS = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--build", nargs="+", default=[], metavar="NAME", help="build these: scenes, photo_scenes"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from tabulate import tabulate
+
+    from ..data.known import build_data_set, list_data_sets
+
+    for name in args.build:
+        print(f"{name}: {build_data_set(name)}")
+    if args.build:
+        return
+    rows = [
+        [known.name, "there" if known.present else "missing", known.registered, known.how]
+        for known in list_data_sets()
+    ]
+    head = ["folder", "state", "names for DATASETS.TRAIN and DATASETS.TEST", "how to get it"]
+    print(tabulate(rows, head, tablefmt="plain", maxcolwidths=[None, None, 44, 44]))

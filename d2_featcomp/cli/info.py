@@ -1,0 +1,112 @@
+"""Prints versions, devices and codecs, and how to get what is missing.
+
+It works where Detectron2, PyTorch or an optional package is missing, too.
+"""
+
+import argparse
+import functools
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping
+
+from .. import __version__
+from ..errors import DETECTRON2_MISSING
+
+TAKES_IMPORTS = False
+
+# What -> (modules, what is lost without them, what to install).
+_PACKAGES = {
+    "imagecodecs": (("imagecodecs",), "most image codecs", "imagecodecs"),
+    "PyAV": (("av",), "codec hevc, videos", "d2_featcomp[hevc]"),
+    "constriction": (("constriction",), "codecs learned and variable_rate", "constriction"),
+    "OpenCV": (("cv2",), "featcomp demo, videos from cameras", "d2_featcomp[demo]"),
+    "httpx": (("httpx",), "featcomp edge --connect", "d2_featcomp[edge]"),
+    "FastAPI, uvicorn": (("fastapi", "uvicorn"), "featcomp serve", "d2_featcomp[serve]"),
+    "Ray Serve": (("ray",), "replicas by Ray Serve", "d2_featcomp[serve]"),
+    "ONNX": (("onnx", "onnxruntime"), "featcomp export --onnx", "d2_featcomp[onnx]"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(args: argparse.Namespace) -> None:
+    print(f"d2_featcomp {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print("\n".join([*_describe_torch(), _describe_detectron2()]))
+    print("\npackages")
+    for name, (modules, purpose, package) in _PACKAGES.items():
+        errors = [error for error in map(_try_import, modules) if error]
+        state = f"missing ({purpose}): {_how(package)}"
+        if not errors:
+            state = ", ".join(map(_find_version, modules))
+        print(f"  {name:18}{state}")
+    print("\ncodecs (MODEL.FEATCOMP.CODEC.NAME)")
+    for line in _describe_codecs():
+        print(f"  {line}")
+
+
+def _describe_torch() -> Iterator[str]:
+    for name in ("torch", "torchvision"):
+        error = _try_import(name)
+        yield f"{name}: {error}: {_how(name)}" if error else _find_version(name)
+    if _try_import("torch"):
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    yield f"CUDA {torch.version.cuda}, {count} devices" if count else "CUDA: no device"
+    for index in range(count):
+        memory = torch.cuda.get_device_properties(index).total_memory
+        yield f"  cuda:{index} {torch.cuda.get_device_name(index)}, {memory / 2**30:.0f} GiB"
+
+
+def _describe_detectron2() -> str:
+    error = _try_import("detectron2")
+    if error:
+        return f"detectron2: {error}. {DETECTRON2_MISSING}"
+    return f"detectron2 {importlib.import_module('detectron2').__version__}"
+
+
+def _describe_codecs() -> Iterator[str]:
+    """A line for each codec; for what is missing the codec's own words."""
+    try:
+        from ..codecs import FEATURE_CODEC_REGISTRY, IMAGE_CODEC_REGISTRY
+    except ImportError as error:
+        yield f"they cannot be loaded: {error}: {_how('d2_featcomp')}"
+        return
+    for registry in (IMAGE_CODEC_REGISTRY, FEATURE_CODEC_REGISTRY):
+        for name, codec in sorted(registry, key=lambda entry: entry[0]):
+            try:
+                codec.require_library()
+                yield f"{name:18}ready"
+            except ImportError as error:
+                yield f"{name:18}missing: {error}"
+
+
+def _try_import(module: str) -> str:
+    """ "", or why a module cannot be imported."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _find_version(module: str) -> str:
+    """Version of the distribution that a module came with, "?" if it tells none."""
+    try:
+        distribution = _find_distributions().get(module, [module])[0]
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{module} {getattr(importlib.import_module(module), '__version__', '?')}"
+
+
+@functools.cache
+def _find_distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def _how(package: str) -> str:
+    return f"pip install '{package}'"

@@ -1,0 +1,60 @@
+"""Options that several sub-commands have."""
+
+import argparse
+
+__all__ = [
+    "add_config_file",
+    "add_launch_options",
+    "add_overrides",
+    "split_list",
+]
+
+
+def add_config_file(
+    parser: argparse.ArgumentParser,
+    what: str = "of the split network",
+    *,
+    required: bool = True,
+    default: str | None = None,
+) -> None:
+    """Adds --config-file, for short --config: `config_file`.
+
+    Args:
+        parser (ArgumentParser): gets the option.
+        what (str): begins its help.
+        required (bool): whether it has to be given.
+        default (str or None): what stands for one that is not given.
+    """
+    parser.add_argument(
+        "--config-file",
+        "--config",
+        dest="config_file",
+        required=required,
+        default=default,
+        metavar="FILE",
+        help=f"{what}: a file, or a name of the model zoo, e.g. msfc_R50",
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds config overrides, anywhere on the command line: `opts`."""
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config overrides, e.g. MODEL.WEIGHTS model.pth"
+    )
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Adds Detectron2's options of several processes and machines."""
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, help="GPUs, or processes on CPUs, of a machine (default: 1)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="default: 1")
+    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine (default: 0)")
+    parser.add_argument(
+        "--dist-url", default="auto", help="for several machines: tcp://HOST:PORT (default: auto)"
+    )
+
+
+def split_list(text: str) -> list[str]:
+    """Splits "A,B"."""
+    return text.split(",")

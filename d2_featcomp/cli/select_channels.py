@@ -1,0 +1,39 @@
+"""Orders the channels of a layer by how much they tell of its input, for BaF (eq. 2 and 3).
+
+The images are those of DATASETS.TRAIN; `images:FOLDER` is any folder of images. Name the file that is
+written in MODEL.FEATCOMP.BAF.CHANNEL_ORDER:
+
+    featcomp select-channels --config baf_yolov3 --output order.json \\
+        MODEL.WEIGHTS yolov3.pth DATASETS.TRAIN "('images:photos',)"
+"""
+
+import argparse
+
+from .options import add_config_file, add_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_file(parser, "of the network; MODEL.WEIGHTS must be set")
+    parser.add_argument("--images", type=int, default=1000, help="how many to look at (default 1000)")
+    parser.add_argument("--output", required=True, help="the JSON file to write")
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from detectron2.modeling import build_model
+
+    from ..engine import FeatCompCheckpointer, select_channels, setup_config
+    from ..files import prepare_file, write_text
+    from ..modeling import format_channel_order
+
+    prepare_file(args.output)
+    # All channels are looked at, whichever are coded later.
+    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"])
+    network = build_model(cfg).eval()
+    checkpointer = FeatCompCheckpointer(network)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+    checkpointer.require_complete(cfg.MODEL.WEIGHTS or "(none: set MODEL.WEIGHTS)", split=False)
+    order, scores, count = select_channels(cfg, network, args.images)
+    layer = cfg.MODEL.FEATCOMP.LAYER
+    write_text(format_channel_order(layer, order, scores, count), args.output)
+    print(f"{args.output}: {len(order)} channels of layer {layer}, from {count} images")

@@ -1,0 +1,51 @@
+"""Trains a network with compressed features, in stages.
+
+Training runs the stages of MODEL.FEATCOMP.TRAIN one after the other. How long and how fast is each
+stage's own: MODEL.FEATCOMP.TRAIN.STEPk.MAX_ITER, .BASE_LR and .LR_STEPS; SOLVER.MAX_ITER, SOLVER.BASE_LR
+and SOLVER.STEPS are refused. --resume goes on where an interrupted training stopped, and ends, on CPUs,
+with the weights of one that was not. --eval-only measures MODEL.WEIGHTS, as featcomp eval does:
+
+    featcomp train --config msfc_R50 --num-gpus 8
+    featcomp train --config msfc_R50 --eval-only MODEL.WEIGHTS model.pth \\
+        MODEL.FEATCOMP.CODEC.NAME jpegxl MODEL.FEATCOMP.CODEC.BITS 4
+"""
+
+import argparse
+
+from .options import add_config_file, add_launch_options, add_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_file(parser, required=False, default="")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an interrupted training stopped"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead")
+    add_launch_options(parser)
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..engine import run_processes
+
+    run_processes(train_or_evaluate, args)
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """What each of the processes does."""
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from ..engine import require_stage_settings, setup_config, train_stages
+    from ..experiments import evaluate
+
+    cfg = setup_config(args.config_file, args.opts)
+    if not args.eval_only:
+        require_stage_settings(cfg, args.opts)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2_featcomp")
+    if args.eval_only:
+        evaluate(cfg)
+    else:
+        train_stages(cfg, resume=args.resume)

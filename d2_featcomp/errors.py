@@ -1,0 +1,57 @@
+"""Errors of command lines: one line, and an exit status."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+__all__ = ["DETECTRON2_MISSING", "report_errors"]
+
+DETECTRON2_MISSING = (
+    "d2_featcomp needs Detectron2, which cannot be imported: install it with "
+    "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+)
+
+
+@contextlib.contextmanager
+def report_errors(program: str | None = None) -> Iterator[None]:
+    """Turns an error of the user's making into one line and exit status 2, an interruption into 130.
+
+    With the environment variable D2_FEATCOMP_TRACEBACK set, the traceback is kept.
+
+    Args:
+        program (str or None): what the line begins with; None is the name of this program.
+    """
+    program = program or os.path.basename(sys.argv[0])
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        KeyError,
+        AssertionError,
+        FloatingPointError,
+    ) as error:
+        # Detectron2 reports many mistakes in a config by KeyError and AssertionError.
+        if os.getenv("D2_FEATCOMP_TRACEBACK"):
+            raise
+        # YAML's and the operating system's may have many lines.
+        message = " ".join(_without_worker(str(error)).split())
+        if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
+            message = DETECTRON2_MISSING
+        if isinstance(error, (KeyError, AssertionError)):
+            message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
+        print(f"{program}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _without_worker(message: str) -> str:
+    """Strips the traceback from the error of a process that loads data."""
+    if not message.startswith("Caught ") or " in DataLoader worker process" not in message:
+        return message
+    kind = message.removeprefix("Caught ").partition(" ")[0]
+    return message.rpartition(f"{kind}: ")[2] or message

@@ -1,0 +1,151 @@
+"""What `featcomp cloud` and `featcomp serve` do: feature bitstreams to results."""
+
+import os
+import signal
+import sys
+from functools import partial
+
+from tqdm import tqdm
+
+from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from ..deploy import find_categories, load_sub_model, read_config
+from .coco_results import (
+    match_categories,
+    name_bitstreams,
+    open_annotations,
+    require_free_names,
+    write_coco_results,
+)
+from .deployment import load_service
+from .http_server import run_server
+from .results import draw_result, make_result, write_result
+
+__all__ = ["run_cloud"]
+
+
+def run_cloud(args):
+    """Decodes files, or runs a server.
+
+    Args:
+        args (Namespace): the options of `featcomp cloud`.
+
+    Returns:
+        int: exit status: 3 if some files could not be decoded.
+
+    Raises:
+        ValueError, OSError: a mistake in the options, or a file that is missing.
+    """
+    if bool(args.input) == bool(args.serve):
+        raise ValueError("give either --input, files to decode, or --serve HOST:PORT")
+    if args.images and not os.path.isdir(args.images):
+        raise FileNotFoundError(f"no folder {args.images!r}")
+    if args.annotations and args.serve:
+        raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
+    cfg = read_config(args.weights, args.config_file, args.opts)
+    weights = cfg.MODEL.WEIGHTS
+    if args.serve:
+        serve(cfg, weights, args)
+        return 0
+    network = load_sub_model(cfg, weights, "cloud")
+    return 3 if decode_files(network, args, find_categories(cfg, weights, network, args.classes)) else 0
+
+
+def list_bitstreams(given):
+    """Paths of .d2fc files, sorted within folders."""
+    found = []
+    for entry in given:
+        if os.path.isdir(entry):
+            names = sorted(name for name in os.listdir(entry) if name.endswith(".d2fc"))
+            if not names:
+                raise FileNotFoundError(f"no .d2fc file in {entry!r}")
+            found += [os.path.join(entry, name) for name in names]
+        elif os.path.isfile(entry):
+            found.append(entry)
+        else:
+            raise FileNotFoundError(f"no file or folder {entry!r}")
+    return found
+
+
+def decode_files(network, args, categories):
+    """Decodes the files of --input and writes what is found in them.
+
+    Args:
+        network (SplitNetwork): its cloud sub-model.
+        args (Namespace): input, output, images and annotations of `featcomp cloud`.
+        categories (list[dict]): of its classes.
+
+    Returns:
+        int: how many files could not be decoded.
+    """
+    paths = list_bitstreams(args.input)
+    names = name_bitstreams(paths)
+    require_free_names(names)
+    table, listed = open_annotations(args.annotations, args.input, args.images)
+    categories = match_categories(categories, listed)
+    os.makedirs(args.output, exist_ok=True)
+    results, failed = [], 0
+    for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
+        try:
+            with open(path, "rb") as file:
+                stream = FeatureBitstream.from_bytes(file.read())
+            output = network.cloud_inference([stream])[0]
+        except BitstreamError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        result = make_result(name, output, categories)
+        write_result(result, args.output)
+        results.append({key: value for key, value in result.items() if key != "maps"})
+        if args.images:
+            try:
+                draw_result(output, name, args.images, args.output, categories)
+            except FileNotFoundError as error:
+                print(error, file=sys.stderr)
+    count = write_coco_results(results, categories, table, args.output)
+    print(f"{args.output}/results.json: {count} instances")
+    if table.unknown:
+        print(
+            f"{len(table.unknown)} images are not in the annotations, e.g. {table.unknown[0]!r}: they "
+            "have ids that these lack",
+            file=sys.stderr,
+        )
+    return failed
+
+
+def serve(cfg, weights, args):
+    """Runs the server until SIGTERM.
+
+    Args:
+        cfg (CfgNode): of the split network.
+        weights (str): file of the cloud sub-model.
+        args (Namespace): serve, output, classes and limits of `featcomp cloud`; None for a limit is the
+            default.
+    """
+    host, _, port = args.serve.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"the address is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
+    limits = {
+        "queue_size": args.queue,
+        "max_bytes": args.max_bytes,
+        "receive_timeout": args.receive_timeout,
+        "answer_timeout": args.answer_timeout,
+        "max_answer_bytes": args.max_answer_bytes,
+        "max_connections": args.max_connections,
+    }
+    limits = {name: value for name, value in limits.items() if value is not None}
+    pixels = DecodeLimits.max_image_pixels if args.max_pixels is None else args.max_pixels
+    load = partial(
+        load_service,
+        cfg,
+        weights,
+        args.output,
+        args.classes,
+        **limits,
+        limits=DecodeLimits(
+            max_image_pixels=pixels,
+            max_original_pixels=max(pixels, DecodeLimits.max_original_pixels),
+        ),
+    )
+    # uvicorn raises the signal again when all that was accepted is answered.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    run_server(load, host.strip("[]"), int(port))

@@ -1,0 +1,246 @@
+"""What `featcomp edge` does: images to feature bitstreams, in files or to a server."""
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import sys
+import time
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..codecs import RateController
+from ..codecs.rate_control import TOLERANCE
+from ..deploy import load_sub_model, read_config, read_description
+from ..engine import make_input, time_call
+from ..files import write_bytes
+from .client import CloudClient
+from .coco_results import collect_answers, open_image_table, write_image_table
+from .inputs import list_inputs, name_inputs, read_frames
+from .link import Link
+from .pipeline import run_ahead
+from .sender import Sender
+from .spool import Spool
+
+__all__ = ["run_edge"]
+
+
+@dataclasses.dataclass
+class CodedImage:
+    """A bitstream: its name, bytes, the image's original (height, width), what it took in seconds, and
+    how many bytes were aimed at (None: any)."""
+
+    name: str
+    data: bytes
+    size: tuple
+    network_seconds: float
+    codec_seconds: float
+    target: float | None
+
+
+def run_edge(args):
+    """Codes images, and sends what is in the spool.
+
+    Args:
+        args (Namespace): the options of `featcomp edge`.
+
+    Returns:
+        int: exit status: 3 if an image could not be coded or something is left to be sent.
+
+    Raises:
+        ValueError, OSError: a mistake in the options, or a file that is missing.
+    """
+    _require_consistent(args)
+    simulated = args.bandwidth is not None or args.latency or args.loss
+    link = Link(args.bandwidth, args.latency, args.loss, args.seed) if simulated else None
+    sender = _open_sender(args)
+    failures, rows, off_target, categories = [], [], 0, []
+    table, listed = open_image_table(args.input, args.output)
+    images = ()
+    if args.input:
+        cfg = read_config(args.weights, args.config_file, args.opts)
+        network = load_sub_model(cfg, cfg.MODEL.WEIGHTS, "edge")
+        categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
+        images = code_images(args, cfg, network, failures, ahead=0 if link else args.in_flight)
+    for image in images:
+        table.find(image.name, *image.size)
+        if image.target is not None:
+            off_target += abs(len(image.data) / image.target - 1) > TOLERANCE
+        transfer = link.seconds(len(image.data)) if link else 0.0
+        cloud_seconds = None
+        if sender:
+            identity = sender.spool.add(image.name, image.data)
+            if link:
+                time.sleep(transfer)
+            cloud_seconds = sender.send_new(identity)
+        else:
+            path = os.path.join(args.output, f"{image.name}.d2fc")
+            write_stream(image.data, path, args.overwrite)
+        seconds = image.network_seconds, image.codec_seconds, transfer, cloud_seconds
+        rows.append((image.name, len(image.data), *seconds))
+    if sender and sender.away_since is not None and args.input:
+        sender.send_waiting()
+    if args.output and sender:
+        collect_answers(args.output, table, listed or categories)
+    elif listed:  # a data set's
+        write_image_table(table, listed, args.output)
+    _print_rates(args, rows, off_target)
+    if rows and link:
+        print(_make_table(rows))
+    return 3 if (sender and not _close(sender)) or failures else 0
+
+
+def _require_consistent(args):
+    if not args.output and not args.connect and (args.input or not args.requeue):
+        raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
+    if not args.input and not args.connect and not args.requeue:
+        raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
+    if (args.target_kbit_s is None) != (args.fps is None):
+        raise ValueError("--target-kbit-s and --fps belong together: give both, or neither")
+    if args.target_kbit_s is not None and args.target_kb is not None:
+        raise ValueError("give either --target-kbit-s or --target-kb")
+
+
+def _open_sender(args):
+    """Sender or None; puts back what the server refused, and sends what is in the spool."""
+    sender = None
+    if args.connect:
+        client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
+        sender = Sender(Spool(args.spool), client, args.output)
+    if args.output:
+        os.makedirs(args.output, exist_ok=True)
+    if args.requeue:
+        print(f"{len(Spool(args.spool).requeue())} put back into {args.spool}")
+    if sender:
+        sender.send_waiting()
+    return sender
+
+
+def _close(sender):
+    """Tells what was sent; whether that was all, and the server refused nothing."""
+    left = len(sender.spool.waiting())
+    print(f"{sender.sent} sent, {sender.refused} refused, {left} waiting in {sender.spool.folder}")
+    sender.client.close()
+    return not left and not sender.refused
+
+
+@contextlib.contextmanager
+def told(name, failures):
+    """Tells what is wrong with one image, and goes on with the next."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # of readers; of networks and codecs
+        failures.append(name)
+        print(f"{name}: {error}", file=sys.stderr)
+
+
+def edge_features(args, cfg, network, failures):
+    """Yields (name, features, seconds of the edge network) of each image that can be computed."""
+    entries = list_inputs(args.input)
+    count, seen = 0, set()
+    with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
+        for entry, entry_name in zip(entries, name_inputs(entries), strict=True):
+            with told(entry, failures):
+                for name, picture in read_frames(entry, entry_name):
+                    if args.limit is not None and count >= args.limit:
+                        return
+                    count += 1
+                    with told(name, failures):
+                        if name.lower() in seen:
+                            raise ValueError(f"a frame has this name, too: it is left out ({entry})")
+                        seen.add(name.lower())
+                        record = make_input(picture, cfg)
+                        (features,), seconds = time_call(network.edge_features, [record])
+                        yield name, features, seconds
+            progress.update()
+
+
+def code_images(args, cfg, network, failures, ahead):
+    """Yields a CodedImage of each image that can be coded.
+
+    Args:
+        args (Namespace): input, limit, target_kbit_s and fps of `featcomp edge`.
+        cfg (CfgNode): of the network.
+        network (SplitNetwork): its edge sub-model.
+        failures (list[str]): gets the names of the others.
+        ahead (int): images that the network may be ahead of the codec. 0 where times are measured:
+            nothing runs beside.
+    """
+    controller, codec = make_controller(args, network.feature_codec), network.feature_codec
+    features_of_images = edge_features(args, cfg, network, failures)
+    for name, features, network_seconds in run_ahead(features_of_images, ahead):
+        coded = None
+        with told(name, failures):
+            if controller:
+                codec.target_bytes = controller.next_target()
+            stream, codec_seconds = time_call(network.encode, features)
+            data = stream.to_bytes()
+            if controller:
+                controller.add(len(data))
+            size, target = features.sizes.original, codec.target_bytes if controller else None
+            coded = CodedImage(name, data, size, network_seconds, codec_seconds, target)
+        if coded:
+            yield coded
+
+
+def make_controller(args, codec):
+    """RateController, or None."""
+    if args.target_kbit_s is None:
+        return None
+    if codec.rate is None:
+        raise ValueError(
+            f"--target-kbit-s chooses a rate for each image, but codec {codec.name!r} has one rate: "
+            "use a network that was trained with MODEL.FEATCOMP.CODEC.NAME variable_rate"
+        )
+    return RateController(args.target_kbit_s, args.fps)
+
+
+def write_stream(data, path, overwrite):
+    """Writes a bitstream, unless another one is there."""
+    if os.path.exists(path) and not overwrite:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return
+        raise FileExistsError(
+            f"{path!r} is there already, of another image or other weights: choose another --output, or "
+            "add --overwrite"
+        )
+    write_bytes(data, path)
+
+
+def _print_rates(args, rows, off_target):
+    """Bytes of an image, and the bit rate where one is held."""
+    if not rows:
+        return
+    mean = statistics.fmean(row[1] for row in rows)
+    print(f"{len(rows)} images, {mean / 1000:.2f} kB an image")
+    if args.target_kbit_s is not None:
+        print(
+            f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
+            f"{args.target_kbit_s:g}; {off_target} images could not be brought within 3 % of "
+            "their share"
+        )
+
+
+def _make_table(rows):
+    """Milliseconds of each image, and their medians."""
+    head = ["image", "bytes", "edge network", "codec", "transfer", "cloud", "end to end (ms)"]
+    lines = []
+    for name, size, *seconds in rows:
+        total = sum(part or 0.0 for part in seconds)
+        lines.append([name, size, *(None if s is None else 1000 * s for s in (*seconds, total))])
+    medians = [
+        statistics.median([line[column] for line in lines if line[column] is not None] or [float("nan")])
+        for column in range(1, len(head))
+    ]
+    cells = [
+        [
+            line[0],
+            f"{line[1]:.0f}",
+            *("-" if value is None or value != value else f"{value:.1f}" for value in line[2:]),
+        ]
+        for line in [*lines, ["median", *medians]]
+    ]
+    align = ("left", *("right" for _ in head[1:]))
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -1,1 +1,0 @@
-"""What tools/benchmark.py measures. Each module holds functions that yield rows."""
