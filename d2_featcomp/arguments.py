@@ -139,11 +139,11 @@ def _import_file(path: str) -> None:
         raise
 
 
-def _import_folder(path):
+def _import_folder(path: str) -> None:
     """Imports a package by its folder; its parts are found as those of any package."""
     folder, name = os.path.split(os.path.realpath(path))
     if folder not in sys.path:
         sys.path.append(folder)
-    found = importlib.import_module(name)
-    if os.path.dirname(os.path.realpath(found.__file__)) != os.path.join(folder, name):
-        raise ImportError(f"another package {name!r} was found first, {found.__file__!r}")
+    origin = importlib.import_module(name).__file__ or ""
+    if os.path.dirname(os.path.realpath(origin)) != os.path.join(folder, name):
+        raise ImportError(f"another package {name!r} was found first, {origin!r}")
