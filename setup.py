@@ -84,6 +84,7 @@ setup(
             "httpx>=0.27",
             "ray[serve]>=2.45 ; python_version < '3.14'",
         ],
+        "report": ["plotly>=5.20"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "demo": ["opencv-python-headless>=4.9"],
         "dev": ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],

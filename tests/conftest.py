@@ -98,8 +98,8 @@ def build_yolo(networks):
 def nanodet():
     """The package of projects/NanoDet, imported as the tools do it; its config keys are there for the
     tests of one file alone."""
-    from d2_featcomp.config import CONFIG_REGISTRY
     from d2_featcomp.arguments import import_modules
+    from d2_featcomp.config import CONFIG_REGISTRY
 
     import_modules(["projects/NanoDet/nanodet"])
     package, name = sys.modules["nanodet"], "add_nanodet_config"

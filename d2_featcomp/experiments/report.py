@@ -33,6 +33,7 @@ from .differences import (
     format_differences,
     write_differences,
 )
+from .html_report import write_html_report
 from .keys import describe_versions
 from .schema import BDRate, file_name
 
@@ -96,6 +97,10 @@ class Report:
         for stem, x, y in self.plots():
             self._draw(stem, x, y)
 
+    def write_html(self):
+        """Writes report.html, of what :meth:`write` wrote and of the folder "pictures"."""
+        write_html_report(self, self._path("report.html"))
+
     def differences(self):
         """Computes the plan's differences, list[dict] as :func:`format_differences` takes them."""
         return self._differences.compute_all(self._folders())
@@ -114,8 +119,9 @@ class Report:
             logger.info("Differences\n\n%s\n", format_differences(self.differences()))
         plots = [f"{stem}{end}" for stem, _, _ in self.plots() for end in (".png", ".svg")]
         names = ["results.csv", "results.json", "curves.csv", "per_image.csv", "summary.json", *plots]
-        for name in [*names, *(["pictures"] if self.plan.pictures else [])]:
-            logger.info("%s", self._path(name))
+        for name in [*names, *(["pictures"] if self.plan.pictures else []), "report.html"]:
+            if os.path.exists(self._path(name)):
+                logger.info("%s", self._path(name))
 
     def _write_json(self, data, name):
         write_text(json.dumps(data, indent=1), self._path(name))

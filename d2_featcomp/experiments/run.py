@@ -84,6 +84,8 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
     if comm.is_main_process():
         if plan.pictures:
             run.draw(**plan.pictures)
+        if report.results:
+            report.write_html()
         report.log()
     return report
 
