@@ -61,10 +61,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
             if reference is not None:
                 before, after = _run_reference(reference, picture, inputs, stream, cfg)
                 results = [before, *results, after]
-            panels = [(text, draw_outputs(on, out, metadata, threshold)) for text, on, out in results]
-            if "annotations" in record:
-                truth = draw_truth(picture, record["annotations"], metadata)
-                panels = [("ground truth", truth), *panels]
+            panels = _draw_panels(results, picture, record, metadata, threshold)
             drawn = arrange(panels, 2 if len(panels) == 4 else len(panels))
             Image.fromarray(drawn).save(f"{stem}_detections.png")
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
@@ -74,6 +71,14 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
 def describe_stream_bytes(stream):
     """Composes the caption of what a FeatureBitstream gives: its split, codec, bits and bytes."""
     return f"{stream.split}, {stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
+
+
+def _draw_panels(results, picture, record, metadata, threshold):
+    """[(caption, image, output)] -> [(caption, picture)], behind the ground truth where it is known."""
+    panels = [(text, draw_outputs(on, out, metadata, threshold)) for text, on, out in results]
+    if "annotations" not in record:
+        return panels
+    return [("ground truth", draw_truth(picture, record["annotations"], metadata)), *panels]
 
 
 def _get_pixels(inputs, cfg):

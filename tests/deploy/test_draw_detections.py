@@ -110,6 +110,8 @@ def test_segments_have_names_and_colours_of_their_data_set():
     picture = draw_outputs(IMAGE, {"panoptic_seg": (segments, infos)}, metadata, 0.5)
     assert np.array_equal(picture[100, 20], np.round(0.4 * class_colours(1)[0]))
     assert np.array_equal(picture[390, 20], np.round(0.4 * np.array((9, 90, 200))))
+    rows, columns = np.nonzero(has(picture, (0, 0, 0)))  # letters and frames of the labels
+    assert rows.min() < 200 < rows.max() and columns.min() > 100
     scores = torch.zeros(2, 400, 400)
     scores[1] = 1
     outputs = {"sem_seg": scores}

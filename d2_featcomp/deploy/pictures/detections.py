@@ -224,9 +224,11 @@ def _find_extent(shape, size):
         return *shape.corners.min(axis=0), *shape.corners.max(axis=0)
     if shape.mask is None or shape.area < _LEAST_SHARE * shape.mask.size:
         return None
-    rows, columns = np.nonzero(shape.mask)  # of a segment: a pixel that is surely within
-    middle = len(rows) // 2
-    return columns[middle], rows[middle], columns[middle], rows[middle]
+    rows, columns = np.nonzero(shape.mask)  # of a segment: a pixel within, in its middle row
+    row = rows[len(rows) // 2]
+    columns = columns[rows == row]
+    column = columns[len(columns) // 2]
+    return column, row, column, row
 
 
 def place_label(extent, label, size, placed):
