@@ -2,9 +2,10 @@
 
 For every input image it writes, below --output:
 
-    NAME_detections.png   what is found; with --reference, beside what that network finds, not split
+    NAME_detections.png   what is found; with --reference, beside what that network finds, not split, in
+                          the image, and in one that an image codec codes to about as many bytes
     NAME_tasks.png        of networks with several tasks: all that they predict
-    NAME_features.png     the tiled latents
+    NAME_features.png     the latents, a tile a channel
     NAME.d2fc             the feature bitstream itself
 """
 

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -10,10 +11,18 @@ from ..data.images import read_image
 from ..engine.inference import make_input
 from ..files import write_bytes
 from .classes import choose_categories, count_classes
+from .equal_bytes import code_to_size
 from .naming import name_files
-from .pictures import collect_metadata, draw_features, draw_outputs, draw_tasks, side_by_side
+from .pictures import (
+    arrange,
+    collect_metadata,
+    draw_features,
+    draw_outputs,
+    draw_tasks,
+    draw_truth,
+)
 
-__all__ = ["draw_images"]
+__all__ = ["describe_stream_bytes", "draw_images"]
 
 
 def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
@@ -22,11 +31,12 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
     Args:
         cfg (CfgNode): that `model` was built from; its data sets give the class names, none is loaded.
         model (nn.Module): a split network in evaluation mode.
-        records (sequence[dict]): with "file_name" of an image and, for several tasks, optionally
-            "sem_seg_file_name" and "disparity_file_name" of the truth.
+        records (sequence[dict]): with "file_name" of an image and, optionally, "annotations" or, for
+            several tasks, "sem_seg_file_name" and "disparity_file_name" of the truth.
         folder (str): where `NAME_detections.png` or, for several tasks, `NAME_tasks.png`, and
             `NAME_features.png` and `NAME.d2fc` go, NAME as :func:`name_files` gives it.
-        reference (nn.Module or None): the network that is not split, to draw beside.
+        reference (nn.Module or None): the network that is not split; what it finds in the image, and in
+            one compressed to as many bytes, is drawn beside.
         threshold (float): instances of a lower score are not drawn.
     """
     categories = choose_categories(cfg, count_classes(model))
@@ -36,23 +46,56 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
     names = name_files([record["file_name"] for record in records])
     for name, record in zip(names, tqdm(records, desc="images", mininterval=1), strict=True):
         picture = read_image(record["file_name"], "RGB")
-        inputs = [make_input(picture, cfg)]
-        output = model(inputs)[0]
+        inputs = make_input(picture, cfg)
+        output = model([inputs])[0]
         stream = output["bitstream"]
         stem = os.path.join(folder, name)
         metadata = collect_metadata(output, categories, dataset)
-        caption = f"{stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
         if "disparity" in output or "reconstruction" in output:
-            image = inputs[0]["image"].flip(0) if cfg.INPUT.FORMAT == "BGR" else inputs[0]["image"]
-            drawn = draw_tasks(image, output, record, metadata, bgr=cfg.INPUT.FORMAT == "BGR")
-            Image.fromarray(side_by_side({caption: drawn})).save(f"{stem}_tasks.png")
+            bgr = cfg.INPUT.FORMAT == "BGR"
+            drawn = draw_tasks(_get_pixels(inputs, cfg), output, record, metadata, bgr=bgr)
+            drawn = arrange([(describe_stream_bytes(stream), drawn)], 1)
+            Image.fromarray(drawn).save(f"{stem}_tasks.png")
         else:
-            drawn = {}
+            results = [(describe_stream_bytes(stream), picture, output)]
             if reference is not None:
-                with torch.no_grad():
-                    before = reference(inputs)[0]
-                drawn["uncompressed"] = draw_outputs(picture, before, metadata, threshold)
-            drawn[caption] = draw_outputs(picture, output, metadata, threshold)
-            Image.fromarray(side_by_side(drawn)).save(f"{stem}_detections.png")
+                before, after = _run_reference(reference, picture, inputs, stream, cfg)
+                results = [before, *results, after]
+            panels = _draw_panels(results, picture, record, metadata, threshold)
+            drawn = arrange(panels, 2 if len(panels) == 4 else len(panels))
+            Image.fromarray(drawn).save(f"{stem}_detections.png")
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
         write_bytes(stream.to_bytes(), f"{stem}.d2fc")
+
+
+def describe_stream_bytes(stream):
+    """Composes the caption of what a FeatureBitstream gives: its split, codec, bits and bytes."""
+    return f"{stream.split}, {stream.codec}, {stream.bits} bits: {stream.total_bits // 8} bytes"
+
+
+def _draw_panels(results, picture, record, metadata, threshold):
+    """[(caption, image, output)] -> [(caption, picture)], behind the ground truth where it is known."""
+    panels = [(text, draw_outputs(on, out, metadata, threshold)) for text, on, out in results]
+    if "annotations" not in record:
+        return panels
+    return [("ground truth", draw_truth(picture, record["annotations"], metadata)), *panels]
+
+
+def _get_pixels(inputs, cfg):
+    """(h, w, 3) uint8 RGB, of the size at which the network gets the image."""
+    pixels = np.uint8(inputs["image"].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else pixels)
+
+
+@torch.no_grad()
+def _run_reference(reference, picture, inputs, stream, cfg):
+    """Caption, image and output of the network that is not split: for the image as it is, and for one
+    coded to as many bytes as the stream."""
+    before = "network that is not split, not compressed", picture, reference([inputs])[0]
+    coded = code_to_size(_get_pixels(inputs, cfg), stream.total_bits // 8)
+    height, width = picture.shape[:2]
+    shown = Image.fromarray(coded.pixels).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = coded.pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else coded.pixels
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+    output = reference([{**inputs, "image": tensor}])[0]
+    return before, (f"{coded.describe()}, same network", np.asarray(shown), output)
