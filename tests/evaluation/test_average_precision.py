@@ -9,9 +9,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from d2_featcomp.evaluation import ImageMatches, bootstrap_difference
+from d2_featcomp.evaluation import ImageMatches, average_precision, bootstrap_difference
 from d2_featcomp.evaluation.average_precision import (
     compute_average_precision,
+    compute_by_image,
     draw_images,
     find_interval,
     sample_average_precision,
@@ -139,6 +140,20 @@ def test_resamples_have_the_average_precision_that_pycocotools_computes(seed):
     for column, metric in enumerate(("AP", "AP50")):
         found = compute_average_precision(matches, counts, metric)
         np.testing.assert_allclose(found, [row[column] for row in expected], atol=1e-9)
+
+
+def test_of_each_image_alone_as_pycocotools_computes_it(monkeypatch):
+    monkeypatch.setattr(average_precision, "_IMAGES_AT_ONCE", 5)
+    evaluation = draw_evaluation(0)
+    matches = ImageMatches.from_evaluation(evaluation)
+    expected = np.array([accumulate(evaluation, [image]) for image in range(12)])
+    np.testing.assert_allclose(compute_by_image(matches), expected[:, 0])
+    np.testing.assert_allclose(compute_by_image(matches, "AP50"), expected[:, 1])
+
+
+def test_of_an_image_without_objects_there_is_none():
+    matches = ImageMatches.from_evaluation(evaluate([(0, 0, 0.0, False)], [(1, 0, 0.0, 0.9)], 2))
+    np.testing.assert_allclose(compute_by_image(matches), [0, np.nan])
 
 
 def test_what_a_compiled_evaluation_keeps_to_itself_is_matched_again():
