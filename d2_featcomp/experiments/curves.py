@@ -65,7 +65,7 @@ def expand_curve(entry, cfg):
     common = {key: entry[key] for key in POINT_KEYS if key in entry and key not in ("name", "training")}
     if "points" not in entry:
         return [
-            Curve(label, _points(described, training, label), anchor)
+            _make_curve(label, _points(described, training, label), anchor, cfg)
             for label, described in _families(name, common, cfg)
         ]
     if not name:
@@ -79,7 +79,13 @@ def expand_curve(entry, cfg):
         {**common, **point, "overrides": {**shared, **(point.get("overrides") or {})}}
         for point in entry["points"]
     ]
-    return [Curve(name, _points(described, training, name), anchor)]
+    return [_make_curve(name, _points(described, training, name), anchor, cfg)]
+
+
+def _make_curve(name, points, anchor, cfg):
+    key = "MODEL.FEATCOMP.SPLIT"
+    splits = [point.overrides.get(key, cfg.MODEL.FEATCOMP.SPLIT) for point in points]
+    return Curve(name, points, anchor, any(split != "ImageSplit" for split in splits))
 
 
 def _families(name, common, cfg):
