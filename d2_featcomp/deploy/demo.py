@@ -25,7 +25,7 @@ from .pictures import (
 __all__ = ["describe_stream_bytes", "draw_images"]
 
 
-def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
+def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, take_panels=None):
     """Writes, for each image, what is found in it, its latents, and the bitstream itself.
 
     Args:
@@ -38,6 +38,8 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
         reference (nn.Module or None): the network that is not split; what it finds in the image, and in
             one compressed to as many bytes, is drawn beside.
         threshold (float): instances of a lower score are not drawn.
+        take_panels (callable or None): is called with the name of each `NAME_detections.png` and its
+            panels, list of (caption, (H, W, 3) uint8 RGB), all of one size.
     """
     categories = choose_categories(cfg, count_classes(model))
     dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None
@@ -64,6 +66,8 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5):
             panels = _draw_panels(results, picture, record, metadata, threshold)
             drawn = arrange(panels, 2 if len(panels) == 4 else len(panels))
             Image.fromarray(drawn).save(f"{stem}_detections.png")
+            if take_panels is not None:
+                take_panels(f"{name}_detections.png", panels)
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
         write_bytes(stream.to_bytes(), f"{stem}.d2fc")
 

@@ -1,28 +1,35 @@
 """The report of a plan as one HTML file that needs no network: interactive curves, tables, pictures."""
 
 import base64
-import csv
 import html
+import io
 import json
 import logging
+import math
 import os
+
+from PIL import Image
 
 from ..evaluation.tradeoff import OF_MEANS
 from ..files import write_text
+from .html_page import fill_page
+from .image_rows import collect_image_rows
 
-__all__ = ["make_figure", "write_html_report"]
+__all__ = ["MOST_PICTURES", "make_figure", "write_html_report"]
 
 _RATES = ("kB/image", "bits/pixel", "BPFE")
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
-_MOST_PICTURES = 8
+MOST_PICTURES = 8
 
 
-def write_html_report(report, path):
+def write_html_report(report, path, panels=None):
     """Writes the report; where plotly is not installed, logs how to get it and writes none.
 
     Args:
         report (Report): of what was measured; pictures are those in the folder "pictures" of its output.
         path (str): of the file.
+        panels (dict or None): name of a picture -> list of (caption, (H, W, 3) uint8 RGB); two of
+            them are shown with a slider between, instead of the picture.
 
     Returns:
         bool: whether it was written.
@@ -35,17 +42,16 @@ def write_html_report(report, path):
     except ImportError:
         logging.getLogger("d2_featcomp").info("%s needs plotly: pip install plotly", path)
         return False
-    plot = figure.to_html(full_html=False, include_plotlyjs=True)
+    plot = figure.to_html(full_html=False, include_plotlyjs=True) if figure else ""
     means, _ = report.means()
-    parts = [
+    sections = [
         ("Rate and quality", plot),
         ("Results", _make_table(means, _list_columns(means))),
         ("More bits for the same quality (BD-rate, percent)", _make_bd_rates(report.bd_rates())),
-        ("Bytes of each image", _make_image_table(os.path.join(report.output, "per_image.csv"))),
-        ("Pictures", _make_pictures(os.path.join(report.output, "pictures"))),
+        ("Each image", _make_image_table(report)),
+        ("Pictures", _make_pictures(os.path.join(report.output, "pictures"), panels or {})),
     ]
-    body = "".join(f"<h2>{html.escape(head)}</h2>\n{text}\n" for head, text in parts if text)
-    write_text(_PAGE.replace("@TITLE@", html.escape(report.plan.title)).replace("@BODY@", body), path)
+    write_text(fill_page(report.plan.title, sections), path)
     return True
 
 
@@ -57,7 +63,7 @@ def make_figure(report):
         report (Report): of what was measured.
 
     Returns:
-        plotly.graph_objects.Figure
+        plotly.graph_objects.Figure or None: no rate or no quality was measured.
 
     Raises:
         ImportError: plotly is not installed.
@@ -65,8 +71,13 @@ def make_figure(report):
     from plotly import graph_objects
 
     rows, curves = report.means()[0], report.plan.curves
-    qualities = report.qualities()
+    ys = report.plan.ys
+    first = (report.plan.x, ys[0]) if ys else ()  # the axes that the plan asks for, if it asks for any
+    qualities = sorted(report.qualities(), key=lambda name: name not in first)
     rates = [rate for rate in _RATES if any(rate in row for row in rows.values())]
+    rates.sort(key=lambda rate: rate not in first)
+    if not rates or not qualities:
+        return None
     lines = []
     for curve in curves:
         names = [point.label for point in curve.points if point.label in rows]
@@ -82,6 +93,8 @@ def make_figure(report):
         ]
         known = [value for values in found for value in values if value is not None]
         ends = [min(known), max(known)] if known else [None, None]
+        if known and ends[0] == ends[1]:
+            ends = [0.9 * ends[0], 1.1 * ends[1]]  # a line of some length
         return found + [ends] * len(levels)
 
     def up(quality):
@@ -110,12 +123,15 @@ def make_figure(report):
         trace.x, trace.y = x, y
     menus = [
         [(rate, "update", [{"x": along(rate)}, {"xaxis.title.text": rate}]) for rate in rates],
-        [(name, "update", [{"y": up(name)}, {"yaxis.title.text": name}]) for name in qualities],
+        [
+            (text, "update", [{"y": up(name)}, {"yaxis.title.text": text}])
+            for name, text in zip(qualities, map(html.escape, qualities), strict=True)
+        ],
         [(f"{kind} rate", "relayout", [{"xaxis.type": kind}]) for kind in ("linear", "log")],
     ]
     figure.update_layout(
         xaxis_title=rates[0],
-        yaxis_title=qualities[0],
+        yaxis_title=html.escape(qualities[0]),
         template="plotly_white",
         height=560,
         margin={"t": 80},
@@ -146,7 +162,10 @@ def _make_table(rows, columns):
     heads = "".join(f"<th>{html.escape(column)}</th>" for column in ("setting", *columns))
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{row[c]:.5g}</td>" if c in row else "<td>-</td>" for c in columns)
+        + "".join(
+            f"<td>{row[c]:.5g}</td>" if not math.isnan(row.get(c, math.nan)) else "<td>-</td>"
+            for c in columns
+        )
         + "</tr>"
         for name, row in rows.items()
     ]
@@ -179,87 +198,77 @@ def _make_bd_cell(entry):
     if entry is None:
         return "<td></td>"
     percent, note = entry["percent"], html.escape(entry["note"] or "", quote=True)
-    shown = "-" if percent != percent else f"{percent:+.1f}"
-    return f'<td title="{note}">{shown}{" *" if note and percent == percent else ""}</td>'
+    shown = "-" if math.isnan(percent) else f"{percent:+.1f}"
+    return f'<td title="{note}">{shown}{" *" if note and not math.isnan(percent) else ""}</td>'
 
 
-def _make_image_table(path):
-    """The bytes of each image, at a setting that is chosen above the table."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
+def _make_image_table(report):
+    """The bytes of each image at a setting, and what it loses against another; menus choose both."""
+    found = collect_image_rows(report)
+    settings = list(found["settings"])
+    if not settings:
         return ""
-    sizes = {}
-    for row in rows:
-        sizes.setdefault(row["setting"], []).append([os.path.basename(row["image"]), int(row["bytes"])])
-    if not sizes:
-        return ""
-    data = json.dumps(sizes).replace("<", "\\u003c")
-    table = "<select id=setting></select><table class=sorted id=images></table>"
-    return f"{table}<script>const SIZES = {data};</script>"
+    plan = report.plan
+    ours = [p.name for curve in plan.curves if not curve.anchor for p in curve.points]
+    levels = [point.label for point in plan.levels]
+    labels = {name: plan.points[name].label for name in settings}
+    chosen = next((name for name in settings if labels[name] in ours), settings[0])
+    data = {
+        **found,
+        "chosen": chosen,
+        "reference": next((name for name in settings if labels[name] in levels), settings[0]),
+    }
+    column = html.escape(found["column"])
+    about = (
+        f"<p>{column} of an image is that of its own objects alone (-: it has none), "
+        "and the loss how much lower it is than at the other setting.</p>"
+        if column
+        else ""
+    )
+    text = json.dumps(data).replace("<", "\\u003c")
+    return (
+        "<label>Setting <select id='setting'></select></label> "
+        "<label>compared with <select id='reference'></select></label>"
+        f"{about}<div class='scrolled'><table class='sorted' id='images'></table></div>"
+        f"<script type='application/json' id='image-data'>{text}</script>"
+    )
 
 
-def _make_pictures(folder):
+def _make_pictures(folder, panels):
+    """Those of a folder; of those whose panels are known, two on one another with a slider."""
     if not os.path.isdir(folder):
         return ""
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))[:_MOST_PICTURES]
+    names = [name for name in os.listdir(folder) if name.endswith(".png")]
+    names = sorted(names, key=lambda name: (name not in panels, name))[:MOST_PICTURES]
     text = ""
     for name in names:
-        with open(os.path.join(folder, name), "rb") as file:
-            data = base64.b64encode(file.read()).decode()
-        text += (
-            f"<figure><img src='data:image/png;base64,{data}' alt='{html.escape(name, quote=True)}'>"
-            f"<figcaption>{html.escape(name)}</figcaption></figure>"
-        )
+        if len(panels.get(name, ())) > 1:
+            shown = _make_slider(panels[name])
+        else:
+            with open(os.path.join(folder, name), "rb") as file:
+                shown = f"<figure>{_embed(file.read(), name)}"
+        text += f"{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
     return text
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
-<style>
-body { font: 15px sans-serif; margin: 2em auto; max-width: 1200px; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.sorted th { cursor: pointer; }
-img { max-width: 100%; }
-#images { display: block; max-height: 24em; overflow: auto; }
-</style></head><body>
-<h1>@TITLE@</h1>
-@BODY@
-<script>
-const value = cell => {
-  const number = parseFloat(cell.textContent);
-  return isNaN(number) ? cell.textContent : number;
-};
-document.addEventListener("click", event => {
-  const head = event.target.closest(".sorted th");
-  if (!head) return;
-  const rows = [...head.closest("table").rows].slice(1), column = head.cellIndex;
-  const down = head.dataset.down !== "1";
-  head.dataset.down = down ? "1" : "0";
-  rows.sort((a, b) => {
-    const [x, y] = [value(a.cells[column]), value(b.cells[column])];
-    return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
-  });
-  rows.forEach(row => row.parentNode.append(row));
-});
-const select = document.getElementById("setting");
-if (select) {
-  const show = () => {
-    const table = document.getElementById("images");
-    table.innerHTML = "<tr><th>image</th><th>bytes</th></tr>";
-    [...SIZES[select.value]].sort((a, b) => b[1] - a[1]).forEach(([name, bytes]) => {
-      const row = table.insertRow();
-      row.insertCell().textContent = name;
-      row.insertCell().textContent = bytes;
-    });
-  };
-  Object.keys(SIZES).forEach(name => select.add(new Option(name, name)));
-  select.onchange = show;
-  show();
-}
-</script>
-</body></html>
-"""
+def _make_slider(panels):
+    # Of truth, not split, split, image of as many bytes: the second and third; of truth, split: both.
+    left = max(0, len(panels) - 3)
+    menus, pictures = "", ""
+    for side, chosen in (("left", left), ("right", left + 1)):
+        options = "".join(
+            f"<option{' selected' if place == chosen else ''}>{html.escape(caption)}</option>"
+            for place, (caption, _) in enumerate(panels)
+        )
+        menus += f"<label>{side} <select>{options}</select></label> "
+    for caption, picture in panels:
+        data = io.BytesIO()
+        Image.fromarray(picture).save(data, "PNG")
+        pictures += _embed(data.getvalue(), caption)
+    slider = "<input type='range' value='50' aria-label='where the left picture ends, percent'>"
+    return f"<figure class='compared'>{menus}<br>{slider}<div class='stack'>{pictures}</div>"
+
+
+def _embed(data, text):
+    data = base64.b64encode(data).decode()
+    return f"<img src='data:image/png;base64,{data}' alt='{html.escape(text)}'>"

@@ -97,9 +97,14 @@ class Report:
         for stem, x, y in self.plots():
             self._draw(stem, x, y)
 
-    def write_html(self):
-        """Writes report.html, of what :meth:`write` wrote and of the folder "pictures"."""
-        write_html_report(self, self._path("report.html"))
+    def write_html(self, panels=None):
+        """Writes report.html, of what :meth:`write` wrote and of the folder "pictures".
+
+        Args:
+            panels (dict or None): name of a picture -> list of (caption, (H, W, 3) uint8 RGB), of those
+                that a slider compares.
+        """
+        write_html_report(self, self._path("report.html"), panels)
 
     def differences(self):
         """Computes the plan's differences, list[dict] as :func:`format_differences` takes them."""

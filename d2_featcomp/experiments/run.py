@@ -14,6 +14,7 @@ from ..engine.inference import build_for_inference
 from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
 from ..files import write_text
+from .html_report import MOST_PICTURES
 from .keys import find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
 from .report import Report
@@ -82,10 +83,9 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
         if comm.is_main_process() and report.results:
             report.write()
     if comm.is_main_process():
-        if plan.pictures:
-            run.draw(**plan.pictures)
+        panels = run.draw(**plan.pictures) if plan.pictures else {}
         if report.results:
-            report.write_html()
+            report.write_html(panels)
         report.log()
     return report
 
@@ -180,6 +180,7 @@ class _Run:
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
 
     def draw(self, setting, reference="", count=4):
+        """Draws pictures; returns the panels of the first, as :meth:`Report.write_html` takes them."""
         folder = os.path.join(self.output, "pictures")
         if self.plan.seeds:
             setting = name_repeat(setting, self.plan.seeds[0])
@@ -191,7 +192,14 @@ class _Run:
             build_for_inference(cfg, self._weights(reference), enabled=False) if reference else None
         )
         records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:count]
-        draw_images(cfg, model, records, folder, reference=unsplit)
+        found = {}
+
+        def keep(name, panels):
+            if len(found) < MOST_PICTURES:
+                found[name] = panels
+
+        draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
+        return found
 
 
 def _mark(folder):

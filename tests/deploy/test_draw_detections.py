@@ -143,7 +143,7 @@ def drawn(tmp_path, monkeypatch):
     """Draws one random image: [caption], bitstream and width."""
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "own.png")
-    captions = []
+    captions, taken = [], {}
 
     def arrange(panels, columns, arrange=demo.arrange):
         captions.extend(caption for caption, _ in panels)
@@ -155,7 +155,10 @@ def drawn(tmp_path, monkeypatch):
         cfg = setup_config(networks.MSFC, networks.listed(networks.TINY))
         model = networks.build(networks.MSFC, networks.listed(networks.TINY))
         record["file_name"] = str(tmp_path / "own.png")
-        demo.draw_images(cfg, model, [record], str(tmp_path / "out"), reference=reference)
+        out = str(tmp_path / "out")
+        demo.draw_images(cfg, model, [record], out, reference=reference, take_panels=taken.__setitem__)
+        assert [caption for caption, _ in taken["own_detections.png"]] == captions
+        assert {panel.shape for _, panel in taken["own_detections.png"]} == {(4 * 96, 4 * 128, 3)}
         data = (tmp_path / "out" / "own.d2fc").read_bytes()
         FeatureBitstream.from_bytes(data)
         with Image.open(tmp_path / "out" / "own_detections.png") as picture:

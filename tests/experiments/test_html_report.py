@@ -1,13 +1,19 @@
 """The report in one HTML file, of results that were worked out by hand."""
 
+import base64
+import dataclasses
 import html.parser
+import io
+import json
 import re
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from d2_featcomp.experiments import Curve, Plan, Point, Report, Training
-from d2_featcomp.experiments.html_report import make_figure
+from d2_featcomp.experiments.html_report import MOST_PICTURES, make_figure
 
 pytest.importorskip("plotly")
 
@@ -39,7 +45,14 @@ def report(tmp_path):
     )
     config = "configs/quick/msfc_R18.yaml"
     trainings = {"": Training("", config, overrides={"MODEL.DEVICE": "cpu"})}
-    plan = Plan(title="by <hand>", trainings=trainings, points=points, curves=curves, ys=("box AP",))
+    plan = Plan(
+        title="by <hand>",
+        trainings=trainings,
+        points=points,
+        curves=curves,
+        x="kB/image",
+        ys=("box AP",),
+    )
     found = Report(plan, str(tmp_path))
     found.results = RESULTS
     return found
@@ -63,7 +76,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def test_the_file_needs_no_network_and_names_are_text(report, tmp_path):
-    per_image = "setting,image,bytes\na1,folder/0.jpg,100\n</script><i>,1.jpg,7\n"
+    per_image = "setting,image,bytes\na1,folder/0.jpg,100\na2,</script><i>.jpg,7\n"
     (tmp_path / "per_image.csv").write_text(per_image)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.png").write_bytes(b"png")
@@ -72,7 +85,53 @@ def test_the_file_needs_no_network_and_names_are_text(report, tmp_path):
     page = Reader(text)
     assert page.addresses == ["data:image/png;base64,cG5n"]
     assert {"by <hand>", "a1", ODD, "one.png"} <= set(page.texts)
-    assert "<i>" not in text and '["0.jpg", 100]' in text
+    assert "<i>" not in text and "url(http" not in text
+
+
+def read_image_data(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r"id='image-data'>(.*?)</script>", text)[1])
+
+
+def test_the_menus_above_the_images_begin_with_a_setting_and_the_network_that_is_not_split(
+    report, tmp_path
+):
+    lines = [f"{name},folder/{n}.jpg,{n + 100}\n" for name in ("level", "a1") for n in range(2)]
+    (tmp_path / "per_image.csv").write_text("setting,image,bytes\n" + "".join(lines))
+    report.write_html()
+    data = read_image_data(tmp_path / "report.html")
+    assert (data["chosen"], data["reference"]) == ("a1", "level")
+    assert data["images"] == ["0.jpg", "1.jpg"] and data["column"] == ""
+    assert data["settings"]["a1"] == {"bytes": [100, 101], "quality": [None, None]}
+
+
+PANELS = [(f"<{n}>", np.full((2, 3, 3), n, np.uint8)) for n in range(4)]
+
+
+@pytest.mark.parametrize("count, left", [(2, 0), (3, 0), (4, 1)])
+def test_a_slider_compares_two_of_the_panels(report, tmp_path, count, left):
+    (tmp_path / "pictures").mkdir()
+    for name in ("a_features.png", "b_detections.png"):
+        (tmp_path / "pictures" / name).write_bytes(b"png")
+    report.write_html({"b_detections.png": PANELS[:count]})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Reader(text)
+    assert page.addresses[-1] == "data:image/png;base64,cG5n"
+    for address, (_, picture) in zip(page.addresses[:-1], PANELS[:count], strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as found:
+            assert np.array_equal(found, picture)
+    chosen = re.findall(r"<option selected>(.*?)</option>", text)
+    assert chosen == [f"&lt;{left}&gt;", f"&lt;{left + 1}&gt;"]
+    assert text.count("<input type='range'") == 1
+
+
+def test_no_more_pictures_than_a_page_should_hold(report, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for n in range(MOST_PICTURES + 1):
+        (tmp_path / "pictures" / f"{n}.png").write_bytes(b"png")
+    report.write_html({"8.png": PANELS[:2]})
+    page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(page.addresses) == 2 + MOST_PICTURES - 1 and "8.png" in page.texts
 
 
 def test_lines_are_the_rows_and_menus_their_other_columns(report):
@@ -89,6 +148,31 @@ def test_lines_are_the_rows_and_menus_their_other_columns(report):
     assert rates.buttons[1].args[0]["x"] == [[0.1, 0.2], [None], [0.1, 0.2]]
     assert qualities.buttons[1].args[0]["y"] == [[15.0, 22.5], [5.0], [25.0, 25.0]]
     assert [button.args[0]["xaxis.type"] for button in scales.buttons] == ["linear", "log"]
+
+
+def test_axes_begin_with_those_of_the_plan(report):
+    report.plan = dataclasses.replace(report.plan, x="BPFE", ys=("mask AP",))
+    figure = make_figure(report)
+    assert (list(figure.data[0].x), list(figure.data[0].y)) == ([0.1, 0.2], [15.0, 22.5])
+    axes = figure.layout.xaxis.title.text, figure.layout.yaxis.title.text
+    assert axes == ("BPFE", "mask AP")
+    rates, qualities, _ = figure.layout.updatemenus
+    assert [menu.buttons[0].label for menu in (rates, qualities)] == list(axes)
+    # A sweep asks for none.
+    report.plan = dataclasses.replace(report.plan, ys=())
+    assert make_figure(report).layout.xaxis.title.text == "kB/image"
+
+
+def test_the_line_of_a_level_has_a_length_beside_one_point(report):
+    report.results = {name: RESULTS[name] for name in ("a2", "level")}
+    assert list(make_figure(report).data[-1].x) == pytest.approx([1.8, 2.2])
+
+
+def test_without_a_rate_there_are_tables_alone(report, tmp_path):
+    report.results = {"level": RESULTS["level"]}
+    report.write_html()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Rate and quality" not in text and {"level", "50"} <= set(Reader(text).texts)
 
 
 def test_what_has_no_bd_rate_tells_why(report, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """An experiment of a few iterations, run for real."""
 
 import csv
+import importlib.util
 import json
 import os
 
@@ -108,6 +109,10 @@ def test_an_experiment_from_start_to_end_and_again(folder):
         f"000000{end}" for end in (".d2fc", "_detections.png", "_features.png")
     ]
     FeatureBitstream.from_bytes((out / "pictures" / "000000.d2fc").read_bytes())
+    if importlib.util.find_spec("plotly"):
+        text = (out / "report.html").read_text(encoding="utf-8")
+        assert "<option selected>network that is not split, not compressed</option>" in text
+        assert text.count("type='range'") == 1 and '"column": "box AP"' in text
 
     # Nothing is done twice.
     before = done(folder)
