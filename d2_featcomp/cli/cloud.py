@@ -15,7 +15,7 @@ answered.
 
 import argparse
 
-from .options import add_config_file, add_overrides, split_list
+from .options import add_overrides, add_sub_model, split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Adds what a cloud sub-model needs, as files or as a server."""
-    add_config_file(
-        parser,
-        "of the split network (default: the configuration in the weights' file)",
-        required=False,
-    )
-    parser.add_argument("--weights", help="cloud.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    add_sub_model(parser, "cloud")
     parser.add_argument("--output", default="results", help="folder (default: results)")
     parser.add_argument(
         "--classes",

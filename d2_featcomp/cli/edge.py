@@ -15,16 +15,11 @@ the exit status is 3.
 
 import argparse
 
-from .options import add_config_file, add_overrides
+from .options import add_overrides, add_sub_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_file(
-        parser,
-        "of the split network (default: the configuration in the weights' file)",
-        required=False,
-    )
-    parser.add_argument("--weights", help="edge.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    add_sub_model(parser, "edge")
     parser.add_argument(
         "--input", nargs="+", default=[], help="images, folders, patterns, videos, or camera:0"
     )

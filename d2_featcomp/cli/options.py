@@ -6,6 +6,7 @@ __all__ = [
     "add_config_file",
     "add_launch_options",
     "add_overrides",
+    "add_sub_model",
     "split_list",
 ]
 
@@ -34,6 +35,17 @@ def add_config_file(
         metavar="FILE",
         help=f"{what}: a file, or a name of the model zoo, e.g. msfc_R50",
     )
+
+
+def add_sub_model(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds --config-file and --weights of a program that runs an exported sub-model, "edge" or
+    "cloud"."""
+    add_config_file(
+        parser,
+        "of the split network (default: the configuration in the weights' file)",
+        required=False,
+    )
+    parser.add_argument("--weights", help=f"{name}.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

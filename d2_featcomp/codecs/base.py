@@ -161,7 +161,7 @@ class FeatureCodec(nn.Module, abc.ABC):
             shapes (list[(int, int, int)]): C, H, W of the latents of one image.
 
         Returns:
-            int: of coding them, and as many of decoding; 0 for codecs without networks.
+            int: of coding them, and as many at most of decoding; 0 for codecs without networks.
         """
         return 0
 

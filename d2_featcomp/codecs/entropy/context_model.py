@@ -20,12 +20,12 @@ from .integer_weights import (
     IntegerWeights,
     activate,
     as_integers,
+    bias_at_rate,
     largest_shift,
     make_layer,
     read_integers,
     weight_rows,
 )
-from .rates import interpolate
 from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
 
 __all__ = ["ContextModel"]
@@ -160,12 +160,10 @@ class ContextModel(IntegerWeights):
 
     def _biases(self, rate):
         """dict: name of a layer -> bias at the rate of each map, (N or 1, ..., channels, 1, 1)."""
-        found = {}
-        for name in ("before", "own", "hidden", "head"):
-            bias = getattr(self, f"{name}_bias")
-            bias = bias[None] if self.rates == 1 else interpolate(bias, rate)
-            found[name] = bias[..., None, None]
-        return found
+        return {
+            name: bias_at_rate(getattr(self, f"{name}_bias"), self.rates, rate)
+            for name in ("before", "own", "hidden", "head")
+        }
 
     def _estimate(self, positions, mask, rate):
         highest = 2**self.bits - 1

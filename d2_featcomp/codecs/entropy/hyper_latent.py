@@ -13,8 +13,14 @@ from torch import nn
 
 from .integer_analysis import HYPER_STRIDE, IntegerAnalysis
 from .integer_layers import ACTIVATION_MAX, ACTIVATION_UNIT, KERNEL
-from .integer_weights import IntegerWeights, activate, make_layer, read_integers, weight_rows
-from .rates import interpolate
+from .integer_weights import (
+    IntegerWeights,
+    activate,
+    bias_at_rate,
+    make_layer,
+    read_integers,
+    weight_rows,
+)
 
 __all__ = ["HYPER_BITS", "HyperLatent"]
 
@@ -85,8 +91,8 @@ class HyperLatent(IntegerWeights):
 
     def _halve(self, name, values, rate):
         weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-        bias = bias[None] if self.rates == 1 else interpolate(bias, rate)
-        return F.conv2d(values, weight, stride=2, padding=KERNEL // 2) + bias[..., None, None]
+        total = F.conv2d(values, weight, stride=2, padding=KERNEL // 2)
+        return total + bias_at_rate(bias, self.rates, rate)
 
     def update(self):
         """See :meth:`IntegerWeights.update`."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .frequencies import make_frequencies, outputs_per_symbol
-from .integer_analysis import HYPER_STRIDE, IntegerAnalysis
+from .integer_analysis import HYPER_STRIDE, IntegerAnalysis, shrink_size
 from .integer_layers import (
     ALL_TAPS,
     KERNEL,
@@ -137,7 +137,7 @@ class IntegerModel:
         """
         found = biases_at_rate(self, code)
         if self.hyper_model is not None:
-            analysis, model = biases_at_rate(self.hyper_analysis, code), self.hyper_model.at_rate(code)
+            analysis, model = self.hyper_analysis.at_rate(code), self.hyper_model.at_rate(code)
             found = replace(found, hyper_analysis=analysis, hyper_model=model)
         found.__dict__["_groups"] = self._groups  # they hold no biases
         return found
@@ -191,7 +191,7 @@ class IntegerModel:
         found, first = 0, self._hyper_channels
         if first:
             found += self.hyper_analysis.count_macs((height, width))
-            found += self.hyper_model.count_macs((first, *_shrink((height, width))))
+            found += self.hyper_model.count_macs((first, *shrink_size((height, width), HYPER_STRIDE)))
         for start, group in zip(range(0, channels, self.group), self._groups, strict=False):
             context = self.before_weight[: self.hidden, : first + start].size + group.middle.size
             found += height * width * context
@@ -214,7 +214,8 @@ class IntegerModel:
         channels, height, width = shape
         found = np.zeros(shape, np.int32)
         inputs, margin = self.before_weight.shape[1], KERNEL // 2
-        known = np.zeros((max(inputs, channels), height + 2 * margin, width + 2 * margin), self._dtype)
+        # Symbols as odd numbers, symmetric to 0; 0 is what is not known, or outside.
+        known = np.zeros((inputs, height + 2 * margin, width + 2 * margin), self._dtype)
         inside = known[:, margin : margin + height, margin : margin + width]
         first = self._hyper_channels
         if first:
@@ -243,7 +244,7 @@ class IntegerModel:
         if symbols is not None:
             odd = as_odd(symbols.astype(self._dtype), self.bits)
             symbols = self.hyper_analysis.compute(odd, bits)
-        shape = (self._hyper_channels, *_shrink(size))
+        shape = (self._hyper_channels, *shrink_size(size, HYPER_STRIDE))
         found = as_odd(self.hyper_model.walk(shape, code, symbols), bits)
         enlarged = found.repeat(HYPER_STRIDE, axis=1).repeat(HYPER_STRIDE, axis=2)
         return enlarged[:, : size[0], : size[1]]
@@ -333,11 +334,6 @@ class IntegerModel:
             rows = slice(index * self.hidden, (index + 1) * self.hidden)
             start = index * self.group
             yield start, rows, slice(start * outputs, (start + self.group) * outputs)
-
-
-def _shrink(size):
-    """Height and width of a map -> those of its hyper-latent."""
-    return tuple(-(-side // HYPER_STRIDE) for side in size)
 
 
 def _find_earlier_taps(phase):

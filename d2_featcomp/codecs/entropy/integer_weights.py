@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from .integer_layers import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT
+from .rates import interpolate
 
 __all__ = [
     "IntegerWeights",
     "activate",
     "as_integers",
+    "bias_at_rate",
     "largest_shift",
     "make_layer",
     "read_integers",
@@ -95,6 +97,21 @@ def read_integers(module, dtype):
 def activate(total):
     """Floats -> what integer activations can hold of them."""
     return total.clamp(0, ACTIVATION_MAX / 2**ACTIVATION_UNIT)
+
+
+def bias_at_rate(bias, rates, rate):
+    """Finds the bias of a layer at the rate of each map.
+
+    Args:
+        bias (Tensor): (O,), or (R, O) for several rates; O may be several dimensions.
+        rates (int): R.
+        rate (Tensor or None): (N,), 0..1; not used with one.
+
+    Returns:
+        Tensor: (N or 1, O, 1, 1).
+    """
+    bias = bias[None] if rates == 1 else interpolate(bias, rate)
+    return bias[..., None, None]
 
 
 def _all_finite(module):

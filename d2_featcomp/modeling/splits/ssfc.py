@@ -29,15 +29,7 @@ class SSFCEncoder(nn.Module):
     def __init__(self, *, in_channels, out_channels, kernel_size=3, norm="BN", activation="tanh"):
         super().__init__()
         self.activation = SSFC_ACTIVATIONS[activation](out_channels)
-        self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
-        weight_init.c2_xavier_fill(self.conv)
+        self.conv = _make_conv(in_channels, out_channels, kernel_size, norm)
 
     def forward(self, x):
         """(N, C, H, W) float -> (N, C', H, W): by tanh in [-1, 1], by PReLU unbounded."""
@@ -56,17 +48,22 @@ class SSFCDecoder(nn.Module):
 
     def __init__(self, *, in_channels, out_channels, kernel_size=3, norm=""):
         super().__init__()
-        self.conv = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
+        self.conv = _make_conv(in_channels, out_channels, kernel_size, norm)
         self.activation = nn.PReLU(out_channels)
-        weight_init.c2_xavier_fill(self.conv)
 
     def forward(self, x):
         """(N, C', H, W) float -> (N, C, H, W), the paper's F'."""
         return self.activation(self.conv(x))
+
+
+def _make_conv(in_channels, out_channels, kernel_size, norm):
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+    )
+    weight_init.c2_xavier_fill(conv)
+    return conv
