@@ -70,8 +70,7 @@ def make_figure(report):
     """
     from plotly import graph_objects
 
-    rows, curves = report.means()[0], report.plan.curves
-    ys = report.plan.ys
+    rows, ys = report.means()[0], report.plan.ys
     first = (report.plan.x, ys[0]) if ys else ()  # the axes that the plan asks for, if it asks for any
     qualities = sorted(report.qualities(), key=lambda name: name not in first)
     rates = [rate for rate in _RATES if any(rate in row for row in rows.values())]
@@ -79,10 +78,10 @@ def make_figure(report):
     if not rates or not qualities:
         return None
     lines = []
-    for curve in curves:
-        names = [point.label for point in curve.points if point.label in rows]
-        lines.append((curve, list(dict.fromkeys(names))))
-    lines = [(curve, names) for curve, names in lines if names]
+    for curve in report.plan.curves:
+        names = dict.fromkeys(point.label for point in curve.points if point.label in rows)
+        if names:
+            lines.append((curve, list(names)))
     levels = [label for label in dict.fromkeys(p.label for p in report.plan.levels) if label in rows]
 
     def along(rate):
@@ -121,17 +120,20 @@ def make_figure(report):
         )
     for trace, x, y in zip(figure.data, along(rates[0]), up(qualities[0]), strict=True):
         trace.x, trace.y = x, y
-    menus = [
+    escape = html.escape
+    _add_menus(
+        figure,
         [(rate, "update", [{"x": along(rate)}, {"xaxis.title.text": rate}]) for rate in rates],
-        [
-            (text, "update", [{"y": up(name)}, {"yaxis.title.text": text}])
-            for name, text in zip(qualities, map(html.escape, qualities), strict=True)
-        ],
+        [(escape(q), "update", [{"y": up(q)}, {"yaxis.title.text": escape(q)}]) for q in qualities],
         [(f"{kind} rate", "relayout", [{"xaxis.type": kind}]) for kind in ("linear", "log")],
-    ]
+    )
+    figure.update_layout(xaxis_title=rates[0], yaxis_title=escape(qualities[0]))
+    return figure
+
+
+def _add_menus(figure, *menus):
+    """Adds menus of (label, plotly's method, its arguments), in a row above the plot."""
     figure.update_layout(
-        xaxis_title=rates[0],
-        yaxis_title=html.escape(qualities[0]),
         template="plotly_white",
         height=560,
         margin={"t": 80},
@@ -145,7 +147,6 @@ def make_figure(report):
             for place, menu in enumerate(menus)
         ],
     )
-    return figure
 
 
 def _describe(name, row):

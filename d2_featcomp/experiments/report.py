@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import os
-import statistics
 
 import torch
 from detectron2.utils import comm
@@ -13,12 +12,10 @@ from ..codecs import IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
-    AP_COLUMNS,
     COLUMNS,
     DEFAULT_COLUMNS,
     OF_MEANS,
     average_rows,
-    find_rate_for_accuracy,
     format_bd_rates,
     format_table,
     make_rows,
@@ -27,12 +24,8 @@ from ..evaluation.tradeoff import (
 )
 from ..evaluation.tradeoff import write_csv as write_rows
 from ..files import write_csv, write_text
-from .differences import (
-    Differences,
-    describe_interval,
-    format_differences,
-    write_differences,
-)
+from .differences import Differences, format_differences, write_differences
+from .goals import check_goal
 from .html_report import write_html_report
 from .keys import describe_versions
 from .schema import BDRate, file_name
@@ -261,14 +254,24 @@ class Report:
                 "points": each.points or "all",
                 "method": each.method,
                 "seed": seed,
-                **self._bd_rate(each, rate, column, seed),
+                **self.compute_bd_rate(each, rate, column, seed),
             }
             for each in wanted
             for column in each.columns
             for seed in (*seeds, *([OF_MEANS] if len(seeds) > 1 else []))
         ]
 
-    def _bd_rate(self, wanted, rate, column, seed):
+    def compute_bd_rate(self, wanted, rate, column, seed):
+        """Computes a BD-rate.
+
+        Args:
+            wanted (BDRate): the curves.
+            rate, column (str): columns of the rate and of the quality.
+            seed (int, str or None): of several, or OF_MEANS, their means; None where there is one.
+
+        Returns:
+            dict: see :func:`compare_curves`.
+        """
         curves = self.curves(rate, column, None if seed == OF_MEANS else seed)
         pairs = [
             [(row[rate], row[column]) for row in curves.get(curve, [])[: wanted.points or None]]
@@ -276,55 +279,14 @@ class Report:
         ]
         return compare_curves(*pairs, method=wanted.method)
 
+    def compute_difference(self, setting, minus, column):
+        """Computes the difference of two points that were measured, see :meth:`Differences.compute`."""
+        return self._differences.compute(setting, minus, column, self._folders())
+
     def check_goals(self):
         """Checks each goal, list[(bool, str)]: whether it was reached, and what was measured, in
         words."""
-        return [self._check_goal(goal) for goal in self.plan.goals]
-
-    def _check_goal(self, goal):
-        if goal.bd_rate:
-            return self._check_bd_rate(goal)
-        rows, plan = self.means()[0], self.plan
-        row = rows[goal.setting]
-        needed = goal.column or (plan.ys or self.qualities())[0]
-        lacking = [name for name in (goal.setting, goal.minus) if name and needed not in rows[name]]
-        if lacking:
-            return False, f"{lacking[0]}: {needed} was not measured"
-        if goal.compression_ratio_against:
-            points = self.curves(plan.x, needed).get(goal.compression_ratio_against, [])
-            rate = find_rate_for_accuracy(
-                [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
-            )
-            what = f"compression ratio against {goal.compression_ratio_against} at the same {needed}"
-            return _within(goal, f"{goal.setting}: {what}", rate / row[plan.x])
-        if goal.minus:
-            value = row[goal.column] - rows[goal.minus][goal.column]
-            reached, words = _within(
-                goal, f"{goal.setting}: {goal.column} minus that of {goal.minus}", value
-            )
-            return reached, words + self._tell_interval(goal)
-        return _within(goal, f"{goal.setting}: {goal.column}", row[goal.column])
-
-    def _tell_interval(self, goal):
-        """str: the interval of a goal's difference, where there is one."""
-        if goal.column not in AP_COLUMNS or self.plan.seeds:
-            return ""
-        found = self._differences.compute(goal.setting, goal.minus, goal.column, self._folders())
-        return "" if found["note"] else f", 95 % interval {describe_interval(found)}"
-
-    def _check_bd_rate(self, goal):
-        wanted = next(
-            wanted
-            for wanted in self.plan.bd_rates
-            if (wanted.test, wanted.anchor) == (goal.bd_rate, goal.anchor)
-            and goal.column in wanted.columns
-        )
-        value = statistics.fmean(
-            self._bd_rate(wanted, self.plan.x, goal.column, seed)["percent"]
-            for seed in self.plan.seeds or (None,)
-        )
-        what = f"{goal.bd_rate}: BD-rate against {goal.anchor} by {goal.column}, in percent,"
-        return _within(goal, what, value)
+        return [check_goal(goal, self) for goal in self.plan.goals]
 
     def _write_curves(self):
         names = self._measured()
@@ -395,14 +357,3 @@ def _describe_setting(cfg):
         meaning = IMAGE_CODEC_REGISTRY.get(codec.NAME).quality_meaning
     values = [featcomp.SPLIT, codec.NAME, codec.BITS, codec.QUALITY, meaning, codec.EFFORT]
     return [*("" if value is None else value for value in values), cfg.MODEL.WEIGHTS]
-
-
-def _within(goal, what, value):
-    """An infinite ratio, of a curve that never gets there, is reached, but is no number to print."""
-    bounds = [f"at least {goal.at_least}"] * (goal.at_least > float("-inf"))
-    bounds += [f"at most {goal.at_most}"] * (goal.at_most < float("inf"))
-    infinite = value in (float("inf"), float("-inf"))
-    shown = (
-        "- (it never reaches that)" if infinite and goal.compression_ratio_against else f"{value:.5g}"
-    )
-    return goal.at_least <= value <= goal.at_most, f"{what} {shown} ({' and '.join(bounds)})"
