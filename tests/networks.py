@@ -15,21 +15,28 @@ BAF = "configs/quick/baf_yolov3_tiny.yaml"
 YOLO = "configs/quick/yolov3_tiny.yaml"
 TASKS = "configs/quick/mtl_R34.yaml"
 
+# A ResNet with a fiftieth of the weights of depth 18, which Detectron2 builds in one width alone.
+NARROW = {
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
+}
 # Of the quick config of MSFC: few channels, and heads that cost next to nothing.
 TINY = {
+    **NARROW,
     "MODEL.DEVICE": "cpu",
     "MODEL.FPN.OUT_CHANNELS": 16,
     "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
 }
-TINY_TASKS = {"MODEL.DEVICE": "cpu", "MODEL.RESNETS.DEPTH": 18}
+TINY_TASKS = {**NARROW, "MODEL.DEVICE": "cpu", "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
 # Any config of the paper's networks, made so small that it runs at once.
 SHRUNK = {
+    **NARROW,
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
     "MODEL.RESNETS.NORM": "BN",
     "MODEL.FPN.OUT_CHANNELS": 32,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
@@ -175,7 +182,7 @@ def shrunk_network(path="configs/msfc_R50.yaml", **overrides):
 def calibrated_network(path="configs/msfc_R50.yaml", **overrides):
     """The network of a shrunk config with norms that fit noise: with those of fresh weights activations
     of depth 18 would explode."""
-    return build(path, _shrunk(overrides), 0, _calibrate)
+    return build(path, _shrunk(overrides), 0, calibrate)
 
 
 def _shrunk(overrides):
@@ -184,7 +191,8 @@ def _shrunk(overrides):
 
 
 @torch.no_grad()
-def _calibrate(network):
+def calibrate(network):
+    """Fits the norms of a network to noise."""
     torch.manual_seed(1)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

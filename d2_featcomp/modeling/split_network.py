@@ -6,7 +6,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..codecs import FEATURE_CODEC_REGISTRY, FeatureBitstream, build_feature_codec
+from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
 from .acceleration import INFERENCE, Acceleration, find_quick_encoder
 from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
@@ -14,8 +14,9 @@ from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
 from .split_backbone import SplitBackbone, open_call
 from .split_inference import SplitInference
-from .split_point import AfterBackbone, build_split_point
-from .splits import build_feature_split, find_feature_split, find_split_name, find_stored_name
+from .split_point import AfterBackbone
+from .split_settings import check_split_config, read_split_settings, require_backbone
+from .splits import find_stored_name
 from .sub_models import drop_other_weights, find_sub_model_weights
 
 __all__ = ["SplitNetwork", "split_network"]
@@ -58,14 +59,14 @@ class SplitNetwork(SplitInference, nn.Module):
 
     def __new__(cls, cfg=None, **settings):
         if cfg is not None and not cfg.MODEL.FEATCOMP.ENABLED:
-            _check_config(cfg)
+            check_split_config(cfg)
             return META_ARCH_REGISTRY.get(cfg.MODEL.FEATCOMP.TASK_NETWORK)(cfg)
         return super().__new__(cls)
 
     def __init__(self, cfg=None, **settings):
         super().__init__()
         if cfg is not None:
-            settings = {**_settings_from_config(cfg), **settings}
+            settings = {**read_split_settings(cfg), **settings}
         self._assemble(**settings)
         if cfg is not None:
             self.to(cfg.MODEL.DEVICE)
@@ -84,7 +85,7 @@ class SplitNetwork(SplitInference, nn.Module):
         preprocessing="",
         accelerate_training=True,
     ):
-        _require_backbone(network)
+        require_backbone(network)
         split_point = split_point or AfterBackbone(network.backbone)
         if loss not in LOSSES:
             raise ValueError(f"unknown training loss {loss!r}: choose one of {', '.join(LOSSES)}")
@@ -354,70 +355,6 @@ class SplitNetwork(SplitInference, nn.Module):
                 f"this network holds the weights of its {self._sub_model} sub-model only: it cannot run "
                 f"{sub_model}_inference"
             )
-
-
-def _settings_from_config(cfg):
-    _check_config(cfg)
-    featcomp = cfg.MODEL.FEATCOMP
-    network = META_ARCH_REGISTRY.get(featcomp.TASK_NETWORK)(cfg)
-    _require_backbone(network)
-    defaults = find_feature_split(featcomp.SPLIT).defaults
-    split_point = build_split_point(
-        featcomp.SPLIT_POINT or defaults.get("split_point", "backbone"),
-        network.backbone,
-        layer=featcomp.LAYER,
-        activated=defaults.get("activated", True),
-    )
-    feature_split = build_feature_split(cfg, split_point.feature_source())
-    return {
-        "network": network,
-        "split_point": split_point,
-        "feature_split": feature_split,
-        "feature_codec": build_feature_codec(cfg, feature_split),
-        "split_name": find_split_name(featcomp.SPLIT),
-        "loss": featcomp.LOSS,
-        "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
-        "rate_weights": _rate_weights(featcomp),
-        "preprocessing": _describe_preprocessing(cfg),
-    }
-
-
-def _describe_preprocessing(cfg):
-    """str: what happens to an image before the network."""
-    if size := tuple(cfg.MODEL.FEATCOMP.INPUT_SIZE):
-        return f"{cfg.INPUT.FORMAT} {size}"
-    return f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"
-
-
-def _rate_weights(featcomp):
-    weights = {}
-    if featcomp.COMPRESSIBILITY.WEIGHT:
-        weights["compressibility"] = featcomp.COMPRESSIBILITY.WEIGHT
-    # Training looks at whether the codec suits: a trained network may be measured with others.
-    if featcomp.TRAIN.RATE_WEIGHT and featcomp.CODEC.NAME in FEATURE_CODEC_REGISTRY:
-        weights["entropy"] = 1.0  # the codec weights it itself
-    return weights
-
-
-def _check_config(cfg):
-    featcomp = cfg.MODEL.FEATCOMP
-    if featcomp.TASK_NETWORK not in META_ARCH_REGISTRY or featcomp.TASK_NETWORK == "SplitNetwork":
-        raise ValueError(
-            f"MODEL.FEATCOMP.TASK_NETWORK is {featcomp.TASK_NETWORK!r}: name a registered Detectron2 "
-            "meta-architecture, e.g. GeneralizedRCNN, RetinaNet or PanopticFPN"
-        )
-    if featcomp.INFERENCE not in INFERENCE:
-        raise ValueError(
-            f"MODEL.FEATCOMP.INFERENCE is {featcomp.INFERENCE!r}: choose one of {', '.join(INFERENCE)}"
-        )
-
-
-def _require_backbone(network):
-    if not isinstance(getattr(network, "backbone", None), nn.Module):
-        raise ValueError(
-            f"{type(network).__name__} cannot be split: it has no attribute `backbone`, the module "
-            "whose features are coded"
-        )
 
 
 def split_network(network, *, feature_split, feature_codec, **settings):

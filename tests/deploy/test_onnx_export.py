@@ -43,7 +43,7 @@ def test_symbols_are_equal(lively_network, tmp_path, name):
     path = str(tmp_path / "edge.onnx")
     found = export_onnx(network, path)
     assert check_onnx(network, path) == found
-    assert found.largest < 1e-4 and found.differing == 0 and found.compared > 100
+    assert found.largest < 1e-3 and found.differing == 0 and found.compared > 100
     assert found.on_border < 2e-3 * found.compared  # by the processor's own order of sums
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert properties["fingerprint"] == network.fingerprint().hex()
@@ -119,7 +119,7 @@ def test_a_latent_without_bounds_from_averaged_levels(lively_network, tmp_path):
     (y,) = network.edge_features([{"image": torch.rand(3, 64, 96) * 255}])[0].tensors
     assert y.std() > 0.01 and (y > 1).any()
     found = export_onnx(network, path)
-    assert found.largest < 1e-4 and found.differing == 0 and found.compared > 80
+    assert found.largest < 1e-3 and found.differing == 0 and found.compared > 80
     assert found.on_border < 0.05 * found.compared
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert (properties["quantizer"], properties["bits"], properties["split"]) == ("tensor", "10", "MSFC")

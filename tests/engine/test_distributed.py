@@ -1,5 +1,6 @@
 """Several processes, over gloo, from the command line."""
 
+import networks
 from distributed import copied
 
 
@@ -27,8 +28,7 @@ def test_two_processes_train_where_the_split_makes_modules_useless(run_processes
         OUTPUT_DIR=tmp_path,
         **{
             "MODEL.WEIGHTS": "",
-            "MODEL.RESNETS.DEPTH": 18,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+            **networks.NARROW,
             # Frozen batch norm would leave a network of random weights without any: it diverges.
             "MODEL.RESNETS.NORM": "BN",
             "MODEL.FPN.NORM": "BN",

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -30,6 +31,7 @@ COMMON = {
     "SEED": 1,
 }
 DETECTOR = {
+    **networks.NARROW,
     "MODEL.FPN.OUT_CHANNELS": 16,
     "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
     "MODEL.FEATCOMP.TRAIN.STEPS": (1, 3),
@@ -42,7 +44,8 @@ DETECTOR = {
 TASKS = {
     "DATASETS.TRAIN": ("gpu_scenes_multi_task_train",),
     "DATASETS.TEST": ("gpu_scenes_multi_task_val",),
-    "MODEL.RESNETS.DEPTH": 18,
+    **networks.NARROW,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
     "MODEL.FEATCOMP.TRAIN.IMAGES": 0,
     "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 8,
 }

@@ -4,6 +4,7 @@ import math
 import os
 from types import SimpleNamespace
 
+import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -25,8 +26,7 @@ from d2_featcomp.engine.loss_weights import RATES, LossWeightUpdate
 from d2_featcomp.modeling import UncertaintyWeighting
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.DEPTH": 18,
+    **networks.TINY_TASKS,
     "INPUT.MIN_SIZE_TRAIN": (48,),
     "INPUT.MAX_SIZE_TRAIN": 64,
     "INPUT.MIN_SIZE_TEST": 48,

@@ -188,7 +188,7 @@ def test_answers_are_measured_as_bytes(msfc, tmp_path, monkeypatch):
     """Of the whole network, which runs once an image."""
     off, answers = {"MODEL__FEATCOMP__ENABLED": False}, "MODEL__FEATCOMP__ANSWERS__"
     settings = {"uncut": msfc("png", 4, "uncut", **off)}
-    for score in ("0.0", "0.19", "1.0"):
+    for score in ("0.0", "0.4", "1.0"):
         of_answers = {f"{answers}ENABLED": True, f"{answers}SCORE": score}
         settings[score] = msfc("png", 4, f"answers{score}", **off, **of_answers)
     calls, forward = [], GeneralizedRCNN.forward
@@ -201,7 +201,7 @@ def test_answers_are_measured_as_bytes(msfc, tmp_path, monkeypatch):
     found = measure_settings(settings, str(tmp_path / "records"))
     assert calls == [1] * IMAGES
     assert found["0.0"]["bbox"]["AP"] == pytest.approx(found["uncut"]["bbox"]["AP"], abs=0.05)
-    kb = [found[score]["feature_rate"]["kB"] for score in ("0.0", "0.19", "1.0")]
+    kb = [found[score]["feature_rate"]["kB"] for score in ("0.0", "0.4", "1.0")]
     assert kb[0] > kb[1] >= kb[2] and kb[2] < 0.05 and "feature_rate" not in found["uncut"]
     same(measure_settings(settings), found)  # nothing is kept, and nothing else comes out
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 
+import networks
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog
@@ -16,12 +17,8 @@ from d2_featcomp.experiments.keys import find_differences
 from d2_featcomp.experiments.run import _Run
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.FEATCOMP.SSFC.CHANNELS": 4,
+    **networks.TINY,
     "MODEL.FEATCOMP.MSFF.LEVEL": "p5",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
     "INPUT.MIN_SIZE_TRAIN": [96],
     "INPUT.MIN_SIZE_TEST": 96,
     "SOLVER.IMS_PER_BATCH": 2,

@@ -5,6 +5,7 @@ import math
 import os
 import statistics
 
+import networks
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog
@@ -13,8 +14,7 @@ from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.experiments import read_experiment, run_experiment
 
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.DEPTH": 18,
+    **networks.TINY_TASKS,
     "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 2,
     "INPUT.MIN_SIZE_TRAIN": [48],
     "INPUT.MIN_SIZE_TEST": 48,

@@ -3,6 +3,7 @@
 import csv
 import os
 
+import networks
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -15,7 +16,7 @@ NETWORKS = {
     "tasks": (
         "configs/quick/mtl_R34.yaml",
         "networks_multi_task_val",
-        ("MODEL.RESNETS.DEPTH", 18, "INPUT.MIN_SIZE_TEST", 48, "INPUT.MAX_SIZE_TEST", 64),
+        networks.listed({**networks.TINY_TASKS, "INPUT.MIN_SIZE_TEST": 48, "INPUT.MAX_SIZE_TEST": 64}),
         "PSNR",
     ),
 }

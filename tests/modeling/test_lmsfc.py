@@ -1,23 +1,20 @@
 import pytest
 import torch
-from networks import build, dotted, listed
+from networks import TINY, build, dotted, listed
 
 from d2_featcomp.codecs import FeatureBitstream
 
 CONFIG = "configs/quick/lmsfc_R18.yaml"
-TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.FPN.OUT_CHANNELS": 16,
+SETTINGS = {
+    **TINY,
     "MODEL.FEATCOMP.LMSFC.CHANNELS": 6,
     "MODEL.FEATCOMP.CODEC.LEARNED.HYPER": 2,
     "MODEL.FEATCOMP.CODEC.LEARNED.HIDDEN": 8,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
 }
 
 
 def tiny(**overrides):
-    return build(CONFIG, listed({**TINY, **dotted(overrides)}))
+    return build(CONFIG, listed({**SETTINGS, **dotted(overrides)}))
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32, 64])

@@ -2,6 +2,7 @@
 
 import logging
 
+import networks
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -19,8 +20,13 @@ from d2_featcomp.modeling import (
     find_stored_name,
 )
 
-# Of the release before, for the networks of conftest.py with all weights 2^-10: fingerprints of formats
-# 2 and 1.
+RESNET_18 = {
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+}
+# Of the release before, for small networks with all weights 2^-10: fingerprints of formats 2 and 1.
 FINGERPRINTS = {
     "pyramid": ("Pyramid", "4ca574bd", "43609b01"),
     "image": ("Image", "93a0f7b2", "1271cf25"),
@@ -57,7 +63,7 @@ def test_a_config_with_an_earlier_name_is_mapped_and_says_so_once(monkeypatch, c
 @pytest.mark.parametrize("name", FINGERPRINTS)
 def test_fingerprints_and_descriptions_are_those_of_earlier_releases(name, configured):
     earlier, fingerprint, fingerprint_v1 = FINGERPRINTS[name]
-    cfg = configured(name)
+    cfg = configured(name, "", *networks.listed(RESNET_18))
     network = build_model(cfg).eval()
     with torch.no_grad():
         for tensor in (*network.parameters(), *network.buffers()):

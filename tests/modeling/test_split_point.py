@@ -83,7 +83,7 @@ def test_what_crosses_a_split_point():
     # A ResNet that gives its last stage alone needs no other.
     last = copy.copy(backbone.bottom_up)
     last._out_features = ["res5"]
-    assert build_split_point("res3", last).feature_shapes((64, 32)) == {"res3": (128, 8, 4)}
+    assert build_split_point("res3", last).feature_shapes((64, 32)) == {"res3": (64, 8, 4)}
 
 
 def test_places_that_are_not_there_are_named(small_config, build_yolo):
@@ -149,4 +149,4 @@ def test_split_by_hand(small_config, make_record):
         feature_codec=codec,
     ).eval()
     (output,) = model([make_record(64, 96)])
-    assert output["bitstream"].description.shapes == ((64, 16, 24), (128, 8, 12))
+    assert output["bitstream"].description.shapes == ((32, 16, 24), (64, 8, 12))

@@ -71,7 +71,7 @@ def variable(tmp_path_factory):
     folder = tmp_path_factory.mktemp("variable")
     codec = "MODEL.FEATCOMP.CODEC."
     opts = [*SMALL, f"{codec}NAME", "variable_rate", f"{codec}QUANTIZER", "tensor", f"{codec}BITS", "4"]
-    network = networks.build(CONFIG, opts)
+    network = networks.build(CONFIG, opts, prepare=networks.calibrate)
     model = network.feature_codec.context_models[0].train()
     with torch.no_grad():
         model.head_bias.view(-1, 16)[:, 8] = 3
