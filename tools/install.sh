@@ -22,7 +22,15 @@ if [ -f "$venv/.complete" ] && [ "$(cat "$venv/.complete")" = "$wanted" ]; then
     exit 0
 fi
 rm -f "$venv/.complete"
-echo "Installing into $venv (about 5 GB, some minutes) ..."
+if [ ! -e "$venv" ]; then
+    mkdir -p "$(dirname "$venv")"
+    free=$(df -Pk "$(dirname "$venv")" | awk 'NR == 2 {print int($4 / 1000000)}')
+    [ "$free" -ge 6 ] || {
+        echo "error: $venv needs 6 GB, and its disk has $free GB left: free some, or set VENV= to another disk" >&2
+        exit 2
+    }
+fi
+echo "Installing into $venv (6 GB, some minutes) ..."
 "$python" -m venv "$venv" || {
     echo "error: cannot create a virtual environment: on Debian and Ubuntu, install python3-venv" >&2
     exit 2

@@ -47,7 +47,7 @@ def install(home, python="python"):
     done = subprocess.run(
         ["sh", home / "root" / "tools" / "install.sh", python, home / "venv"],
         cwd=home,
-        env={"PATH": os.environ["PATH"], "FAKE": str(home)},
+        env={"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "FAKE": str(home)},
         capture_output=True,
         text=True,
     )
@@ -79,6 +79,18 @@ def test_everything_is_installed_once(home):
     assert not pip_calls(calls) and not any("venv" in call for call in calls)
     assert stamp(home).read_text() == before
     assert stamp(home).stat().st_mtime == 0  # not even touched
+
+
+def test_a_disk_that_is_too_small_is_told_at_once(home):
+    (home / "bin").mkdir()
+    (home / "bin" / "df").write_text("""#!/bin/sh
+echo 'Filesystem 1024-blocks Used Available Capacity Mounted on'
+echo '/dev/vda 90000000 84100000 5900000 94% /'
+""")
+    (home / "bin" / "df").chmod(0o755)
+    done, calls = install(home)
+    assert done.returncode == 2 and "needs 6 GB, and its disk has 5 GB left" in done.stderr
+    assert not any("venv" in call for call in calls)
 
 
 def test_detectron2_comes_from_its_wheel_where_there_is_none(home):

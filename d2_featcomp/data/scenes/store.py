@@ -1,12 +1,16 @@
 """Writes scenes to disk as a COCO-format data set, once, and checks that what is there is whole."""
 
+import functools
 import io
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -139,47 +143,59 @@ def _encode(array, **options):
 
 def _write_part(root, part, composer, count, seed):
     """Writes one part; returns {file name: (bytes, CRC32)}."""
-
-    def draw(index):
-        rng = np.random.default_rng([seed, _SEED_OF_PART[part], index])
-        scene = composer.compose(rng)
-        stem = f"{index:06d}"
-        disparity = np.uint16(np.round(scene.disparity * 256)) + (scene.disparity > 0)
-        images = [
-            ("images", "jpg", _encode(scene.image, format="JPEG", quality=95, subsampling=0)),
-            ("semantic", "png", _encode(scene.semantic, format="PNG")),
-            ("disparity", "png", _encode(disparity.astype(np.uint16), format="PNG")),
-        ]
-        files = [_write(root, f"{part}/{kind}/{stem}.{end}", data) for kind, end, data in images]
-        return scene, files
-
     coco = {"images": [], "annotations": [], "categories": []}
     for class_id, name in enumerate(composer.objects.classes):
         coco["categories"].append({"id": class_id + 1, "name": name})
     files = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        scenes = tqdm(pool.map(draw, range(count)), total=count, desc=f"drawing {part} scenes")
-        for index, (scene, written) in enumerate(scenes):
-            files.update(written)
-            _annotate(coco, index, scene)
+    draw = functools.partial(_draw, root, part, composer, seed)
+    # Closed first where drawing fails or is interrupted: what waits is not drawn then.
+    with _open_pool(count) as pool, closing(pool.map(draw, range(count), chunksize=8)) as drawn:
+        for files_of_one, image, objects in tqdm(drawn, total=count, desc=f"drawing {part} scenes"):
+            files.update(files_of_one)
+            coco["images"].append(image)
+            for annotation in objects:
+                number = {"id": len(coco["annotations"]) + 1, "image_id": image["id"]}
+                coco["annotations"].append({**number, **annotation})
     files.update([_write(root, f"instances_{part}.json", json.dumps(coco).encode())])
     return files
 
 
-def _annotate(coco, index, scene):
+def _open_pool(count):
+    """Returns an executor: forked processes where the work is worth it, since drawing mostly holds the
+    interpreter's lock; threads otherwise."""
+    workers = min(8, os.cpu_count() or 1)
+    if count < 100 or workers == 1 or not sys.platform.startswith("linux"):
+        return ThreadPoolExecutor(workers)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+
+
+def _draw(root, part, composer, seed, index):
+    """Draws and writes one scene.
+
+    Returns:
+        (list, dict, list[dict]): its files, as :func:`_write` returns each; its COCO image; its COCO
+        annotations without their ids.
+    """
+    scene = composer.compose(np.random.default_rng([seed, _SEED_OF_PART[part], index]))
+    stem = f"{index:06d}"
+    disparity = np.uint16(np.round(scene.disparity * 256)) + (scene.disparity > 0)
+    images = [
+        ("images", "jpg", _encode(scene.image, format="JPEG", quality=95, subsampling=0)),
+        ("semantic", "png", _encode(scene.semantic, format="PNG")),
+        ("disparity", "png", _encode(disparity.astype(np.uint16), format="PNG")),
+    ]
+    files = [_write(root, f"{part}/{kind}/{stem}.{end}", data) for kind, end, data in images]
     height, width = scene.semantic.shape
-    name = f"{index:06d}.jpg"
-    coco["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
-    for item in scene.objects:
-        mask = mask_util.encode(np.asfortranarray(item.mask, dtype=np.uint8))
-        coco["annotations"].append(
-            {
-                "id": len(coco["annotations"]) + 1,
-                "image_id": index + 1,
-                "category_id": item.class_id + 1,
-                "iscrowd": 0,
-                "area": int(mask_util.area(mask)),
-                "bbox": mask_util.toBbox(mask).tolist(),
-                "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
-            }
-        )
+    image = {"id": index + 1, "file_name": f"{stem}.jpg", "height": height, "width": width}
+    return files, image, [_annotate(item) for item in scene.objects]
+
+
+def _annotate(item):
+    mask = mask_util.encode(np.asfortranarray(item.mask, dtype=np.uint8))
+    return {
+        "category_id": item.class_id + 1,
+        "iscrowd": 0,
+        "area": int(mask_util.area(mask)),
+        "bbox": mask_util.toBbox(mask).tolist(),
+        "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
+    }
