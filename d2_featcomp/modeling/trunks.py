@@ -7,7 +7,7 @@ import abc
 import copy
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, ResNet, SimpleFeaturePyramid, ViT
+from detectron2.modeling import FPN, MViT, ResNet, SimpleFeaturePyramid, SwinTransformer, ViT
 from detectron2.modeling.backbone.regnet import AnyNet
 from detectron2.modeling.backbone.utils import get_abs_pos
 from torch import nn
@@ -100,12 +100,7 @@ class ViTTrunk(Trunk):
 
     def run(self, x, after, names):
         vit, found = self.module, {}
-        if after is None:
-            x = vit.patch_embed(x)
-            if vit.pos_embed is not None:
-                x = x + get_abs_pos(vit.pos_embed, vit.pretrain_use_cls_token, x.shape[1:3])
-        else:
-            x = x.permute(0, 2, 3, 1)
+        x = _embed_patches(vit, x) if after is None else x.permute(0, 2, 3, 1)
         for name in names:
             x = vit.blocks[int(name.removeprefix("block"))](x)
             found[name] = x.permute(0, 3, 1, 2)
@@ -114,6 +109,103 @@ class ViTTrunk(Trunk):
     def finish(self, features):
         (last,) = features.values()
         return {self.module._out_features[0]: last}
+
+
+class SwinTrunk(Trunk):
+    """ "p0" to "p3" of a Swin transformer, each before the norm of its output and before its patches are
+    merged: both belong to what comes after."""
+
+    kind = SwinTransformer
+
+    def stage_shapes(self):
+        stride = self.module.patch_embed.patch_size[0]
+        return {
+            f"p{index}": ShapeSpec(channels=channels, stride=stride * 2**index)
+            for index, channels in enumerate(self.module.num_features)
+        }
+
+    def outputs(self):
+        return [f"p{index}" for index in sorted(self.module.out_indices)]
+
+    def run(self, x, after, names):
+        swin, found = self.module, {}
+        if after is None:
+            x = swin.patch_embed(x)
+            if swin.ape:
+                position = nn.functional.interpolate(
+                    swin.absolute_pos_embed, size=x.shape[-2:], mode="bicubic"
+                )
+                x = x + position
+            height, width = x.shape[-2:]
+            x = swin.pos_drop(x.flatten(2).transpose(1, 2))
+        elif names:
+            height, width = x.shape[-2:]
+            merge = swin.layers[int(after.removeprefix("p"))].downsample
+            x = merge(x.flatten(2).transpose(1, 2), height, width)
+            height, width = (height + 1) // 2, (width + 1) // 2
+        for name in names:
+            layer = swin.layers[int(name.removeprefix("p"))]
+            y, rows, columns, x, height, width = layer(x, height, width)
+            found[name] = y.transpose(1, 2).unflatten(2, (rows, columns))
+        return found
+
+    def finish(self, features):
+        return {name: self._normalize(name, x) for name, x in features.items()}
+
+    def _normalize(self, name, x):
+        norm = getattr(self.module, f"norm{name.removeprefix('p')}")
+        return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+class MViTTrunk(Trunk):
+    """ "scale2" to "scale5" of a multiscale vision transformer, each before the norm of its output."""
+
+    kind = MViT
+
+    def _stages(self):
+        """dict: name -> indexes of its blocks."""
+        ends = [index + 1 for index in self.module._last_block_indexes]
+        starts = [0, *ends[:-1]]
+        return {
+            f"scale{number}": range(start, end)
+            for number, (start, end) in enumerate(zip(starts, ends, strict=True), 2)
+        }
+
+    def stage_shapes(self):
+        stride = self.module.patch_embed.proj.stride[0]
+        return {
+            name: ShapeSpec(
+                channels=self.module.blocks[blocks[-1]].mlp.fc2.out_features, stride=stride * 2**index
+            )
+            for index, (name, blocks) in enumerate(self._stages().items())
+        }
+
+    def outputs(self):
+        return [name for name in self._stages() if name in self.module._out_features]
+
+    def run(self, x, after, names):
+        vit, stages, found = self.module, self._stages(), {}
+        x = _embed_patches(vit, x) if after is None else x.permute(0, 2, 3, 1)
+        for name in names:
+            for index in stages[name]:
+                x = vit.blocks[index](x)
+            found[name] = x.permute(0, 3, 1, 2)
+        return found
+
+    def finish(self, features):
+        return {name: self._normalize(name, x) for name, x in features.items()}
+
+    def _normalize(self, name, x):
+        norm = getattr(self.module, f"{name}_norm")
+        return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _embed_patches(vit, images):
+    """Returns the patches of a ViT or MViT, (N, rows, columns, C), at their positions."""
+    x = vit.patch_embed(images)
+    if vit.pos_embed is not None:
+        x = x + get_abs_pos(vit.pos_embed, vit.pretrain_use_cls_token, x.shape[1:3])
+    return x
 
 
 class _Given(nn.Module):
@@ -157,7 +249,7 @@ class _BelowPyramid(Trunk):
         return view(None)
 
 
-TRUNKS = [ResNetTrunk, RegNetTrunk, ViTTrunk]
+TRUNKS = [ResNetTrunk, RegNetTrunk, ViTTrunk, SwinTrunk, MViTTrunk]
 PYRAMIDS = {FPN: "bottom_up", SimpleFeaturePyramid: "net"}
 
 

@@ -5,7 +5,7 @@ import copy
 import networks
 import pytest
 import torch
-from detectron2.modeling import FPN, SimpleFeaturePyramid, ViT, build_model
+from detectron2.modeling import FPN, MViT, SimpleFeaturePyramid, SwinTransformer, ViT, build_model
 from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 
 from d2_featcomp.codecs import FeatureBitstream
@@ -40,13 +40,38 @@ def vit_pyramid():
     return SimpleFeaturePyramid(trunk, "last", 8, (2.0, 1.0), norm="LN", square_pad=0)
 
 
+def swin_pyramid(**settings):
+    trunk = SwinTransformer(
+        embed_dim=8, depths=(2, 1, 2), num_heads=(1, 2, 2), window_size=4, out_indices=(1, 2), **settings
+    )
+    return FPN(trunk, ["p1", "p2"], 8)
+
+
+def mvit_pyramid():
+    pytest.importorskip("timm")  # which Detectron2's needs
+    trunk = MViT(
+        img_size=64,
+        embed_dim=8,
+        depth=5,
+        last_block_indexes=(0, 2, 3, 4),
+        use_abs_pos=True,
+        pretrain_img_size=64,
+        out_features=("scale3", "scale4"),
+    )
+    return FPN(trunk, ["scale3", "scale4"], 8, square_pad=64)
+
+
 BACKBONES = {
     "FPN": resnet,
     "FPN with p6 and p7": lambda: resnet(MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone"),
     "ResNet": lambda: resnet().bottom_up,
     "RegNet": regnet_pyramid,
     "ViT": vit_pyramid,
+    "Swin": swin_pyramid,
+    "Swin with positions": lambda: swin_pyramid(ape=True, pretrain_img_size=32),
+    "MViT": mvit_pyramid,
 }
+SQUARE = ("ViT", "MViT")
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -54,7 +79,7 @@ BACKBONES = {
 def test_head_and_tail_are_the_backbone(name):
     torch.manual_seed(0)
     backbone = BACKBONES[name]().eval()
-    images = torch.randn(2, 3, 64, 128) if name != "ViT" else torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64 if name in SQUARE else 128)
     expected = backbone(images)
     points = list_split_points(backbone)
     assert len(points) > 2 and points[-1] == "backbone"
