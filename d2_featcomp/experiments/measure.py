@@ -36,7 +36,7 @@ from ..engine.inference import prepare_for_inference, require_split
 from ..engine.steps import require_data
 from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
 from ..evaluation.build import build_rate_evaluator, build_task_evaluators
-from ..evaluation.tradeoff import format_table, make_rows
+from ..evaluation.tradeoff import format_results
 from ..files import write_text
 from ..modeling import build_feature_codec, find_feature_split
 from .collecting import can_collect, collect, evaluate_collected
@@ -69,7 +69,7 @@ def evaluate(cfg):
     if not comm.is_main_process():
         return {}
     for dataset, results in found.items():
-        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(make_rows({dataset: results})))
+        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_results({dataset: results}))
         print_csv_format(results)
     results = next(iter(found.values())) if len(found) == 1 else found
     verify_results(cfg, results)
