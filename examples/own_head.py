@@ -51,7 +51,7 @@ class BoundaryHead(TaskHead):
         return self.decoder(features)
 
     def loss(self, predictions, batched_inputs):
-        """Mean cross-entropy over all pixels of the images; a boundary, which is rare, counts 5 times."""
+        """Mean cross-entropy over the images' pixels; boundaries, which are rare, count 5 times."""
         losses = []
         for logits, record in zip(predictions[:, 0].float(), batched_inputs, strict=True):
             target = find_boundaries(record["sem_seg"].to(logits.device))

@@ -72,7 +72,7 @@ def make_rows(results):
 
 
 def list_other_metrics(results):
-    """Lists what was measured in groups that have no column of :data:`COLUMNS`, such as another project's.
+    """Lists what was measured in groups without a column in :data:`COLUMNS`, such as another project's.
 
     Args:
         results (dict): setting name -> {group: {metric: value}}.
