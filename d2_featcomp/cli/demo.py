@@ -41,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..deploy import draw_images
-    from ..engine import build_for_inference, setup_config
+    from ..engine import build_for_inference, setup_config, setup_terminal
     from ..serving import list_inputs
 
+    setup_terminal()
     entries = list_inputs(args.input)
     moving = is_moving(entries)
     if moving and (not args.draw or args.output or args.reference):

@@ -94,7 +94,7 @@ def decode_files(network, args, categories):
                 stream = FeatureBitstream.from_bytes(file.read())
             output = network.cloud_inference([stream])[0]
         except BitstreamError as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
             failed += 1
             continue
         result = make_result(name, output, categories)
@@ -107,7 +107,7 @@ def decode_files(network, args, categories):
             try:
                 draw_result(output, name, args.images, args.output, categories)
             except FileNotFoundError as error:
-                print(error, file=sys.stderr)
+                tqdm.write(str(error), file=sys.stderr)
     if args.draw:
         draw_frames(args, {result["image_id"] for result in results})
     count = write_coco_results(results, categories, table, args.output)

@@ -114,7 +114,7 @@ def _open_sender(args):
     sender = None
     if args.connect:
         client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
-        sender = Sender(Spool(args.spool), client, args.output)
+        sender = Sender(Spool(args.spool), client, args.output, tell=_tell)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     if args.requeue:
@@ -132,6 +132,10 @@ def _close(sender):
     return not left and not sender.refused
 
 
+def _tell(message):
+    tqdm.write(message, file=sys.stderr)  # above the bar
+
+
 @contextlib.contextmanager
 def told(name, failures):
     """Tells what is wrong with one image, and goes on with the next."""
@@ -139,7 +143,7 @@ def told(name, failures):
         yield
     except (ValueError, RuntimeError) as error:  # of readers; of networks and codecs
         failures.append(name)
-        print(f"{name}: {error}", file=sys.stderr)
+        _tell(f"{name}: {error}")
 
 
 def edge_features(args, cfg, network, failures, times):

@@ -158,7 +158,9 @@ def _write_part(root, part, composer, count, seed):
         coco["categories"].append({"id": class_id + 1, "name": name})
     files = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        scenes = tqdm(pool.map(draw, range(count)), total=count, desc=f"drawing {part} scenes")
+        scenes = tqdm(
+            pool.map(draw, range(count)), total=count, desc=f"drawing {part} scenes", mininterval=1
+        )
         for index, (scene, written) in enumerate(scenes):
             files.update(written)
             _annotate(coco, index, scene)
