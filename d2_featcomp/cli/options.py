@@ -72,7 +72,11 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds --stride and --fps: which frames of videos are taken."""
     parser.add_argument(
-        "--stride", type=int, default=1, help="of videos and cameras, take every so manieth frame (1)"
+        "--stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of videos and cameras, take every Nth frame (1)",
     )
     parser.add_argument(
         "--fps", type=float, help="of videos and cameras, take at most so many frames a second"

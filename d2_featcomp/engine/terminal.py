@@ -13,7 +13,7 @@ __all__ = ["setup_terminal"]
 _LOGGERS = ("detectron2", "fvcore", "d2_featcomp")
 _SHOWN = ("d2_featcomp", "detectron2.utils.events")  # the latter tells losses, once a period
 
-_handlers = []  # of the last call
+_handlers = {}  # name of a logger -> those that the last call gave it
 
 
 def setup_terminal(output=None, *, verbose=False):
@@ -29,13 +29,14 @@ def setup_terminal(output=None, *, verbose=False):
     setup_logger.cache_clear()
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        logger.handlers = [handler for handler in logger.handlers if handler not in _handlers]
-        others = logger.handlers[:]
+        for handler in _handlers.pop(name, ()):
+            logger.removeHandler(handler)
+        others = len(logger.handlers)
         # Detectron2's default_setup, called with the same arguments, then adds no handlers of its own.
         named = {} if name == "detectron2" else {"name": name}
         setup_logger(output, distributed_rank=comm.get_rank(), **named)
-        for handler in logger.handlers[len(others) :]:
-            _handlers.append(handler)
+        _handlers[name] = logger.handlers[others:]
+        for handler in _handlers[name]:
             if handler.stream is sys.stdout:
                 handler.setStream(_BesideBars(sys.stdout))
                 handler.filters = [] if verbose else [_is_shown]

@@ -51,8 +51,8 @@ class Sampling:
     """Which frames of a video or camera are taken; images all are.
 
     Args:
-        stride (int): every so manieth frame, at least 1.
-        fps (float or None): then at most so many frames a second, the first at or after each 1 / fps.
+        stride (int): N of every Nth frame, at least 1.
+        fps (float or None): of these at most so many a second, the first at or after each 1 / fps.
 
     Raises:
         ValueError: one of them is out of range.
@@ -69,13 +69,14 @@ class Sampling:
         """Makes a function for one video: number and time in seconds of a frame -> whether to take it;
         to be called for all frames in order."""
         due = 0.0
+        early = min(0.002, 0.1 / self.fps) if self.fps else 0.0  # some containers count milliseconds
 
         def is_taken(number, seconds):
             nonlocal due
-            if number % self.stride or (self.fps and seconds < due - 1e-6):
+            if number % self.stride or (self.fps and seconds + early < due):
                 return False
             if self.fps:  # frames may come late: then none is made up for
-                due = (math.floor(seconds * self.fps + 1e-6) + 1) / self.fps
+                due = (math.floor((seconds + early) * self.fps) + 1) / self.fps
             return True
 
         return is_taken
@@ -150,7 +151,7 @@ def count_frames(entry, sampling=None):
         return None
     if not is_video(entry):
         return 1
-    with contextlib.suppress(ImportError, OSError, ValueError, IndexError):  # told when it is read
+    with contextlib.suppress(Exception):  # whatever it is, is told when it is read
         import av
 
         with av.open(entry) as container:

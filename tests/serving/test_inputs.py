@@ -84,6 +84,17 @@ def test_frames_are_chosen_by_number_and_time(tmp_path, settings, numbers):
     assert count_frames(entry, sampling) == len(frames)
 
 
+def test_times_in_whole_milliseconds_lose_no_frame():
+    """As Matroska has them, of 30 frames a second, and of 29.97."""
+    for rate in (30.0, 29.97):
+        times = [round(number / rate, 3) for number in range(90)]
+        is_taken = Sampling(fps=rate).make_test()
+        assert all(is_taken(number, seconds) for number, seconds in enumerate(times))
+        is_taken = Sampling(fps=10).make_test()
+        taken = [number for number, seconds in enumerate(times) if is_taken(number, seconds)]
+        assert taken == list(range(0, 90, 3))
+
+
 def test_images_have_no_time_and_are_all_taken(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
     write_video(tmp_path / "y.mp4", frames=7)
