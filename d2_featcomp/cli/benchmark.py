@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     for name in tqdm(args.names or usual, desc="benchmarks", mininterval=1):
         found = [{"benchmark": name, **row} for row in find_benchmark(name)(settings)]
         if not found:
-            print(f"{name}: not measured, a program or a package that it needs is not installed")
+            tqdm.write(f"{name}: not measured, a program or a package that it needs is not installed")
         rows += found
         if args.output:
             write_results(args, rows)

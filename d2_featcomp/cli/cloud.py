@@ -21,7 +21,15 @@ from .options import add_overrides, add_sub_model, split_list
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
-    parser.add_argument("--images", help="folder of the original images, to draw what was found")
+    parser.add_argument(
+        "--images",
+        help="folder of the original images, to draw what was found; or a video, with --draw",
+    )
+    parser.add_argument(
+        "--draw",
+        metavar="VIDEO",
+        help="with --images VIDEO: write its frames with what was found, e.g. drawn.mp4",
+    )
     parser.add_argument(
         "--annotations",
         metavar="FILE",
@@ -61,9 +69,8 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from detectron2.utils.logger import setup_logger
-
+    from ..engine import setup_terminal
     from ..serving.cloud_program import run_cloud
 
-    setup_logger(name="d2_featcomp")
+    setup_terminal()
     return run_cloud(args)

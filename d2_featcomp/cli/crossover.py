@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
     from ..deploy.crossover import make_image_config, measure_latencies
-    from ..engine import build_for_inference, make_input, require_weights, setup_config
-    from ..serving import read_all_frames
+    from ..engine import build_for_inference, make_input, require_weights, setup_config, setup_terminal
+    from ..serving import list_inputs, read_all_frames
+    from ..serving.inputs import count_all_frames
 
-    setup_logger(name="d2_featcomp")
+    setup_terminal()
     if args.edge_factor <= 0 or args.latency < 0 or min(args.bandwidths) <= 0 or args.limit < 1:
         raise ValueError("--edge-factor, --bandwidths and --limit must be above 0, --latency not below")
     cfg = setup_config(args.config_file, args.opts)
@@ -61,10 +61,11 @@ def run(args: argparse.Namespace) -> None:
         "split": build_for_inference(cfg, cfg.MODEL.WEIGHTS),
         "image": build_for_inference(image_cfg, args.anchor_weights or cfg.MODEL.WEIGHTS),
     }
+    total = count_all_frames(list_inputs(args.input), limit=args.limit)
     frames = itertools.islice(read_all_frames(args.input), args.limit)
     records = (
         make_input(picture, cfg)
-        for _, picture in tqdm(frames, desc="images", mininterval=1, total=args.limit)
+        for _, picture in tqdm(frames, desc="images", mininterval=1, total=total)
     )
     print_latencies(measure_latencies(networks, records), args)
 

@@ -1,4 +1,7 @@
-"""Runs a network with compressed features on images and draws the latents and the outputs.
+"""Runs a network with compressed features on images or a video and draws the latents and the outputs.
+
+    featcomp demo --config msfc_R50 --input photos/ --output pictures MODEL.WEIGHTS model.pth
+    featcomp demo --config msfc_R50 --input video.mp4 --fps 5 --draw drawn.mp4 MODEL.WEIGHTS model.pth
 
 For every input image it writes, below --output:
 
@@ -7,22 +10,27 @@ For every input image it writes, below --output:
     NAME_tasks.png        of networks with several tasks: all that they predict
     NAME_features.png     the latents, a tile a channel
     NAME.d2fc             the feature bitstream itself
+
+Of a video, or of camera:0, --draw writes a video with what is found in its frames.
 """
 
 import argparse
-import os
 
-from .options import add_config_file, add_overrides
+from .options import add_config_file, add_overrides, add_sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser)
-    parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
-    parser.add_argument("--output", required=True, help="folder to write to")
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="images, folders of images, or one video or camera:0"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="where to write what is drawn of images")
+    parser.add_argument("--draw", metavar="VIDEO", help="of a video: the one to write, e.g. drawn.mp4")
+    add_sampling(parser)
     parser.add_argument(
         "--reference",
         metavar="WEIGHTS",
-        help="checkpoint of the network before it was split, to compare with",
+        help="of images: checkpoint of the network before it was split, to compare with",
     )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="smallest score shown (0 to 1)"
@@ -33,27 +41,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..deploy import draw_images
-    from ..engine import build_for_inference, setup_config
+    from ..engine import build_for_inference, setup_config, setup_terminal
+    from ..serving import list_inputs
 
+    setup_terminal()
+    entries = list_inputs(args.input)
+    moving = is_moving(entries)
+    if moving and (not args.draw or args.output or args.reference):
+        raise ValueError("of a video give --draw VIDEO, e.g. drawn.mp4, and no --output or --reference")
+    if not moving and (not args.output or args.draw):
+        raise ValueError("of images give --output FOLDER; --draw is of a video")
     cfg = setup_config(args.config_file, args.opts)
-    images = [{"file_name": path} for path in list_images(args.input)[: args.limit]]
     model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
+    if moving:
+        draw_video(args, cfg, model, entries[0])
+        return
     reference = build_for_inference(cfg, args.reference, enabled=False) if args.reference else None
+    images = [{"file_name": path} for path in entries[: args.limit]]
     draw_images(
         cfg, model, images, args.output, reference=reference, threshold=args.confidence_threshold
     )
+    print(f"{args.output}: pictures and bitstreams of {len(images)} images")
 
 
-def list_images(paths: list[str]) -> list[str]:
-    """Lists images: the files that are named, and those in folders."""
-    from ..data.datasets import image_folders
+def is_moving(entries: list[str]) -> bool:
+    """Whether the input is a video or camera; ValueError if it is one of several inputs."""
+    from ..serving.inputs import CAMERA, is_video
 
-    images = []
-    for path in paths:
-        if os.path.isdir(path):
-            images += image_folders.list_images(path)
-        elif os.path.isfile(path):
-            images.append(path)
-        else:
-            raise FileNotFoundError(f"no image or folder {path!r}")
-    return images
+    moving = [entry for entry in entries if is_video(entry) or entry.startswith(CAMERA)]
+    if moving and len(entries) > 1:
+        raise ValueError(f"{moving[0]!r}: give one video or camera alone, or images")
+    return bool(moving)
+
+
+def draw_video(args: argparse.Namespace, cfg: object, model: object, entry: str) -> None:
+    """Writes the video with what is found in its frames, and tells their bytes."""
+    import itertools
+    import statistics
+
+    from tqdm import tqdm
+
+    from ..deploy import FrameDrawer
+    from ..serving.inputs import Sampling, count_all_frames, read_timed_frames
+    from ..serving.videos import VideoWriter
+
+    sampling = Sampling(args.stride, args.fps)
+    frames = itertools.islice(read_timed_frames(entry, None, sampling), args.limit)
+    total = count_all_frames([entry], sampling, args.limit)
+    drawer = FrameDrawer(cfg, model, args.confidence_threshold)
+    with VideoWriter(args.draw) as writer:
+        for frame in tqdm(frames, desc="frames", mininterval=1, total=total, unit=" frames"):
+            writer.write(drawer.draw(frame.picture), frame.time)
+    if not drawer.sizes:
+        raise ValueError(f"{entry!r} has no frames")
+    mean = statistics.fmean(drawer.sizes)
+    print(f"{args.draw}: {len(drawer.sizes)} frames, {mean / 1000:.2f} kB of features a frame")

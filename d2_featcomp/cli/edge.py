@@ -11,11 +11,14 @@ it sends them to featcomp cloud --serve; what cannot be sent stays in --spool, a
 time: without --input, that is all it does. --bandwidth, --latency and --loss simulate a slower network;
 a table then tells where the time goes. Images that cannot be coded are told, all others are coded, and
 the exit status is 3.
+
+Of a video, --stride and --fps choose frames; images.json in --output tells the time of each in seconds.
+--target-kbit-s shares its bits among --fps images a second.
 """
 
 import argparse
 
-from .options import add_overrides, add_sub_model
+from .options import add_overrides, add_sampling, add_sub_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="hold this bit rate, in kbit/s, by the rate of each image; needs codec variable_rate",
     )
-    parser.add_argument("--fps", type=float, help="with --target-kbit-s: images a second of the input")
+    add_sampling(parser)
+    parser.add_argument(
+        "--draw",
+        metavar="VIDEO",
+        help="with --connect and --output: write the video with what was found, e.g. drawn.mp4",
+    )
     parser.add_argument("--limit", type=int, help="stop after this many images")
     parser.add_argument(
         "--in-flight",

@@ -11,12 +11,13 @@ inference/feature_rates.csv, the rate of each image.
 import argparse
 
 from . import train
-from .options import add_config_file, add_launch_options, add_overrides
+from .options import add_config_file, add_launch_options, add_overrides, add_verbose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser, required=False, default="")
     add_launch_options(parser)
+    add_verbose(parser)
     add_overrides(parser)
 
 

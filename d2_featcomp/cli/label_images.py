@@ -27,8 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..engine import build_for_inference, label_images, require_weights, setup_config
+    from ..engine import (
+        build_for_inference,
+        label_images,
+        require_weights,
+        setup_config,
+        setup_terminal,
+    )
 
+    setup_terminal()
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score is {args.score}: it goes from 0 to 1")
     cfg = setup_config(args.config_file, args.opts)

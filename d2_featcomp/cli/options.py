@@ -6,7 +6,9 @@ __all__ = [
     "add_config_file",
     "add_launch_options",
     "add_overrides",
+    "add_sampling",
     "add_sub_model",
+    "add_verbose",
     "split_list",
 ]
 
@@ -64,6 +66,27 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine-rank", type=int, default=0, help="of this machine (default: 0)")
     parser.add_argument(
         "--dist-url", default="auto", help="for several machines: tcp://HOST:PORT (default: auto)"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds --stride and --fps: which frames of videos are taken."""
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of videos and cameras, take every Nth frame (1)",
+    )
+    parser.add_argument(
+        "--fps", type=float, help="of videos and cameras, take at most so many frames a second"
+    )
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Adds --verbose, of commands that write a log file."""
+    parser.add_argument(
+        "--verbose", action="store_true", help="show on the terminal all that the log file gets"
     )
 
 

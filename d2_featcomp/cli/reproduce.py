@@ -9,9 +9,11 @@ d2_featcomp/experiments/plan.py.
 """
 
 import argparse
+import logging
 import time
 
 from ..model_zoo import find_plan_file
+from .options import add_verbose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train again what was trained with other settings; the old is kept beside the new",
     )
+    add_verbose(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     path = find_plan_file(args.experiment)  # before anything is loaded
 
-    from detectron2.utils.logger import setup_logger
-
+    from ..engine import setup_terminal
     from ..experiments import read_experiment, run_experiment
 
     start = time.monotonic()
     experiment = read_experiment(path)
-    for name in ("detectron2", "fvcore", "d2_featcomp"):
-        logger = setup_logger(args.output, name=name)
+    setup_terminal(args.output, verbose=args.verbose)
     missed = run_experiment(experiment, args.output, retrain=args.retrain)
-    logger.info("This run took %.1f minutes", (time.monotonic() - start) / 60)
+    logging.getLogger("d2_featcomp").info("This run took %.1f minutes", (time.monotonic() - start) / 60)
     return 1 if missed else 0

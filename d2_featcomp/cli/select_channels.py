@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from detectron2.modeling import build_model
 
-    from ..engine import FeatCompCheckpointer, select_channels, setup_config
+    from ..engine import FeatCompCheckpointer, select_channels, setup_config, setup_terminal
     from ..files import prepare_file, write_text
     from ..modeling import format_channel_order
 
+    setup_terminal()
     prepare_file(args.output)
     # All channels are looked at, whichever are coded later.
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"])

@@ -28,5 +28,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.input, args.images, args.annotations = [], None, None
+    args.input, args.images, args.annotations, args.draw = [], None, None, None
     return cloud.run(args)

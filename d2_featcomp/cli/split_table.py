@@ -37,15 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from detectron2.utils.logger import setup_logger
     from tabulate import tabulate
     from tqdm import tqdm
 
     from ..deploy import find_fastest_ranges, measure_splits
-    from ..engine import make_input, require_weights, setup_config
+    from ..engine import make_input, require_weights, setup_config, setup_terminal
     from ..serving import read_all_frames
 
-    setup_logger(name="d2_featcomp")
+    setup_terminal()
     if args.edge_factor <= 0 or args.limit < 1:
         raise ValueError("--edge-factor must be above 0, and --limit at least 1")
     if args.output:

@@ -14,7 +14,13 @@ import argparse
 import sys
 from typing import Any
 
-from .options import add_config_file, add_launch_options, add_overrides, split_list
+from .options import (
+    add_config_file,
+    add_launch_options,
+    add_overrides,
+    add_verbose,
+    split_list,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, metavar="N", help="measure the first N images of the test set only"
     )
     add_launch_options(parser)
+    add_verbose(parser)
     add_overrides(parser)
 
 
@@ -67,18 +74,15 @@ def run(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """What each of the processes does."""
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
-
+    from ..engine import setup_terminal
     from ..experiments import choose_setting, plan_sweep, run_sweep
 
-    setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
-    setup_logger(distributed_rank=comm.get_rank(), name="d2_featcomp")
     if args.target_kb is not None and args.max_drop is not None:
         raise ValueError("give either --target-kb or --max-drop")
     sweep = plan_sweep(describe(args), args.config_file, args.opts, args.output)
     if args.max_drop is not None and not sweep.levels:
         raise ValueError("--max-drop needs the uncompressed network: do not leave it out")
+    setup_terminal(args.output, verbose=args.verbose)
     results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)
     if results and (args.target_kb is not None or args.max_drop is not None):
         budget = {"target_kb": args.target_kb, "max_drop": args.max_drop, "quality": args.quality}

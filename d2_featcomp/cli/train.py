@@ -12,7 +12,7 @@ with the weights of one that was not. --eval-only measures MODEL.WEIGHTS, as fea
 
 import argparse
 
-from .options import add_config_file, add_launch_options, add_overrides
+from .options import add_config_file, add_launch_options, add_overrides, add_verbose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead")
     add_launch_options(parser)
+    add_verbose(parser)
     add_overrides(parser)
 
 
@@ -34,17 +35,15 @@ def run(args: argparse.Namespace) -> None:
 def train_or_evaluate(args: argparse.Namespace) -> None:
     """What each of the processes does."""
     from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
 
-    from ..engine import require_stage_settings, setup_config, train_stages
+    from ..engine import require_stage_settings, setup_config, setup_terminal, train_stages
     from ..experiments import evaluate
 
     cfg = setup_config(args.config_file, args.opts)
     if not args.eval_only:
         require_stage_settings(cfg, args.opts)
+    setup_terminal(cfg.OUTPUT_DIR, verbose=args.verbose)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2_featcomp")
     if args.eval_only:
         evaluate(cfg)
     else:

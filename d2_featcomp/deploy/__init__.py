@@ -1,7 +1,7 @@
 """Networks as files for edge and cloud, what each split costs, and pictures."""
 
 from ..deprecation import make_getattr
-from .demo import draw_images
+from .demo import FrameDrawer, draw_images
 from .onnx_export import check_onnx, export_onnx
 from .split_costs import SplitCost, find_fastest_ranges, measure_splits
 from .sub_models import (

@@ -22,7 +22,7 @@ from .pictures import (
     draw_truth,
 )
 
-__all__ = ["describe_stream_bytes", "draw_images"]
+__all__ = ["FrameDrawer", "describe_stream_bytes", "draw_images"]
 
 
 def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, take_panels=None):
@@ -70,6 +70,33 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
                 take_panels(f"{name}_detections.png", panels)
         Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
         write_bytes(stream.to_bytes(), f"{stem}.d2fc")
+
+
+class FrameDrawer:
+    """Computes frames of videos, through their bitstreams, and draws what is found in them.
+
+    Args:
+        cfg (CfgNode): see :func:`draw_images`.
+        model (nn.Module): a split network in evaluation mode.
+        threshold (float): instances of a lower score are not drawn.
+
+    Attributes:
+        sizes (list[int]): bytes of the bitstream of each frame.
+    """
+
+    def __init__(self, cfg, model, threshold=0.5):
+        self._cfg, self._model, self._threshold = cfg, model, threshold
+        self._categories = choose_categories(cfg, count_classes(model))
+        self._dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None
+        self.sizes = []
+
+    @torch.no_grad()
+    def draw(self, picture):
+        """Draws a frame: (H, W, 3) uint8 RGB -> (k * H, k * W, 3), see :func:`draw_outputs`."""
+        output = self._model([make_input(picture, self._cfg)])[0]
+        self.sizes.append(output["bitstream"].total_bits // 8)
+        metadata = collect_metadata(output, self._categories, self._dataset)
+        return draw_outputs(picture, output, metadata, self._threshold)
 
 
 def describe_stream_bytes(stream):

@@ -14,6 +14,7 @@ from .command_line import (
 from .inference import build_for_inference, make_input, prepare_for_inference
 from .labelling import label_images
 from .steps import choose_stages, make_stage_config, require_stage_settings, train_stages
+from .terminal import setup_terminal
 from .timing import time_call
 from .trainer import Trainer
 

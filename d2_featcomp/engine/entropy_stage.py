@@ -75,7 +75,9 @@ def _fit(cfg, output, weights, resume):
         logger.info("Stage 4 goes on at iteration %d", fitting.iteration)
     codec.train()
     began = time.monotonic()
-    with tqdm(total=fitting.iterations, initial=fitting.iteration, desc="entropy model") as progress:
+    with tqdm(
+        total=fitting.iterations, initial=fitting.iteration, desc="entropy model", mininterval=1
+    ) as progress:
         while fitting.iteration < fitting.iterations:
             bits = fitting.step()
             progress.update()
@@ -115,7 +117,7 @@ def _collect(model, cfg, count):
     mapper, codec = build_test_mapper(cfg), model.feature_codec
     model.accelerate()
     kept = []
-    for index in tqdm(order, desc="symbols of images"):
+    for index in tqdm(order, desc="symbols of images", mininterval=1):
         (features,) = model.edge_features([mapper(records[index])])
         kept.append([codec.keep_for_fitting(y).cpu() for y in features.tensors])
     return kept

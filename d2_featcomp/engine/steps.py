@@ -217,7 +217,9 @@ def train_stages(cfg, resume=False):
     if comm.is_main_process():
         # Without the optimizer's state.
         final = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-        save_weights(final, os.path.join(cfg.OUTPUT_DIR, "model_final.pth"))
+        path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        save_weights(final, path)
+        logger.info("%s: trained in stages %s", path, ", ".join(map(str, steps)))
     comm.synchronize()
     return results
 

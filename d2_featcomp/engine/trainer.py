@@ -15,6 +15,7 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 from ..data.mappers import build_test_mapper, build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
+from ..evaluation.tradeoff import format_results
 from .checkpoint import FeatCompCheckpointer
 from .lazy_config import build_lazy_optimizer, lazy_train_mapper
 from .loss_weights import build_loss_weight_hooks
@@ -139,8 +140,14 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
+        logger = logging.getLogger("d2_featcomp")
+        logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
         with same_generators_after():  # so that a training that goes on after it need not repeat it
-            return super().test(cfg, model, evaluators)
+            results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            of_each = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+            logger.info("\n\n%s\n", format_results(of_each))
+        return results
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

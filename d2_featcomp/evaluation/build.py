@@ -22,7 +22,22 @@ from .multi_task import DisparityEvaluator, ReconstructionEvaluator
 
 __all__ = ["EVALUATOR_REGISTRY", "build_evaluator", "build_rate_evaluator", "build_task_evaluators"]
 
-EVALUATOR_REGISTRY = Registry("EVALUATOR")
+
+class EvaluatorRegistry(Registry):
+    """Registers functions by their own names or, `@register(name="...")`, by another one."""
+
+    def register(self, obj=None, *, name=None):
+        if name is None:
+            return super().register(obj)
+
+        def register_as(function):
+            self._do_register(name, function)
+            return function
+
+        return register_as
+
+
+EVALUATOR_REGISTRY = EvaluatorRegistry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Registry of evaluators: functions that can be called as `function(cfg, dataset_name, output_dir)` and
 return a list[DatasetEvaluator]. They are named like the `evaluator_type` of a data set's metadata or,

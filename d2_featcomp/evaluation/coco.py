@@ -26,6 +26,18 @@ def name_matches(task):
     return f"matches_{task}.npz"
 
 
+class _LoggedPrints(io.TextIOBase):
+    """Logs whole lines, under a name that terminals do not show."""
+
+    def __init__(self):
+        self._line = ""
+
+    def write(self, text):
+        *lines, self._line = (self._line + text).split("\n")
+        for line in filter(str.strip, lines):
+            logging.getLogger("detectron2.evaluation.pycocotools").info(line)
+
+
 class CheckedCOCOEvaluator(COCOEvaluator):
     """Detectron2's evaluator; what would end the evaluation, or make its result wrong, is told or mended
     when it is built, before images are computed. Beside its predictions it writes how they were matched
@@ -91,6 +103,11 @@ class CheckedCOCOEvaluator(COCOEvaluator):
                     f"{self._path!r}: {without} of {len(annotations)} annotations are without {words} "
                     f"({key!r}), which the network predicts: add them, or set {setting} to False"
                 )
+
+    def evaluate(self, img_ids=None):
+        """See the base class. What pycocotools prints goes to the log."""
+        with contextlib.redirect_stdout(_LoggedPrints()):
+            return super().evaluate(img_ids)
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         if coco_eval is not None and self._output_dir and (coco_eval.evalImgs or self.match_again):

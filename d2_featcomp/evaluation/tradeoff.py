@@ -17,7 +17,9 @@ __all__ = [
     "average_rows",
     "find_rate_for_accuracy",
     "format_bd_rates",
+    "format_results",
     "format_table",
+    "list_other_metrics",
     "make_rows",
     "plot_curves",
     "write_bd_rates",
@@ -67,6 +69,39 @@ def make_rows(results):
         }
         for name, groups in results.items()
     }
+
+
+def list_other_metrics(results):
+    """Lists what was measured in groups without a column in :data:`COLUMNS`, such as another project's.
+
+    Args:
+        results (dict): setting name -> {group: {metric: value}}.
+
+    Returns:
+        dict: setting name -> {"group/metric": float}.
+    """
+    known = {group for group, _, _ in COLUMNS.values()}
+    return {
+        name: {
+            f"{group}/{metric}": float(value)
+            for group, metrics in groups.items()
+            if group not in known
+            for metric, value in metrics.items()
+            if isinstance(value, (int, float))
+        }
+        for name, groups in results.items()
+    }
+
+
+def format_results(results):
+    """Formats what was measured as a table with a row a setting, see :func:`format_table`.
+
+    Args:
+        results (dict): setting name -> {group: {metric: value}}.
+    """
+    rows, more = make_rows(results), list_other_metrics(results)
+    columns = [*DEFAULT_COLUMNS, *dict.fromkeys(column for row in more.values() for column in row)]
+    return format_table({name: {**row, **more[name]} for name, row in rows.items()}, columns)
 
 
 def _measured(columns, rows):

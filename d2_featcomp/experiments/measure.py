@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from ..data.requirements import load_records
 from ..engine.steps import require_data
 from ..evaluation.build import build_task_evaluators
-from ..evaluation.tradeoff import format_table, make_rows
+from ..evaluation.tradeoff import format_results
 from .collecting import can_collect
 from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
 from .measured_networks import LiveNetwork, RecordedNetwork
@@ -50,7 +50,7 @@ def evaluate(cfg):
     if not comm.is_main_process():
         return {}
     for dataset, results in found.items():
-        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_table(make_rows({dataset: results})))
+        logging.getLogger("d2_featcomp").info("\n\n%s\n", format_results({dataset: results}))
         print_csv_format(results)
     results = next(iter(found.values())) if len(found) == 1 else found
     verify_results(cfg, results)

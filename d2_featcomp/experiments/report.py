@@ -18,6 +18,7 @@ from ..evaluation.tradeoff import (
     average_rows,
     format_bd_rates,
     format_table,
+    list_other_metrics,
     make_rows,
     plot_curves,
     write_bd_rates,
@@ -134,16 +135,8 @@ class Report:
             dict: name of a point -> {column: value}; metrics without a column are `group/metric`.
         """
         results = {name: self.results[name] for name in self._measured()}
-        rows = make_rows(results)
-        known = {group for group, _, _ in COLUMNS.values()}
-        for name, groups in results.items():
-            for group in groups.keys() - known:
-                rows[name] |= {
-                    f"{group}/{metric}": float(value)
-                    for metric, value in groups[group].items()
-                    if isinstance(value, (int, float))
-                }
-        return rows
+        rows, more = make_rows(results), list_other_metrics(results)
+        return {name: {**row, **more[name]} for name, row in rows.items()}
 
     def qualities(self):
         """Lists the columns of quality that were measured; larger is better."""

@@ -18,7 +18,9 @@ from .coco_results import (
 )
 from .deployment import load_service
 from .http_server import run_server
-from .results import draw_result, make_result, write_result
+from .inputs import is_video, read_timed_frames
+from .results import draw_result, make_result, read_result, write_result
+from .videos import draw_video
 
 __all__ = ["run_cloud"]
 
@@ -37,8 +39,10 @@ def run_cloud(args):
     """
     if bool(args.input) == bool(args.serve):
         raise ValueError("give either --input, files to decode, or --serve HOST:PORT")
-    if args.images and not os.path.isdir(args.images):
+    if args.images and not (os.path.isdir(args.images) or is_video(args.images)):
         raise FileNotFoundError(f"no folder {args.images!r}")
+    if bool(args.draw) != bool(args.images and is_video(args.images)):
+        raise ValueError("--draw takes the original video: give --images VIDEO and --draw VIDEO")
     if args.annotations and args.serve:
         raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
     cfg = read_config(args.weights, args.config_file, args.opts)
@@ -80,7 +84,7 @@ def decode_files(network, args, categories):
     paths = list_bitstreams(args.input)
     names = name_bitstreams(paths)
     require_free_names(names)
-    table, listed = open_annotations(args.annotations, args.input, args.images)
+    table, listed = open_annotations(args.annotations, args.input, None if args.draw else args.images)
     categories = match_categories(categories, listed)
     os.makedirs(args.output, exist_ok=True)
     results, failed = [], 0
@@ -90,17 +94,22 @@ def decode_files(network, args, categories):
                 stream = FeatureBitstream.from_bytes(file.read())
             output = network.cloud_inference([stream])[0]
         except BitstreamError as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
             failed += 1
             continue
         result = make_result(name, output, categories)
+        table.find(name, result["height"], result["width"])
+        if "time" in table.entries[name]:
+            result["time"] = table.entries[name]["time"]
         write_result(result, args.output)
         results.append({key: value for key, value in result.items() if key != "maps"})
-        if args.images:
+        if args.images and not args.draw:
             try:
                 draw_result(output, name, args.images, args.output, categories)
             except FileNotFoundError as error:
-                print(error, file=sys.stderr)
+                tqdm.write(str(error), file=sys.stderr)
+    if args.draw:
+        draw_frames(args, {result["image_id"] for result in results})
     count = write_coco_results(results, categories, table, args.output)
     print(f"{args.output}/results.json: {count} instances")
     if table.unknown:
@@ -110,6 +119,14 @@ def decode_files(network, args, categories):
             file=sys.stderr,
         )
     return failed
+
+
+def draw_frames(args, names):
+    """Writes the video of --images with what was found in those of its frames that have these names."""
+    frames = (frame for frame in read_timed_frames(args.images) if frame.name in names)
+    found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
+    count = draw_video(found, args.draw)
+    print(f"{args.draw}: {count} frames")
 
 
 def serve(cfg, weights, args):

@@ -16,6 +16,7 @@ __all__ = [
     "open_annotations",
     "open_image_table",
     "read_annotations",
+    "read_answers",
     "require_free_names",
     "write_coco_results",
     "write_image_table",
@@ -71,13 +72,15 @@ class ImageTable:
         numbers = [image["id"] for image in self._images if isinstance(image["id"], int)]
         self._next = max([0, *numbers]) + 1
 
-    def find(self, name, height, width, file_name=None):
+    def find(self, name, height, width, file_name=None, time=None):
         """Finds the id of an image.
 
         Args:
             name (str): of the image: its file's, with or without folders and suffix.
             height, width (int): in pixels.
             file_name (str or None): of an image that the data set lacks; None takes its name.
+            time (float or None): of a frame of a video, seconds since its first one; None takes what the
+                data set tells.
 
         Returns:
             int: its id; the same for the same name.
@@ -93,8 +96,15 @@ class ImageTable:
             self._next += 1
             if self._images:
                 self.unknown.append(name)
-        self.entries[name] = {**entry, "height": height, "width": width, "name": name}
+        if time is None and len(known) == 1:
+            time = known[0].get("time")
+        timed = {} if time is None else {"time": time}
+        self.entries[name] = {**entry, "height": height, "width": width, "name": name, **timed}
         return entry["id"]
+
+    def tells_times(self):
+        """Whether some of the images are frames of videos, with their times."""
+        return any("time" in entry for entry in self.entries.values())
 
 
 def _forms(image):
@@ -217,6 +227,16 @@ def open_image_table(inputs, folder):
     return table, categories or categories_before
 
 
+def read_answers(folder):
+    """Yields (name of an image, answer) for each answer of a server, ID.json, that lies in a folder."""
+    for file_name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(file_name)
+        if suffix == ".json" and is_stream_id(stem):
+            with open(os.path.join(folder, file_name), encoding="utf-8") as file:
+                answer = json.load(file)
+            yield answer.get("name", answer["image_id"]), answer
+
+
 def collect_answers(folder, table, categories=()):
     """Gathers the answers of a server that lie in a folder, ID.json, see :func:`write_coco_results`.
 
@@ -229,12 +249,7 @@ def collect_answers(folder, table, categories=()):
         int: instances.
     """
     answers, found = [], {category["id"]: category for category in categories}
-    for file_name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(file_name)
-        if suffix != ".json" or not is_stream_id(stem):
-            continue
-        with open(os.path.join(folder, file_name), encoding="utf-8") as file:
-            answer = json.load(file)
+    for _, answer in read_answers(folder):
         answers.append({key: value for key, value in answer.items() if key != "maps"})
         for entry in answer.get("instances", []):
             number = entry["category_id"]

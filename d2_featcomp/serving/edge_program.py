@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import statistics
 import sys
@@ -16,8 +17,8 @@ from ..deploy import load_sub_model, read_config, read_description
 from ..engine import make_input, time_call
 from ..files import write_bytes
 from .client import CloudClient
-from .coco_results import collect_answers, open_image_table, write_image_table
-from .inputs import list_inputs, name_inputs, read_frames
+from .coco_results import collect_answers, open_image_table, read_answers, write_image_table
+from .inputs import Sampling, count_all_frames, is_video, list_inputs, name_inputs, read_timed_frames
 from .link import Link
 from .pipeline import run_ahead
 from .sender import Sender
@@ -55,16 +56,16 @@ def run_edge(args):
     simulated = args.bandwidth is not None or args.latency or args.loss
     link = Link(args.bandwidth, args.latency, args.loss, args.seed) if simulated else None
     sender = _open_sender(args)
-    failures, rows, off_target, categories = [], [], 0, []
+    failures, rows, off_target, categories, times = [], [], 0, [], {}
     table, listed = open_image_table(args.input, args.output)
     images = ()
     if args.input:
         cfg = read_config(args.weights, args.config_file, args.opts)
         network = load_sub_model(cfg, cfg.MODEL.WEIGHTS, "edge")
         categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
-        images = code_images(args, cfg, network, failures, ahead=0 if link else args.in_flight)
+        images = code_images(args, cfg, network, failures, times, ahead=0 if link else args.in_flight)
     for image in images:
-        table.find(image.name, *image.size)
+        table.find(image.name, *image.size, time=times.get(image.name))
         if image.target is not None:
             off_target += abs(len(image.data) / image.target - 1) > TOLERANCE
         transfer = link.seconds(len(image.data)) if link else 0.0
@@ -83,8 +84,10 @@ def run_edge(args):
         sender.send_waiting()
     if args.output and sender:
         collect_answers(args.output, table, listed or categories)
-    elif listed:  # a data set's
-        write_image_table(table, listed, args.output)
+    elif listed or table.tells_times():  # of a data set, of a video
+        write_image_table(table, listed or categories, args.output)
+    if args.draw:
+        _draw_answers(args, table)
     _print_rates(args, rows, off_target)
     if rows and link:
         print(_make_table(rows))
@@ -96,10 +99,14 @@ def _require_consistent(args):
         raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
     if not args.input and not args.connect and not args.requeue:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
-    if (args.target_kbit_s is None) != (args.fps is None):
-        raise ValueError("--target-kbit-s and --fps belong together: give both, or neither")
+    if args.target_kbit_s is not None and args.fps is None:
+        raise ValueError("--target-kbit-s needs --fps, the images a second that share it")
     if args.target_kbit_s is not None and args.target_kb is not None:
         raise ValueError("give either --target-kbit-s or --target-kb")
+    if args.draw and not (args.connect and args.output):
+        raise ValueError("--draw shows what a server answers: add --connect and --output")
+    if args.draw and not (len(args.input) == 1 and is_video(args.input[0])):
+        raise ValueError("--draw takes one video as --input")
 
 
 def _open_sender(args):
@@ -107,7 +114,7 @@ def _open_sender(args):
     sender = None
     if args.connect:
         client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
-        sender = Sender(Spool(args.spool), client, args.output)
+        sender = Sender(Spool(args.spool), client, args.output, tell=_tell)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     if args.requeue:
@@ -125,6 +132,10 @@ def _close(sender):
     return not left and not sender.refused
 
 
+def _tell(message):
+    tqdm.write(message, file=sys.stderr)  # above the bar
+
+
 @contextlib.contextmanager
 def told(name, failures):
     """Tells what is wrong with one image, and goes on with the next."""
@@ -132,20 +143,25 @@ def told(name, failures):
         yield
     except (ValueError, RuntimeError) as error:  # of readers; of networks and codecs
         failures.append(name)
-        print(f"{name}: {error}", file=sys.stderr)
+        _tell(f"{name}: {error}")
 
 
-def edge_features(args, cfg, network, failures):
-    """Yields (name, features, seconds of the edge network) of each image that can be computed."""
+def edge_features(args, cfg, network, failures, times):
+    """Yields (name, features, seconds of the edge network) of each image that can be computed; `times`
+    gets the seconds in its video of each frame, by name."""
     entries = list_inputs(args.input)
-    count, seen = 0, set()
-    with tqdm(desc="images", mininterval=1, total=len(entries)) as progress:
+    count, seen, sampling = 0, set(), Sampling(args.stride, args.fps)
+    total = count_all_frames(entries, sampling, args.limit)
+    with tqdm(desc="images", mininterval=1, total=total, unit=" images") as progress:
         for entry, entry_name in zip(entries, name_inputs(entries), strict=True):
             with told(entry, failures):
-                for name, picture in read_frames(entry, entry_name):
+                for name, picture, time_in_video in read_timed_frames(entry, entry_name, sampling):
                     if args.limit is not None and count >= args.limit:
                         return
                     count += 1
+                    progress.update()
+                    if time_in_video is not None:
+                        times[name] = time_in_video
                     with told(name, failures):
                         if name.lower() in seen:
                             raise ValueError(f"a frame has this name, too: it is left out ({entry})")
@@ -153,22 +169,22 @@ def edge_features(args, cfg, network, failures):
                         record = make_input(picture, cfg)
                         (features,), seconds = time_call(network.edge_features, [record])
                         yield name, features, seconds
-            progress.update()
 
 
-def code_images(args, cfg, network, failures, ahead):
+def code_images(args, cfg, network, failures, times, ahead):
     """Yields a CodedImage of each image that can be coded.
 
     Args:
-        args (Namespace): input, limit, target_kbit_s and fps of `featcomp edge`.
+        args (Namespace): input, stride, fps, limit and target_kbit_s of `featcomp edge`.
         cfg (CfgNode): of the network.
         network (SplitNetwork): its edge sub-model.
         failures (list[str]): gets the names of the others.
+        times (dict): gets the seconds in its video of each frame, by name.
         ahead (int): images that the network may be ahead of the codec. 0 where times are measured:
             nothing runs beside.
     """
     controller, codec = make_controller(args, network.feature_codec), network.feature_codec
-    features_of_images = edge_features(args, cfg, network, failures)
+    features_of_images = edge_features(args, cfg, network, failures, times)
     for name, features, network_seconds in run_ahead(features_of_images, ahead):
         coded = None
         with told(name, failures):
@@ -194,6 +210,17 @@ def make_controller(args, codec):
             "use a network that was trained with MODEL.FEATCOMP.CODEC.NAME variable_rate"
         )
     return RateController(args.target_kbit_s, args.fps)
+
+
+def _draw_answers(args, table):
+    """Writes the video of --input with what the server found in those frames that it has answered."""
+    from .videos import draw_video
+
+    answers = dict(read_answers(args.output))
+    frames = read_timed_frames(args.input[0], None, Sampling(args.stride, args.fps))
+    taken = ((frame, answers.get(frame.name)) for frame in itertools.islice(frames, args.limit))
+    count = draw_video(taken, args.draw)
+    print(f"{args.draw}: {count} frames, {len(answers.keys() & table.entries.keys())} of them answered")
 
 
 def write_stream(data, path, overwrite):

@@ -2,7 +2,10 @@
 
 import contextlib
 import glob
+import math
 import os
+import time
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -11,10 +14,77 @@ from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
 from ..data.images import read_image
 from ..deploy.naming import name_files
 
-__all__ = ["CAMERA", "VIDEO_SUFFIXES", "list_inputs", "name_inputs", "read_all_frames", "read_frames"]
+__all__ = [
+    "CAMERA",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "Sampling",
+    "count_all_frames",
+    "count_frames",
+    "is_video",
+    "list_inputs",
+    "name_inputs",
+    "read_all_frames",
+    "read_frames",
+    "read_timed_frames",
+]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
+
+
+class Frame(NamedTuple):
+    """A picture of a file or camera.
+
+    Attributes:
+        name (str): the entry's and, for videos and cameras, the number of the frame, from 0.
+        picture (ndarray): (H, W, 3) uint8 RGB, upright.
+        time (float or None): seconds since the first frame of the video or camera; None of an image.
+    """
+
+    name: str
+    picture: np.ndarray
+    time: float | None
+
+
+class Sampling:
+    """Which frames of a video or camera are taken; images all are.
+
+    Args:
+        stride (int): N of every Nth frame, at least 1.
+        fps (float or None): of these at most so many a second, the first at or after each 1 / fps.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    def __init__(self, stride=1, fps=None):
+        if stride < 1:
+            raise ValueError(f"--stride is {stride}: it must be at least 1")
+        if fps is not None and not fps > 0:
+            raise ValueError(f"--fps is {fps:g}: it must be above 0")
+        self.stride, self.fps = stride, fps
+
+    def make_test(self):
+        """Makes a function for one video: number and time in seconds of a frame -> whether to take it;
+        to be called for all frames in order."""
+        due = 0.0
+        early = min(0.002, 0.1 / self.fps) if self.fps else 0.0  # some containers count milliseconds
+
+        def is_taken(number, seconds):
+            nonlocal due
+            if number % self.stride or (self.fps and seconds + early < due):
+                return False
+            if self.fps:  # frames may come late: then none is made up for
+                due = (math.floor((seconds + early) * self.fps) + 1) / self.fps
+            return True
+
+        return is_taken
+
+    def count(self, frames, seconds):
+        """Estimates int: how many are taken of a video of so many frames and seconds."""
+        taken = -(-frames // self.stride)
+        return min(taken, math.ceil(seconds * self.fps)) if self.fps else taken
 
 
 def list_inputs(given):
@@ -62,28 +132,80 @@ def name_inputs(entries):
     return [names.get(entry, f"camera{entry[len(CAMERA) :]}") for entry in entries]
 
 
+def is_video(entry):
+    """Whether an entry is the file of a video, by its name."""
+    return not entry.startswith(CAMERA) and entry.lower().endswith(VIDEO_SUFFIXES)
+
+
+def count_frames(entry, sampling=None):
+    """Counts the pictures of a file or camera, without decoding them.
+
+    Args:
+        entry (str): from :func:`list_inputs`.
+        sampling (Sampling or None): which of a video are taken; None: all.
+
+    Returns:
+        int or None: of a video an estimate, where its file tells no number; None where nothing tells it.
+    """
+    if entry.startswith(CAMERA):
+        return None
+    if not is_video(entry):
+        return 1
+    with contextlib.suppress(Exception):  # whatever it is, is told when it is read
+        import av
+
+        with av.open(entry) as container:
+            stream = container.streams.video[0]
+            seconds = float(stream.duration * stream.time_base) if stream.duration else None
+            if seconds is None and container.duration:
+                seconds = container.duration / av.time_base
+            rate = float(stream.average_rate or 0)
+            frames = stream.frames or round((seconds or 0) * rate)
+            seconds = seconds or (frames / rate if rate else math.inf)
+            return (sampling or Sampling()).count(frames, seconds) if frames else None
+    return None
+
+
+def count_all_frames(entries, sampling=None, limit=None):
+    """Sums :func:`count_frames`; int, at most `limit`, or None where that is not known of an entry."""
+    counts = [count_frames(entry, sampling) for entry in entries]
+    if None in counts:
+        return limit
+    return sum(counts) if limit is None else min(sum(counts), limit)
+
+
 def read_frames(entry, name=None):
+    """As :func:`read_timed_frames` of all frames.
+
+    Yields:
+        (str, ndarray): name and picture.
+    """
+    yield from (frame[:2] for frame in read_timed_frames(entry, name))
+
+
+def read_timed_frames(entry, name=None, sampling=None):
     """Reads the pictures of a file or camera.
 
     Args:
         entry (str): from :func:`list_inputs`.
         name (str or None): of the entry, from :func:`name_inputs`; None takes the file's stem.
+        sampling (Sampling or None): which frames of videos and cameras to take; None: all.
 
     Yields:
-        (str, ndarray): a name that tells the frame, the entry's and for videos and cameras a number,
-        and the picture, (H, W, 3) uint8 RGB, upright.
+        Frame
 
     Raises:
         ValueError: it cannot be decoded. ImportError: a video or camera without the library for it.
     """
     name = name_inputs([entry])[0] if name is None else name
+    is_taken = (sampling or Sampling()).make_test()
     if entry.startswith(CAMERA):
-        yield from _camera(entry, name)
-    elif entry.lower().endswith(VIDEO_SUFFIXES):
-        yield from _video(entry, name)
+        yield from _camera(entry, name, is_taken)
+    elif is_video(entry):
+        yield from _video(entry, name, is_taken)
     else:
         try:
-            yield name, read_image(entry, "RGB")
+            yield Frame(name, read_image(entry, "RGB"), None)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
@@ -95,23 +217,29 @@ def read_all_frames(given):
     return (frame for entry, name in named for frame in read_frames(entry, name))
 
 
-def _video(path, name):
+def _video(path, name, is_taken):
     try:
         import av
     except ImportError as error:
         raise ImportError("video files need PyAV: pip install 'd2_featcomp[hevc]'") from error
     try:
         with av.open(path) as container:
+            first, rate = None, float(container.streams.video[0].average_rate or 1)
             for number, frame in enumerate(container.decode(video=0)):
+                seconds = number / rate if frame.time is None else frame.time
+                first = seconds if first is None else first
+                seconds = round(seconds - first, 6)
+                if not is_taken(number, seconds):
+                    continue
                 picture = frame.to_ndarray(format="rgb24")
                 # Players turn it so, counterclockwise: phones record as they are held.
                 turned = np.rot90(picture, round(frame.rotation / 90))
-                yield f"{name}_{number:06d}", np.ascontiguousarray(turned)
+                yield Frame(f"{name}_{number:06d}", np.ascontiguousarray(turned), seconds)
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path!r} is no video that can be read ({error})") from error
 
 
-def _camera(entry, name):
+def _camera(entry, name, is_taken):
     try:
         import cv2
     except ImportError as error:
@@ -121,14 +249,17 @@ def _camera(entry, name):
         raise ValueError(f"{entry!r}: name a camera by its number, e.g. {CAMERA}0")
     camera = cv2.VideoCapture(int(number))
     with contextlib.closing(_Released(camera)):
-        count = 0
+        count, start = 0, None
         while True:
             there, frame = camera.read()
+            start = time.monotonic() if start is None else start
+            seconds = round(time.monotonic() - start, 3)
             if not there:
                 if not count:
                     raise ValueError(f"{entry!r}: no camera of that number gives pictures")
                 return
-            yield f"{name}_{count:06d}", np.ascontiguousarray(frame[:, :, ::-1])
+            if is_taken(count, seconds):
+                yield Frame(f"{name}_{count:06d}", np.ascontiguousarray(frame[:, :, ::-1]), seconds)
             count += 1
 
 

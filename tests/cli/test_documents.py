@@ -1,62 +1,143 @@
-"""What is written beside the code: commands of the README, the citation, the Dockerfiles."""
+"""What is written beside the code: the pages for users, the citation, the Dockerfiles."""
 
 import json
 import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
+import networks
+import numpy as np
+import pages
+import processes
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 from d2_featcomp import __version__
-from d2_featcomp.arguments import parse_arguments
-from d2_featcomp.cli import COMMANDS
-from d2_featcomp.cli.program import CommandParser, _load
-from d2_featcomp.model_zoo import find_plan_file, get_config_file
+from d2_featcomp.cli import COMMANDS, main
+from d2_featcomp.engine import setup_config
+from d2_featcomp.model_zoo import find_plan_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = pages.ROOT
 DOCKERFILES = sorted((ROOT / "docker").iterdir())
+LINES = pages.list_lines()
 
 
-def read_commands(path):
-    """The lines of shell blocks that call featcomp."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("featcomp ")]
+def name_page(page):
+    return page.relative_to(ROOT).as_posix()
 
 
-COMMAND_LINES = read_commands(ROOT / "README.md")
+def test_the_pages_show_most_commands():
+    shown = {line.split()[1] for _, line in LINES if line.startswith("featcomp ")}
+    assert set(COMMANDS) - {"select-channels"} <= shown
 
 
-def parse(words):
-    """Reads a command line as `featcomp` would, but does nothing."""
-    name, *given = words
-    module, parser = _load(name), CommandParser(prog=name)
-    module.add_arguments(parser)
-    return parse_arguments(parser, given)
+@pytest.mark.parametrize(
+    ("page", "line"), LINES, ids=[f"{name_page(page)}: {line}" for page, line in LINES]
+)
+def test_commands_are_known(page, line, tmp_path):
+    """Each line of a shell block is a command of this package, whose options, config and overrides are
+    read as it would, or of a program in `pages.OTHERS`."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "featcomp":
+        assert words[0] in pages.OTHERS, f"{page}: say in tests/pages.py what {words[0]!r} is"
+        pages.OTHERS[words[0]](words)
+    elif words[-1] == "--help":
+        assert words[1:-1] == [] or words[1] in COMMANDS
+    elif "--import examples/" in line:  # that tests/examples runs
+        path = ROOT / words[words.index("--import") + 1]
+        assert words in pages.list_example_commands(path)
+    elif "--import" in words:  # in a process of its own: what it registers stays there
+        status, _, errors = processes.call("tests/pages.py", words[1:], tmp_path / "told")
+        assert status == 0, errors
+    else:
+        check_command(words[1:])
 
 
-def test_the_readme_shows_most_commands():
-    shown = {line.split()[1] for line in COMMAND_LINES}
-    assert {"train", "eval", "sweep", "bdrate", "export", "edge", "cloud", "serve"} <= shown
-
-
-@pytest.mark.parametrize("line", COMMAND_LINES)
-def test_commands_of_the_readme_are_read(line):
-    words = shlex.split(line, comments=True)[1:]
-    if words[-1] == "--help" or "..." in words:
-        return
-    assert words[0] in COMMANDS
-    args = parse(words)
-    config = getattr(args, "config_file", None)
-    if config and config != "NAME.py":
-        assert get_config_file(config)
+def check_command(words):
+    args = pages.parse(words)
     if words[0] == "reproduce":
         assert find_plan_file(args.experiment)
-    opts = getattr(args, "opts", [])
-    assert len(opts) % 2 == 0 and all(key.isupper() for key in opts[::2])
+    if getattr(args, "config_file", None):
+        setup_config(args.config_file, args.opts)
+
+
+@pytest.mark.parametrize("line", ["featcomp tarin", "featcomp train --confg x", "apt install x"])
+def test_mistakes_in_a_page_are_found(line, tmp_path):
+    with pytest.raises((AssertionError, SystemExit, KeyError, ModuleNotFoundError)):
+        test_commands_are_known(ROOT / "README.md", line, tmp_path)
+
+
+def test_overrides_in_a_page_are_checked():
+    with pytest.raises(ValueError, match="CODECS"):
+        check_command(["eval", "--config", "msfc_R50", "MODEL.FEATCOMP.CODECS.NAME", "raw"])
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=name_page)
+def test_links_lead_somewhere(page):
+    text = pages.without_code(page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if found.relative_to(ROOT).as_posix() in pages.WRITTEN_ELSEWHERE and not found.exists():
+            continue
+        assert found.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in pages.list_anchors(found), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", filter(pages.list_programs, pages.PAGES), ids=name_page)
+def test_programs_run(page, tmp_path, monkeypatch, capsys):
+    """The Python of a page, and those of its commands that are quick, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("D2_FEATCOMP_TRACEBACK", "1")
+    prepare(tmp_path)
+    names = {"__name__": "page"}
+    for kind, text in pages.list_programs(page):
+        if kind == "python":
+            exec(compile(text, str(page), "exec"), names)
+        else:
+            words = shlex.split(text, comments=True)[1:]
+            more = TINY if "--config" in words else []
+            assert main([*words, *more]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+
+
+# Of any config of the paper's networks.
+TINY = [*networks.listed(networks.SHRUNK), "INPUT.MIN_SIZE_TEST", "64"]
+del TINY[(place := TINY.index("MODEL.WEIGHTS")) : place + 2]
+
+
+def prepare(folder):
+    """Files under the names that the pages give them."""
+    for name in ("photos", "output/step1"):
+        (folder / name).mkdir(parents=True)
+    network = networks.shrunk_network()
+    torch.save({"model": network.state_dict()}, folder / "output" / "model_final.pth")
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("feature_")}
+    torch.save({"model": state}, folder / "output" / "step1" / "model_final.pth")
+    rng = np.random.default_rng(0)
+    for name in ("image.jpg", "photos/a.png"):
+        Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(folder / name)
+    write_video(folder / "walk.mp4", rng)
+    for name, share in (("anchor.csv", 1.0), ("test.csv", 0.5)):
+        rows = [f"{share * rate},{quality}" for rate, quality in ((1, 10), (2, 20), (4, 30), (8, 40))]
+        (folder / name).write_text("\n".join(["bpfe,bbox/AP", *rows, ""]))
+    shutil.copy(ROOT / "tests" / "fixtures" / "jpegxl.v2.d2fc", folder / "example.d2fc")
+
+
+def write_video(path, rng):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(4):
+            picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def test_every_command_has_its_file_in_tools():
@@ -87,7 +168,7 @@ def test_dockerfiles(path, tmp_path):
     )
     assert program[0] == "featcomp"
     if arguments != ["--help"]:
-        assert parse([*program[1:], *arguments]).serve == "0.0.0.0:8000"
+        assert pages.parse([*program[1:], *arguments]).serve == "0.0.0.0:8000"
     (run,) = (line for line in lines if line.startswith("RUN sed"))
     (requirements,) = (line.split()[1] for line in lines if line.startswith("COPY tools"))
     script = " && ".join(run.removeprefix("RUN ").split("&&")[:2])

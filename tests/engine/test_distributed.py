@@ -8,8 +8,10 @@ def test_two_processes_train_and_measure_as_one_does(run_processes, tmp_path):
     trained = run_processes("--num-gpus", "2", spawns=True, OUTPUT_DIR=tmp_path / "out")
     assert "Stage 2: iterations 0 to 2" in trained
     weights = {"MODEL.WEIGHTS": tmp_path / "out" / "model_final.pth"}
-    alone = run_processes("--eval-only", OUTPUT_DIR=tmp_path / "one", **weights)
-    together = run_processes("--eval-only", "--num-gpus", "2", OUTPUT_DIR=tmp_path / "two", **weights)
+    alone = run_processes("--eval-only", "--verbose", OUTPUT_DIR=tmp_path / "one", **weights)
+    together = run_processes(
+        "--eval-only", "--verbose", "--num-gpus", "2", OUTPUT_DIR=tmp_path / "two", **weights
+    )
     assert len(copied(alone)) == 9  # three lines for each of bbox, segm, feature_rate
     assert copied(alone) == copied(together)
     tables = [

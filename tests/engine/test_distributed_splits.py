@@ -92,9 +92,17 @@ def test_two_processes_train_and_measure_several_tasks(run_processes, tmp_path):
         if "running" not in name and "num_batches" not in name:
             assert torch.equal(first[name], second[name]), name
     settings["MODEL.WEIGHTS"] = tmp_path / "out" / "model_final.pth"
-    alone = run_processes("--eval-only", config=config, OUTPUT_DIR=tmp_path / "one", **settings)
+    alone = run_processes(
+        "--eval-only", "--verbose", config=config, OUTPUT_DIR=tmp_path / "one", **settings
+    )
     together = run_processes(
-        "--eval-only", "--num-gpus", "2", config=config, OUTPUT_DIR=tmp_path / "two", **settings
+        "--eval-only",
+        "--verbose",
+        "--num-gpus",
+        "2",
+        config=config,
+        OUTPUT_DIR=tmp_path / "two",
+        **settings,
     )
     # Three lines for each of sem_seg, disparity, reconstruction, feature_rate.
     assert len(copied(alone)) == 12 and copied(alone) == copied(together)

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -49,6 +51,16 @@ def each(change):
 
 def from_0(annotation):
     annotation["id"] -= 1
+
+
+def test_what_pycocotools_prints_goes_to_the_log(coco_folder, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", "detectron2"):
+        logger = logging.getLogger("detectron2")
+        logger.addHandler(caplog.handler)
+        evaluated(coco_folder(), tmp_path)
+        logger.removeHandler(caplog.handler)
+    assert any("Average Precision" in line for line in caplog.messages)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from d2_featcomp.serving import list_inputs, name_inputs, read_all_frames, read_frames
+from d2_featcomp.serving.inputs import Sampling, count_all_frames, count_frames, read_timed_frames
 
 av = pytest.importorskip("av")
 ONE = 0x10000  # 1.0 in the file's fixed-point numbers
@@ -61,3 +62,58 @@ def test_names_tell_all_inputs_apart(tmp_path):
     assert name_inputs(entries) == ["x.mp4", "x.png", "y", "camera3"]
     names = [name for name, _ in read_all_frames(given[:-1])]
     assert names == ["x.mp4_000000", "x.mp4_000001", "x.png", "y"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers"),
+    [
+        ({}, range(12)),  # 5 frames a second: 2.4 s
+        ({"stride": 5}, (0, 5, 10)),
+        ({"fps": 2}, (0, 3, 5, 8, 10)),  # the first ones at or after 0, 0.5, 1, 1.5 and 2 s
+        ({"fps": 1}, (0, 5, 10)),
+        ({"fps": 25}, range(12)),
+        ({"stride": 2, "fps": 1}, (0, 6, 10)),
+    ],
+)
+def test_frames_are_chosen_by_number_and_time(tmp_path, settings, numbers):
+    write_video(tmp_path / "v.mp4", frames=12)
+    entry, sampling = str(tmp_path / "v.mp4"), Sampling(**settings)
+    frames = list(read_timed_frames(entry, None, sampling))
+    assert [frame.name for frame in frames] == [f"v_{number:06d}" for number in numbers]
+    assert [frame.time for frame in frames] == pytest.approx([number / 5 for number in numbers])
+    assert count_frames(entry, sampling) == len(frames)
+
+
+def test_times_in_whole_milliseconds_lose_no_frame():
+    """As Matroska has them, of 30 frames a second, and of 29.97."""
+    for rate in (30.0, 29.97):
+        times = [round(number / rate, 3) for number in range(90)]
+        is_taken = Sampling(fps=rate).make_test()
+        assert all(is_taken(number, seconds) for number, seconds in enumerate(times))
+        is_taken = Sampling(fps=10).make_test()
+        taken = [number for number, seconds in enumerate(times) if is_taken(number, seconds)]
+        assert taken == list(range(0, 90, 3))
+
+
+def test_images_have_no_time_and_are_all_taken(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    write_video(tmp_path / "y.mp4", frames=7)
+    entries = list_inputs([str(tmp_path / "*.png"), str(tmp_path / "*.mp4")])
+    (frame,) = read_timed_frames(entries[0], None, Sampling(stride=3, fps=1))
+    assert (frame.name, frame.time) == ("x", None)
+    assert count_all_frames(entries, Sampling(stride=3)) == 1 + 3
+    assert count_all_frames(entries, limit=5) == 5
+    assert count_all_frames([*entries, "camera:0"]) is None
+
+
+def test_nothing_is_counted_of_what_is_no_video(tmp_path):
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    assert count_frames(str(tmp_path / "v.mp4")) is None
+    with pytest.raises(ValueError, match="no video that can be read"):
+        list(read_timed_frames(str(tmp_path / "v.mp4")))
+
+
+@pytest.mark.parametrize("settings", [{"stride": 0}, {"fps": 0}, {"fps": float("nan")}])
+def test_samplings_out_of_range(settings):
+    with pytest.raises(ValueError, match="must be"):
+        Sampling(**settings)

@@ -91,7 +91,7 @@ def test_demo_writes_pictures_and_bitstreams(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--input", "nowhere.png"], "no image or folder 'nowhere.png'"),
+        (["--input", "nowhere.png"], "no image, folder or video 'nowhere.png'"),
         (["--input", "configs"], "no images in 'configs'"),
     ],
 )

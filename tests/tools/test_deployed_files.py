@@ -107,7 +107,7 @@ def test_bit_rates_need_a_rate(root, run, variable, tmp_path):
     status, _, error = run(*arguments, "--fps", 1)
     assert status == 2 and "has one rate" in error
     status, _, error = run(*arguments, weights=variable)
-    assert status == 2 and "belong together" in error
+    assert status == 2 and "needs --fps" in error
     status, _, error = run(*arguments, "--fps", 0, weights=variable)
     assert status == 2 and "the image rate is 0" in error
 

@@ -150,7 +150,8 @@ def _write_part(root, part, composer, count, seed):
     draw = functools.partial(_draw, root, part, composer, seed)
     # Closed first where drawing fails or is interrupted: what waits is not drawn then.
     with _open_pool(count) as pool, closing(pool.map(draw, range(count), chunksize=8)) as drawn:
-        for files_of_one, image, objects in tqdm(drawn, total=count, desc=f"drawing {part} scenes"):
+        progress = tqdm(drawn, total=count, desc=f"drawing {part} scenes", mininterval=1)
+        for files_of_one, image, objects in progress:
             files.update(files_of_one)
             coco["images"].append(image)
             for annotation in objects:

@@ -1,0 +1,71 @@
+"""What commands show while they run: few lines, and progress bars that these do not tear."""
+
+import logging
+import sys
+import warnings
+
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+__all__ = ["setup_terminal"]
+
+_LOGGERS = ("detectron2", "fvcore", "d2_featcomp")
+_SHOWN = ("d2_featcomp", "detectron2.utils.events")  # the latter tells losses, once a period
+
+_handlers = {}  # name of a logger -> those that the last call gave it
+
+
+def setup_terminal(output=None, *, verbose=False):
+    """Sets up the loggers of Detectron2 and of this package.
+
+    A terminal gets what this package tells, a line of losses each period of a training, and warnings;
+    the log file gets everything.
+
+    Args:
+        output (str or None): folder of the log file, `log.txt`; None writes none.
+        verbose (bool): show all that the log file gets.
+    """
+    setup_logger.cache_clear()
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in _handlers.pop(name, ()):
+            logger.removeHandler(handler)
+        others = len(logger.handlers)
+        # Detectron2's default_setup, called with the same arguments, then adds no handlers of its own.
+        named = {} if name == "detectron2" else {"name": name}
+        setup_logger(output, distributed_rank=comm.get_rank(), **named)
+        _handlers[name] = logger.handlers[others:]
+        for handler in _handlers[name]:
+            if handler.stream is sys.stdout:
+                handler.setStream(_BesideBars(sys.stdout))
+                handler.filters = [] if verbose else [_is_shown]
+    if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
+        for words in ("torch.meshgrid", "The given NumPy array is not writable"):
+            warnings.filterwarnings("ignore", words)
+
+
+def _is_shown(record):
+    if record.name == "fvcore.common.checkpoint" and _tells_new_parameters(record.getMessage()):
+        return False
+    return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
+
+
+def _tells_new_parameters(message):
+    """Whether a checkpoint lacks the split and its codec alone, which a training then starts."""
+    head, *names = message.splitlines()
+    return head.startswith("Some model parameters") and all("feature_" in name for name in names)
+
+
+class _BesideBars:
+    """Writes to a terminal, above the progress bars that are on it."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        with tqdm.external_write_mode(file=self._stream):
+            self._stream.write(text)
+
+    def flush(self):
+        self._stream.flush()

@@ -1,0 +1,30 @@
+"""Data sets of your own in COCO's format, as `mine_train` and `mine_val`.
+
+A folder, my_data or what MY_DATA names, with images in train/ and val/, and the files train.json and
+val.json in COCO's format. Mask R-CNN from ImageNet weights, and how it does, in bytes and AP (leave
+MODEL.MASK_ON False away where the annotations have masks):
+
+    featcomp train --import examples/own_data.py --config msfc_R50 OUTPUT_DIR output/mine \\
+        DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_val',)" \\
+        MODEL.ROI_HEADS.NUM_CLASSES 2 MODEL.MASK_ON False SOLVER.IMS_PER_BATCH 2 \\
+        MODEL.FEATCOMP.TRAIN.STEP1.BASE_LR 0.0025 MODEL.FEATCOMP.TRAIN.STEP2.BASE_LR 0.0025 \\
+        MODEL.FEATCOMP.TRAIN.STEP3.BASE_LR 0.00125
+    featcomp eval --import examples/own_data.py --config msfc_R50 OUTPUT_DIR output/mine \\
+        DATASETS.TEST "('mine_val',)" MODEL.ROI_HEADS.NUM_CLASSES 2 MODEL.MASK_ON False \\
+        MODEL.WEIGHTS output/mine/model_final.pth
+
+Learning rates are for 2 images at once, an eighth of msfc_R50's for 16. A single folder of images with
+annotations.json in it needs no file like this one: its name is images:FOLDER. For masks that are coded
+as run lengths, set INPUT.MASK_FORMAT bitmask.
+"""
+
+import os
+
+from detectron2.data.datasets import register_coco_instances
+
+ROOT = os.environ.get("MY_DATA", "my_data")
+
+for part in ("train", "val"):
+    register_coco_instances(
+        f"mine_{part}", {}, os.path.join(ROOT, f"{part}.json"), os.path.join(ROOT, part)
+    )

@@ -1,0 +1,68 @@
+"""What a terminal shows: this package's own words, above progress bars; the log file gets all."""
+
+import io
+import logging
+import sys
+
+import pytest
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+from d2_featcomp.engine import setup_terminal
+
+LOGGERS = ("detectron2", "fvcore", "d2_featcomp")
+LINES = {
+    "d2_featcomp": "stage 1 begins",
+    "detectron2.utils.events": "iter: 19",
+    "detectron2.data.build": "distribution of instances",
+    "fvcore.common.checkpoint": "loading from",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_handlers():
+    """Loggers that no other test has set up, and that are as they were afterwards."""
+    kept = {name: logging.getLogger(name).handlers[:] for name in LOGGERS}
+    setup_logger.cache_clear()
+    for name in LOGGERS:
+        logging.getLogger(name).handlers.clear()
+    yield
+    setup_logger.cache_clear()
+    for name in LOGGERS:
+        logging.getLogger(name).handlers[:] = kept[name]
+
+
+def log_all():
+    for name, line in LINES.items():
+        logging.getLogger(name).info(line)
+    logging.getLogger("detectron2.data").warning("an image is missing")
+    lacks = "Some model parameters or buffers are not found in the checkpoint:\n"
+    logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.encoder")
+    logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.a\nbackbone.fpn")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_few_lines_unless_asked(tmp_path, capsys, verbose):
+    setup_terminal(str(tmp_path), verbose=verbose)
+    setup_terminal(str(tmp_path), verbose=verbose)
+    log_all()
+    shown, logged = capsys.readouterr().out, (tmp_path / "log.txt").read_text()
+    for name, line in LINES.items():
+        assert logged.count(line) == 1
+        told = verbose or name in ("d2_featcomp", "detectron2.utils.events")
+        assert shown.count(line) == told, line
+    assert "an image is missing" in shown and "backbone.fpn" in shown
+    assert ("feature_split.encoder" in shown) == verbose
+
+
+def test_lines_do_not_tear_bars(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup_terminal()
+    with tqdm(range(3), desc="images", file=terminal, mininterval=0) as progress:
+        for _ in progress:
+            logging.getLogger("d2_featcomp").info("a line")
+    # Each line begins where the bar was cleared.
+    for before in terminal.getvalue().split("a line")[:-1]:
+        assert "images" not in before.rpartition("\r")[2]
