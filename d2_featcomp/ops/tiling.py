@@ -4,7 +4,17 @@ The grid is that of the BaF and MTL papers: 2^floor(log2(C)/2) rows and 2^ceil(l
 channels in raster order. For other C the rows stay and as many columns as needed follow.
 """
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    Image = torch.Tensor | npt.NDArray[Any]
 
 __all__ = ["tile_channels", "tile_grid", "untile_channels"]
 
@@ -24,21 +34,25 @@ def tile_grid(channels: int) -> tuple[int, int]:
     return rows, -(-channels // rows)
 
 
-def tile_channels(x: torch.Tensor) -> torch.Tensor:
+def tile_channels(x: Image) -> Image:
     """Tiles the channels of a feature to one image.
 
     Args:
-        x (Tensor): (C, H, W), any dtype.
+        x (Tensor or ndarray): (C, H, W), any dtype.
 
     Returns:
-        Tensor: (rows * H, columns * W), same dtype; tiles beyond the last channel are 0.
+        Tensor or ndarray: (rows * H, columns * W), same dtype; tiles beyond the last channel are 0.
     """
     channels, height, width = x.shape
     rows, columns = tile_grid(channels)
     blank = rows * columns - channels
-    if blank:
+    if blank and isinstance(x, np.ndarray):
+        x = np.concatenate([x, np.zeros((blank, height, width), x.dtype)])
+    elif blank:
+        import torch
+
         x = torch.cat([x, x.new_zeros((blank, height, width))])
-    x = x.reshape(rows, columns, height, width).permute(0, 2, 1, 3)
+    x = x.reshape(rows, columns, height, width).swapaxes(1, 2)
     return x.reshape(rows * height, columns * width)
 
 
