@@ -27,15 +27,16 @@ ALLOWED = {
     "ops": {"lazy_names"},
     "codecs": {"ops", "deprecation", "lazy_names", "registry"},
     "modeling": {"ops", "codecs", "deprecation"},
-    "data": {"ops", "codecs"},
+    "data": {"ops", "codecs", "images"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {
         *("ops", "codecs", "modeling", "data", "evaluation"),
-        *("arguments", "config", "deprecation", "errors", "files", "model_zoo"),
+        *("arguments", "config", "deprecation", "errors", "files", "images", "model_zoo"),
+        "preprocessing",
     },
     "deploy": {
         *("ops", "codecs", "modeling", "data", "evaluation", "engine", "config", "files"),
-        "deprecation",
+        *("deprecation", "lazy_names", "preprocessing"),
     },
     "experiments": {
         "codecs",
@@ -47,7 +48,7 @@ ALLOWED = {
         "files",
         "deprecation",
     },
-    "serving": {"codecs", "data", "engine", "deploy", "files", "deprecation"},
+    "serving": {"codecs", "engine", "deploy", "files", "images", "deprecation", "lazy_names"},
     "benchmarks": {"ops", "codecs", "modeling", "data", "engine", "experiments", "serving"},
     "cli": {
         *("codecs", "modeling", "data", "evaluation", "engine", "deploy", "experiments", "serving"),

@@ -6,6 +6,7 @@ import tempfile
 
 from ..engine import CheckpointError, setup_config
 from ..engine.command_line import make_plain_config
+from ..engine.inference import describe_input
 
 __all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
 
@@ -67,12 +68,7 @@ def describe_network(cfg, network, categories):
         "split": network.stored_split_name,
         "split_point": network.split_point.name,
         "categories": [dict(category) for category in categories],
-        "input": {
-            "format": cfg.INPUT.FORMAT,
-            **_describe_size(cfg),
-            "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
-            "std": list(map(float, cfg.MODEL.PIXEL_STD)),
-        },
+        "input": describe_input(cfg),
         "codec": {
             "name": cfg.MODEL.FEATCOMP.CODEC.NAME,
             "description": codec.describe(),
@@ -80,12 +76,6 @@ def describe_network(cfg, network, categories):
             "value_range": list(map(float, getattr(codec, "value_range", ()))),
         },
     }
-
-
-def _describe_size(cfg):
-    if cfg.MODEL.FEATCOMP.INPUT_SIZE:
-        return {"size": list(cfg.MODEL.FEATCOMP.INPUT_SIZE)}
-    return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
 
 def read_dumped_config(text, overrides=(), source="config"):

@@ -1,4 +1,4 @@
-"""Uniform quantization of NumPy arrays, for edges without PyTorch: of `quantization.py` what an edge needs,
+"""Uniform quantization of NumPy arrays, for edges without PyTorch: what they need of `quantization.py`,
 under the same names and with the same results, bit for bit.
 
 Shape shorthand in this module:

@@ -7,9 +7,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
-from ..data.images import read_image
 from ..deploy.naming import name_files
+from ..images import IMAGE_SUFFIXES, list_images, read_picture
 
 __all__ = ["CAMERA", "VIDEO_SUFFIXES", "list_inputs", "name_inputs", "read_all_frames", "read_frames"]
 
@@ -83,7 +82,7 @@ def read_frames(entry, name=None):
         yield from _video(entry, name)
     else:
         try:
-            yield name, read_image(entry, "RGB")
+            yield name, read_picture(entry)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 

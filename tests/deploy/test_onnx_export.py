@@ -72,6 +72,7 @@ def test_the_metadata_say_all_that_a_device_needs(random_network, configured, tm
         "max_size": 256,
         "mean": [0.0, 0.0, 0.0],
         "std": [255.0, 255.0, 255.0],
+        "padding": {"side": 256, "position": "middle", "value": 0.5},
     }
     assert json.loads(found["categories"]) == [{"id": 7, "name": "seven"}]
     assert (found["codec"], found["bits"], found["quantizer"]) == ("jpegxl", "6", "channel")

@@ -5,21 +5,18 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ...images import ANNOTATIONS, list_images
 from ..coco_annotations import load_coco_file
 from ..images import open_image
 from .scenes import find_data_root
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "PREFIX",
-    "list_images",
     "register_image_folders",
     "set_annotations_aside",
 ]
 
 PREFIX = "images:"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-ANNOTATIONS = "annotations.json"
 _ORIENTATION = 0x112  # EXIF tag; Detectron2 turns images as it says
 _TRANSPOSED = 5  # and more: height and width change places
 
@@ -53,26 +50,6 @@ def register_image_folders(names):
         else:
             DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
             MetadataCatalog.get(name).set(image_root=folder)
-
-
-def list_images(folder):
-    """Lists the image files of a folder.
-
-    Args:
-        folder (str): its sub-folders are not looked into.
-
-    Returns:
-        list[str]: paths of the image files, sorted; at least one.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"no folder {folder!r}")
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
-    if not names:
-        raise FileNotFoundError(f"no images in {folder!r} ({', '.join(IMAGE_SUFFIXES)})")
-    return [os.path.join(folder, name) for name in names]
 
 
 def set_annotations_aside(path):

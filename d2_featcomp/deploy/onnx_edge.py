@@ -1,0 +1,246 @@
+"""The edge sub-model in onnxruntime, without PyTorch: pictures to feature bitstreams."""
+
+import base64
+import json
+import os
+import types
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from ..codecs import (
+    ArrayCodec,
+    FeatureBitstream,
+    ImageSizes,
+    VariableRateArrayCodec,
+    build_image_codec,
+    build_quantizer,
+    meet_target,
+)
+from ..codecs.entropy import IntegerModel
+from ..codecs.symbol_coding import arrange
+from ..ops import FLOAT_BITS
+from ..preprocessing import normalize_image, pad_image, prepare_pixels
+
+__all__ = ["ArrayFeatures", "OnnxEdge", "build_array_codec", "open_session"]
+
+# What may be chosen where the edge runs; all else stays as it was exported.
+_RATE, _TARGET = "MODEL.FEATCOMP.CODEC.RATE", "MODEL.FEATCOMP.CODEC.TARGET_KB"
+_NO_MODEL = "{!r} holds no edge network of featcomp export --onnx ({}): export it again"
+
+
+class ArrayFeatures(NamedTuple):
+    """Latents of one image, before they are coded.
+
+    Attributes:
+        tensors (list[ndarray]): the latent y, each (C', H', W') float32.
+        sizes (ImageSizes): of the image.
+    """
+
+    tensors: list
+    sizes: ImageSizes
+
+
+def open_session(path):
+    """Opens an ONNX file in onnxruntime, on the CPU.
+
+    Args:
+        path (str): of the file. The environment variable OMP_NUM_THREADS tells with how many threads it
+            is computed; by default with all cores.
+
+    Returns:
+        onnxruntime.InferenceSession
+
+    Raises:
+        ImportError: onnxruntime is not installed. FileNotFoundError: no such file. ValueError: it cannot
+        be read.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "edge.onnx is computed by onnxruntime, which is missing: pip install 'd2_featcomp[edge]'"
+        ) from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path!r}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    options.log_severity_level = 3  # errors alone
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds, for damaged files and unknown operators
+        raise ValueError(f"{path!r} is no ONNX file that onnxruntime can read ({error})") from error
+
+
+class OnnxEdge:
+    """The edge sub-model of a network, as :func:`export_onnx` wrote it.
+
+    Images are resized, normalized and padded here, by Pillow and NumPy; the ONNX graph computes the
+    latents; quantizer and codec are NumPy's. For equal symbols the bitstreams are those of `edge.pth`.
+
+    Args:
+        path (str): of edge.onnx, with the metadata of `featcomp export`.
+        overrides (sequence[str]): KEY VALUE pairs: the codec's rate or target. Others are accepted if
+            they say what the export says.
+
+    Attributes:
+        feature_codec (ArrayCodec): codes the latents; its `rate` and `target_bytes` may be changed.
+        fingerprint (bytes): of its bitstreams.
+        categories (list[dict]): of the network's classes.
+        metadata (dict[str, str]): of the file.
+
+    Raises:
+        ImportError, FileNotFoundError: see :func:`open_session`; or the codec's library is missing.
+        ValueError: the file holds no such network, or an override would need another export.
+    """
+
+    def __init__(self, path, overrides=()):
+        self._session = open_session(path)
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        try:
+            self._input = json.loads(self.metadata["input"])
+            config = yaml.safe_load(self.metadata["config"])
+            self.categories = json.loads(self.metadata["categories"])
+            self.fingerprint = bytes.fromhex(self.metadata["fingerprint"])
+        except (KeyError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(_NO_MODEL.format(path, f"{type(error).__name__}: {error}")) from error
+        if "padding" not in self._input:
+            raise ValueError(
+                f"{path!r} does not tell how images are padded: its network has its own way, "
+                "or an earlier release exported it; export it again, or use edge.pth"
+            )
+        _apply(config, overrides, path)
+        self.feature_codec = build_array_codec(self.metadata, config["MODEL"]["FEATCOMP"]["CODEC"], path)
+
+    def compute(self, picture):
+        """Computes the latents of a picture.
+
+        Args:
+            picture (ndarray): (H, W, 3) uint8 RGB.
+
+        Returns:
+            ArrayFeatures
+
+        Raises:
+            ValueError: its shape does not suit the network.
+        """
+        pixels = prepare_pixels(picture, self._input)
+        image = pad_image(normalize_image(pixels, self._input), self._input["padding"])
+        try:
+            tensors = self._session.run(None, {"image": image[None]})
+        except Exception as error:  # onnxruntime's own kinds
+            raise ValueError(f"onnxruntime cannot compute this image ({error})") from error
+        sizes = ImageSizes(image.shape[1:], pixels.shape[1:], picture.shape[:2])
+        return ArrayFeatures(tensors, sizes)
+
+    def encode(self, features):
+        """Codes what :meth:`compute` returned, see :meth:`SplitInference.encode`.
+
+        Args:
+            features (ArrayFeatures): of one image.
+
+        Returns:
+            FeatureBitstream
+
+        Raises:
+            ValueError: the features are not finite.
+        """
+
+        def code():
+            tensors = self.feature_codec.compress(features.tensors)
+            return FeatureBitstream(self.fingerprint, features.sizes, tensors)
+
+        return (
+            code() if self.feature_codec.target_bytes is None else meet_target(self.feature_codec, code)
+        )
+
+
+def _apply(config, overrides, path):
+    """Puts overrides into a configuration, a dict of dicts."""
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        *parents, name = key.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name not in node:
+            raise ValueError(f"the configuration in {path!r} has no key {key}")
+        value = yaml.safe_load(text) if isinstance(text, str) else text
+        if key in (_RATE, _TARGET):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{key} must be a number, not {text!r}")
+            node[name] = value
+        elif key == "MODEL.DEVICE":
+            if value != "cpu":
+                raise ValueError(f"MODEL.DEVICE is {text}: edge.onnx is computed on the CPU")
+        elif key != "MODEL.WEIGHTS" and not _is_equal(value, text, node[name]):
+            raise ValueError(
+                f"{key} is {node[name]!r} in {path!r}, where only {_RATE} and {_TARGET} can be changed: "
+                "export it again, or use edge.pth"
+            )
+
+
+def _is_equal(value, text, exported):
+    if isinstance(exported, list):  # tuples are written as Python writes them
+        try:
+            value = list(yaml.safe_load(text.replace("(", "[").replace(",)", "]").replace(")", "]")))
+        except (AttributeError, TypeError, yaml.YAMLError):
+            return False
+    return value == exported or (exported is None and text == "None")
+
+
+def build_array_codec(metadata, settings, path):
+    """Builds the codec of an edge without PyTorch.
+
+    Args:
+        metadata (dict[str, str]): see :func:`export_onnx`.
+        settings (dict): MODEL.FEATCOMP.CODEC of the configuration.
+        path (str): of the file, for messages.
+
+    Returns:
+        ArrayCodec
+
+    Raises:
+        ImportError: the codec's library is missing. ValueError: the codec is known to PyTorch alone, or
+        a setting is out of range.
+    """
+    bits, name, target = int(metadata["bits"]), metadata["codec"], settings["TARGET_KB"]
+    quantizer = None
+    if bits != FLOAT_BITS:
+        value_range = tuple(json.loads(metadata["value_range"]))
+        quantizer = build_quantizer(
+            metadata["quantizer"], value_range, types.SimpleNamespace(**settings)
+        )
+    common = {"name": name, "bits": bits, "quantizer": quantizer}
+    models = [
+        IntegerModel.from_bytes(base64.b64decode(data))
+        for data in json.loads(metadata.get("entropy_models", "[]"))
+    ]
+    if "step_sizes" in metadata:
+        steps = [np.array(each, np.int32) for each in json.loads(metadata["step_sizes"])]
+        if not target >= 0:
+            raise ValueError(f"{_TARGET} is {target}: it must be positive, or 0 for none")
+        return VariableRateArrayCodec(
+            models=models,
+            step_sizes=steps,
+            rate=settings["RATE"],
+            target_bytes=1000 * target or None,
+            **common,
+        )
+    if target:
+        raise ValueError(
+            f"{_TARGET} is {target:g}, but codec {name!r} has one rate: set it to 0, or train with "
+            "CODEC.NAME variable_rate"
+        )
+    if models:
+        return ArrayCodec(encode=lambda symbols, index: models[index].encode(symbols), **common)
+    try:
+        image_codec = build_image_codec(
+            name, bits=bits, quality=settings["QUALITY"], effort=settings["EFFORT"]
+        )
+    except ValueError as error:
+        raise ValueError(f"{path!r} cannot be used without PyTorch: {error}") from error
+    layout = image_codec.layout
+    return ArrayCodec(
+        encode=lambda symbols, index: image_codec.encode(arrange(symbols, layout)), **common
+    )

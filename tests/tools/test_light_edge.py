@@ -1,0 +1,149 @@
+"""The edge program on an exported edge.onnx, where neither PyTorch nor Detectron2 can be imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2_featcomp.cli import main
+from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.deploy import OnnxEdge
+from d2_featcomp.deploy.onnx_export import ROUNDING
+from d2_featcomp.deploy.torch_edge import TorchEdge
+from d2_featcomp.images import read_picture
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[2]
+# What an edge.onnx needs of all that is installed here, and what it is not to need.
+BLOCKED = """
+import sys
+blocked = "torch torchvision detectron2 fvcore iopath pycocotools yacs matplotlib omegaconf onnx scipy"
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked.split():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from d2_featcomp.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+KINDS = {
+    "learned": ("msfc", {"MODEL.FEATCOMP.CODEC.NAME": "learned"}),
+    "baf": ("baf", {}),
+}
+SIZES = ((70, 96), (64, 64), (90, 61), (64, 130))
+
+
+def run_light(*arguments, **variables):
+    """(exit status, output, errors) of featcomp, without what is blocked."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate(SIZES):
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height)).save(folder / f"photo{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """A function: a name of KINDS -> the folder of its edge.pth and edge.onnx."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            folder = made[name] = tmp_path_factory.mktemp(name)
+            kind, more = KINDS[name]
+            path, settings = networks.KINDS[kind]
+            settings = {**settings, "INPUT.MIN_SIZE_TEST": 64, **more}
+            network = networks.build(path, networks.listed(settings), 0, enliven)
+            torch.save({"model": network.state_dict()}, folder / "whole.pth")
+            settings["MODEL.WEIGHTS"] = folder / "whole.pth"
+            command = ["export", "--config", path, "--output", str(folder), "--onnx"]
+            assert main([*command, *networks.listed(settings)]) == 0
+            (folder / "whole.pth").unlink()
+        return made[name]
+
+    return make
+
+
+def enliven(network):
+    """Norms that fit random images, so that features vary, and an entropy model that tells symbols
+    apart."""
+    networks.randomize(network)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.reset_running_stats()
+        norm.train()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        network.edge_features([{"image": torch.rand(3, 64, 96, generator=generator) * 255}])
+    for parameter in network.feature_codec.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    network.eval()
+    network.feature_codec.update()
+
+
+def compare(edge, light, picture):
+    """Asserts that an image's latents are equal but for rounding, and so is what they are coded to:
+    returns whether the bytes of the two edges are equal."""
+    wanted, found = edge.compute(picture), light.compute(picture)
+    assert wanted.sizes == found.sizes
+    for ours, theirs in zip(found.tensors, wanted.tensors, strict=True):
+        assert ours.shape == tuple(theirs.shape) and ours.std() > 1e-3
+        assert np.abs(ours - theirs.numpy()).max() <= ROUNDING * np.abs(ours).max()
+    same = found._replace(tensors=[tensor.numpy() for tensor in wanted.tensors])
+    expected = edge.encode(wanted).to_bytes()
+    assert light.encode(same).to_bytes() == expected  # of the same latents
+    return light.encode(found).to_bytes() == expected
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_both_edges_send_the_same(export, photos, name):
+    edge = TorchEdge(str(export(name) / "edge.pth"), overrides=["MODEL.DEVICE", "cpu"])
+    light = OnnxEdge(str(export(name) / "edge.onnx"), ["MODEL.DEVICE", "cpu"])
+    equal = [compare(edge, light, read_picture(path)) for path in map(str, sorted(photos.iterdir()))]
+    assert sum(equal) >= len(equal) - 1  # one may have a symbol on a border
+    assert light.categories == edge.categories
+
+
+@pytest.mark.parametrize("name", ["learned", "baf"])
+def test_the_program_without_pytorch(export, photos, tmp_path, name):
+    folder = export(name)
+    more = ("--input", photos, "--output")
+    light = run_light("edge", "--weights", folder / "edge.onnx", *more, tmp_path / "light")
+    assert light[0] == 0, light[2]
+    assert "4 images, " in light[1]
+    full = ["edge", "--weights", folder / "edge.pth", *more, tmp_path / "full"]
+    assert main(list(map(str, full))) == 0
+    names = sorted(path.name for path in (tmp_path / "full").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "light").iterdir()) and len(names) == 4
+    pairs = [
+        ((tmp_path / "light" / name).read_bytes(), (tmp_path / "full" / name).read_bytes())
+        for name in names
+    ]
+    assert sum(ours == theirs for ours, theirs in pairs) >= 3  # one may have a symbol on a border
+    for ours, theirs in pairs:
+        ours, theirs = map(FeatureBitstream.from_bytes, (ours, theirs))
+        assert (ours.fingerprint, ours.sizes) == (theirs.fingerprint, theirs.sizes)
