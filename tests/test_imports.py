@@ -19,6 +19,7 @@ ALLOWED = {
     "files": set(),
     "images": set(),
     "lazy_names": set(),
+    "onnx_session": set(),
     "preprocessing": set(),
     # Reads no name of what it imports, only for what that registers.
     "registration": set(),
@@ -26,7 +27,7 @@ ALLOWED = {
     "model_zoo": {"config", "registration"},
     "ops": {"lazy_names"},
     "codecs": {"ops", "deprecation", "lazy_names", "registry"},
-    "modeling": {"ops", "codecs", "deprecation"},
+    "modeling": {"ops", "codecs", "deprecation", "onnx_session"},
     "data": {"ops", "codecs", "images"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {
@@ -36,7 +37,7 @@ ALLOWED = {
     },
     "deploy": {
         *("ops", "codecs", "modeling", "data", "evaluation", "engine", "config", "files"),
-        *("deprecation", "lazy_names", "preprocessing"),
+        *("deprecation", "images", "lazy_names", "onnx_session", "preprocessing"),
     },
     "experiments": {
         "codecs",
@@ -52,7 +53,7 @@ ALLOWED = {
     "benchmarks": {"ops", "codecs", "modeling", "data", "engine", "experiments", "serving"},
     "cli": {
         *("codecs", "modeling", "data", "evaluation", "engine", "deploy", "experiments", "serving"),
-        *("benchmarks", "arguments", "errors", "files", "model_zoo", "__version__"),
+        *("benchmarks", "arguments", "errors", "files", "images", "model_zoo", "__version__"),
     },
     "__main__": {"cli"},
 }

@@ -24,6 +24,7 @@ class ArrayCodec:
         encode (callable): of (C, H, W) symbols, ndarray, and the index of their latent; returns bytes.
 
     Attributes:
+        name, bits, quantizer: as given.
         rate, target_bytes: see :class:`FeatureCodec`.
     """
 
@@ -32,7 +33,7 @@ class ArrayCodec:
 
     def __init__(self, *, name, bits, quantizer, encode):
         self.name, self.bits = name, bits
-        self._quantizer, self._encode = quantizer, encode
+        self.quantizer, self._encode = quantizer, encode
 
     def compress(self, ys):
         """Quantizes and codes the latents of one image.
@@ -51,9 +52,9 @@ class ArrayCodec:
         return [self._compress_latent(y, index) for index, y in enumerate(ys)]
 
     def _compress_latent(self, y, index):
-        symbols, *ranges = self._quantizer.quantize(y, self.bits)
+        symbols, *ranges = self.quantizer.quantize(y, self.bits)
         encode = partial(self._encode, index=index)
-        return code_symbols(symbols, ranges, self.bits, self._quantizer, encode)
+        return code_symbols(symbols, ranges, self.bits, self.quantizer, encode)
 
 
 class VariableRateArrayCodec(ArrayCodec):
@@ -88,11 +89,11 @@ class VariableRateArrayCodec(ArrayCodec):
         self._code = find_rate_code(value)
 
     def _compress_latent(self, y, index):
-        sent = self._quantizer.find_range(y)
+        sent = self.quantizer.find_range(y)
         low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
         symbols = arrays.quantize_uniform(y, self.bits, low, high)
         encode = partial(self._encode, index=index)
-        return prepend_rate(code_symbols(symbols, sent, self.bits, self._quantizer, encode), self._code)
+        return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), self._code)
 
     def _encode_at_rate(self, symbols, index):
         return self._models[index].at_rate(self._code).encode(symbols)

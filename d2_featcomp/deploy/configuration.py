@@ -41,6 +41,8 @@ def dump_config(cfg):
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = "cuda"  # where there is one
     cfg.OUTPUT_DIR = "./output"
+    if cfg.MODEL.FEATCOMP.INFERENCE.endswith(".onnx"):  # a file of this machine
+        cfg.MODEL.FEATCOMP.INFERENCE = "fused"
     cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER = ""  # the weights hold it
     return cfg.dump()
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import types
 from typing import NamedTuple
 
@@ -20,10 +19,11 @@ from ..codecs import (
 )
 from ..codecs.entropy import IntegerModel
 from ..codecs.symbol_coding import arrange
+from ..onnx_session import open_session
 from ..ops import FLOAT_BITS
 from ..preprocessing import normalize_image, pad_image, prepare_pixels
 
-__all__ = ["ArrayFeatures", "OnnxEdge", "build_array_codec", "open_session"]
+__all__ = ["ArrayFeatures", "OnnxEdge", "build_array_codec"]
 
 # What may be chosen where the edge runs; all else stays as it was exported.
 _RATE, _TARGET = "MODEL.FEATCOMP.CODEC.RATE", "MODEL.FEATCOMP.CODEC.TARGET_KB"
@@ -42,35 +42,11 @@ class ArrayFeatures(NamedTuple):
     sizes: ImageSizes
 
 
-def open_session(path):
-    """Opens an ONNX file in onnxruntime, on the CPU.
+class PreparedImage(NamedTuple):
+    """An image, (3, H, W) float32, normalized and padded, and its ImageSizes."""
 
-    Args:
-        path (str): of the file. The environment variable OMP_NUM_THREADS tells with how many threads it
-            is computed; by default with all cores.
-
-    Returns:
-        onnxruntime.InferenceSession
-
-    Raises:
-        ImportError: onnxruntime is not installed. FileNotFoundError: no such file. ValueError: it cannot
-        be read.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "edge.onnx is computed by onnxruntime, which is missing: pip install 'd2_featcomp[edge]'"
-        ) from error
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path!r}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
-    options.log_severity_level = 3  # errors alone
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds, for damaged files and unknown operators
-        raise ValueError(f"{path!r} is no ONNX file that onnxruntime can read ({error})") from error
+    image: np.ndarray
+    sizes: ImageSizes
 
 
 class OnnxEdge:
@@ -125,14 +101,25 @@ class OnnxEdge:
         Raises:
             ValueError: its shape does not suit the network.
         """
+        image, sizes = self.prepare(picture)
+        return ArrayFeatures(self.run(image[None]), sizes)
+
+    def prepare(self, picture):
+        """Makes the input of the graph: PreparedImage of a picture, see :meth:`compute`."""
         pixels = prepare_pixels(picture, self._input)
         image = pad_image(normalize_image(pixels, self._input), self._input["padding"])
+        return PreparedImage(image, ImageSizes(image.shape[1:], pixels.shape[1:], picture.shape[:2]))
+
+    def run(self, image):
+        """Computes the latents, list[ndarray], of (1, 3, H, W) float32, prepared.
+
+        Raises:
+            ValueError: its shape does not suit the network.
+        """
         try:
-            tensors = self._session.run(None, {"image": image[None]})
+            return self._session.run(None, {"image": image})
         except Exception as error:  # onnxruntime's own kinds
             raise ValueError(f"onnxruntime cannot compute this image ({error})") from error
-        sizes = ImageSizes(image.shape[1:], pixels.shape[1:], picture.shape[:2])
-        return ArrayFeatures(tensors, sizes)
 
     def encode(self, features):
         """Codes what :meth:`compute` returned, see :meth:`SplitInference.encode`.

@@ -147,3 +147,40 @@ def test_the_program_without_pytorch(export, photos, tmp_path, name):
     for ours, theirs in pairs:
         ours, theirs = map(FeatureBitstream.from_bytes, (ours, theirs))
         assert (ours.fingerprint, ours.sizes) == (theirs.fingerprint, theirs.sizes)
+
+
+def test_what_is_missing_is_told():
+    status, told, errors = run_light("info")
+    assert (status, errors) == (0, "")
+    assert told.count("pip install 'd2_featcomp[torch]'") == 2 and "\ndetectron2: No module" in told
+    assert "there is featcomp edge, for edge.onnx" in told and "\n  jpegxl " in told
+    assert "\n  learned           ready, of an exported edge\n" in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["cloud", "--weights", "cloud.pth", "--input", "out"],
+        ["eval", "--config", "msfc_R50"],
+        ["edge", "--weights", "edge.pth", "--input", "photos", "--output", "out"],
+    ],
+)
+def test_other_commands_say_what_to_install(command):
+    status, told, errors = run_light(*command, D2_FEATCOMP_TRACEBACK="")
+    assert status == 2 and errors.count("\n") == 1 and not told
+    assert "pip install 'd2_featcomp[torch]'" in errors or "d2_featcomp needs Detectron2" in errors
+
+
+def test_mistakes(export, photos, tmp_path, capsys):
+    path = export("learned") / "edge.onnx"
+    command = ["edge", "--weights", path, "--input", photos, "--output", tmp_path / "out"]
+    for more, words in [
+        (["--config", "msfc_R50"], "holds its configuration: leave out --config-file"),
+        (["MODEL.FEATCOMP.CODEC.BITS", "3"], "CODEC.BITS is 2 in"),
+        (["--target-kb", "3"], "TARGET_KB is 3, but codec 'learned' has one rate"),
+        (["--target-kbit-s", "3", "--fps", "2"], "codec 'learned' has one rate"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(list(map(str, [*command, *more])))
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n") == 1
