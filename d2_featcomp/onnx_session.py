@@ -6,12 +6,13 @@ from typing import Any
 __all__ = ["open_session"]
 
 
-def open_session(path: str) -> Any:
+def open_session(path: str, threads: int | None = None) -> Any:
     """Opens an ONNX file in onnxruntime, on the CPU.
 
     Args:
-        path (str): of the file. The environment variable OMP_NUM_THREADS tells with how many threads it
-            is computed; by default with all cores.
+        path (str): of the file.
+        threads (int or None): that compute it. None is what the environment variable OMP_NUM_THREADS
+            says, or else all cores.
 
     Returns:
         onnxruntime.InferenceSession
@@ -29,7 +30,7 @@ def open_session(path: str) -> Any:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path!r}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
     options.log_severity_level = 3  # errors alone
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

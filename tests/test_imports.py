@@ -50,7 +50,10 @@ ALLOWED = {
         "deprecation",
     },
     "serving": {"codecs", "engine", "deploy", "files", "images", "deprecation", "lazy_names"},
-    "benchmarks": {"ops", "codecs", "modeling", "data", "engine", "experiments", "serving"},
+    "benchmarks": {
+        *("ops", "codecs", "modeling", "data", "engine", "deploy", "experiments", "serving"),
+        "preprocessing",
+    },
     "cli": {
         *("codecs", "modeling", "data", "evaluation", "engine", "deploy", "experiments", "serving"),
         *("benchmarks", "arguments", "errors", "files", "images", "model_zoo", "__version__"),

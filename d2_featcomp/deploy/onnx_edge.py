@@ -59,29 +59,31 @@ class OnnxEdge:
         path (str): of edge.onnx, with the metadata of `featcomp export`.
         overrides (sequence[str]): KEY VALUE pairs: the codec's rate or target. Others are accepted if
             they say what the export says.
+        threads (int or None): see :func:`open_session`.
 
     Attributes:
         feature_codec (ArrayCodec): codes the latents; its `rate` and `target_bytes` may be changed.
         fingerprint (bytes): of its bitstreams.
         categories (list[dict]): of the network's classes.
         metadata (dict[str, str]): of the file.
+        input (dict): what happens to images, see :mod:`d2_featcomp.preprocessing`.
 
     Raises:
         ImportError, FileNotFoundError: see :func:`open_session`; or the codec's library is missing.
         ValueError: the file holds no such network, or an override would need another export.
     """
 
-    def __init__(self, path, overrides=()):
-        self._session = open_session(path)
+    def __init__(self, path, overrides=(), threads=None):
+        self._session = open_session(path, threads)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         try:
-            self._input = json.loads(self.metadata["input"])
+            self.input = json.loads(self.metadata["input"])
             config = yaml.safe_load(self.metadata["config"])
             self.categories = json.loads(self.metadata["categories"])
             self.fingerprint = bytes.fromhex(self.metadata["fingerprint"])
         except (KeyError, ValueError, yaml.YAMLError) as error:
             raise ValueError(_NO_MODEL.format(path, f"{type(error).__name__}: {error}")) from error
-        if "padding" not in self._input:
+        if "padding" not in self.input:
             raise ValueError(
                 f"{path!r} does not tell how images are padded: its network has its own way, "
                 "or an earlier release exported it; export it again, or use edge.pth"
@@ -106,8 +108,8 @@ class OnnxEdge:
 
     def prepare(self, picture):
         """Makes the input of the graph: PreparedImage of a picture, see :meth:`compute`."""
-        pixels = prepare_pixels(picture, self._input)
-        image = pad_image(normalize_image(pixels, self._input), self._input["padding"])
+        pixels = prepare_pixels(picture, self.input)
+        image = pad_image(normalize_image(pixels, self.input), self.input["padding"])
         return PreparedImage(image, ImageSizes(image.shape[1:], pixels.shape[1:], picture.shape[:2]))
 
     def run(self, image):

@@ -1,6 +1,7 @@
 """The edge program on an exported edge.onnx, where neither PyTorch nor Detectron2 can be imported."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,41 @@ def test_mistakes(export, photos, tmp_path, capsys):
             main(list(map(str, [*command, *more])))
         told = capsys.readouterr().err
         assert words in told and told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_fresh_environment(export, photos, tmp_path):
+    """pip install d2_featcomp[edge], from a package index: below 300 MB, without PyTorch, the same
+    bitstreams."""
+    source, venv = tmp_path / "source", tmp_path / "venv"
+    source.mkdir()
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("d2_featcomp", "configs", "projects"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python = venv / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-cache-dir", f"{source}[edge]"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    size = sum(path.lstat().st_size for path in venv.rglob("*") if path.is_file()) / 1e6
+    assert size < 300, f"{size:.0f} MB"
+
+    def run(*arguments):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(venv / "bin" / "featcomp"), *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    told = run("info")
+    assert told.returncode == 0, told.stderr
+    assert "torch: No module named 'torch'" in told.stdout and "onnxruntime 1." in told.stdout
+    folder = export("learned")
+    done = run("edge", "--weights", folder / "edge.onnx", "--input", photos, "--output", "out")
+    assert done.returncode == 0, done.stderr
+    edge = TorchEdge(str(folder / "edge.pth"), overrides=["MODEL.DEVICE", "cpu"])
+    equal = [
+        edge.encode(edge.compute(read_picture(str(path)))).to_bytes()
+        == (tmp_path / "out" / f"{path.stem}.d2fc").read_bytes()
+        for path in photos.iterdir()
+    ]
+    assert sum(equal) >= len(equal) - 1
