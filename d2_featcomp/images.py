@@ -101,7 +101,7 @@ def make_upright(path: str, image: Image.Image) -> Image.Image:
             f"{path!r} holds floating-point pixels of unknown range: convert it to 8 or 16 bits"
         )
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever Pillow raises at damaged EXIF data
         turn = None
     if turn is not None:

@@ -6,7 +6,7 @@ channels in raster order. For other C the rows stay and as many columns as neede
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    Image = torch.Tensor | npt.NDArray[Any]
-
 __all__ = ["tile_channels", "tile_grid", "untile_channels"]
+
+Feature = TypeVar("Feature", "torch.Tensor", "npt.NDArray[Any]")
 
 
 def tile_grid(channels: int) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def tile_grid(channels: int) -> tuple[int, int]:
     return rows, -(-channels // rows)
 
 
-def tile_channels(x: Image) -> Image:
+def tile_channels(x: Feature) -> Feature:
     """Tiles the channels of a feature to one image.
 
     Args:
@@ -45,15 +45,20 @@ def tile_channels(x: Image) -> Image:
     """
     channels, height, width = x.shape
     rows, columns = tile_grid(channels)
-    blank = rows * columns - channels
-    if blank and isinstance(x, np.ndarray):
-        x = np.concatenate([x, np.zeros((blank, height, width), x.dtype)])
-    elif blank:
-        import torch
-
-        x = torch.cat([x, x.new_zeros((blank, height, width))])
+    if rows * columns > channels:
+        x = _append_zeros(x, rows * columns - channels)
     x = x.reshape(rows, columns, height, width).swapaxes(1, 2)
     return x.reshape(rows * height, columns * width)
+
+
+def _append_zeros(x: Any, count: int) -> Any:
+    """Appends channels, of zeros."""
+    shape = (count, *x.shape[1:])
+    if isinstance(x, np.ndarray):
+        return np.concatenate([x, np.zeros(shape, x.dtype)])
+    import torch
+
+    return torch.cat([x, x.new_zeros(shape)])
 
 
 def untile_channels(image: torch.Tensor, channels: int) -> torch.Tensor:

@@ -9,13 +9,7 @@ FAST = ("edge", "cloud", "quantizer", "learned", "lossless", "hevc", "pipeline")
 # The edge half compiled, too, for which alone a C++ compiler works half a minute.
 COMPILED = ("edge",)
 SLOW = (
-    "onnx",
-    "baf_edge",
-    "codec",
-    "training",
-    "compressibility_loss",
-    "sweep",
-    "processes",
+    *("onnx", "baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes"),
     "throughput",
 )
 

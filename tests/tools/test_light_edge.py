@@ -150,6 +150,15 @@ def test_the_program_without_pytorch(export, photos, tmp_path, name):
         assert (ours.fingerprint, ours.sizes) == (theirs.fingerprint, theirs.sizes)
 
 
+def test_what_cannot_be_sent_stays_in_the_spool(export, photos, tmp_path):
+    pytest.importorskip("httpx")
+    sending = ("--connect", "127.0.0.1:9", "--spool", tmp_path / "spool", "--attempts", 1)
+    weights = ("--weights", export("learned") / "edge.onnx")
+    status, told, errors = run_light("edge", *weights, "--input", photos, *sending)
+    assert status == 3 and "0 sent, 0 refused, 4 waiting" in told, errors
+    assert len(list((tmp_path / "spool").glob("*.d2fc"))) == 4
+
+
 def test_what_is_missing_is_told():
     status, told, errors = run_light("info")
     assert (status, errors) == (0, "")
