@@ -23,10 +23,10 @@ Registry of quantizers, subclasses of :class:`Quantizer`, by their `name`.
 
 
 def _functions(y):
-    """The module of functions on what `y` is: Tensors, or arrays, which an edge without PyTorch has."""
-    return (
-        arrays if isinstance(y, np.ndarray) else importlib.import_module("d2_featcomp.ops.quantization")
-    )
+    """The module of functions on what `y` is: an array, as edges without PyTorch have it, or a Tensor."""
+    if isinstance(y, np.ndarray):
+        return arrays
+    return importlib.import_module("d2_featcomp.ops.quantization")
 
 
 class Quantizer(abc.ABC):

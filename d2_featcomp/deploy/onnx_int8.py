@@ -6,6 +6,7 @@ latents. It does not promise in which precision the latents were computed, as it
 from "bfloat16" or a CPU from a GPU; which file did is told by that file's metadata alone.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -115,18 +116,15 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, progress=ite
     return found
 
 
+@contextlib.contextmanager
 def _quiet():
-    """Keeps what onnxruntime's tool logs of each tensor from the user."""
-
-    class Quiet:
-        def __enter__(self):
-            self._before = logging.root.manager.disable
-            logging.disable(logging.WARNING)
-
-        def __exit__(self, *error):
-            logging.disable(self._before)
-
-    return Quiet()
+    """Keeps from the user what onnxruntime's tool logs of each tensor."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _find_last_layers(graph, count):

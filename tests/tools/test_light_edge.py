@@ -67,8 +67,9 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    """A function: a name of KINDS -> the folder of its edge.pth and edge.onnx."""
+def export(tmp_path_factory, photos):
+    """A function: a name of KINDS -> the folder of its edge.pth and edge.onnx, of "baf" edge.int8.onnx,
+    too."""
     made = {}
 
     def make(name):
@@ -81,6 +82,7 @@ def export(tmp_path_factory):
             torch.save({"model": network.state_dict()}, folder / "whole.pth")
             settings["MODEL.WEIGHTS"] = folder / "whole.pth"
             command = ["export", "--config", path, "--output", str(folder), "--onnx"]
+            command += ["--int8", "--calibrate", str(photos)] if name == "baf" else []
             assert main([*command, *networks.listed(settings)]) == 0
             (folder / "whole.pth").unlink()
         return made[name]
@@ -150,6 +152,18 @@ def test_the_program_without_pytorch(export, photos, tmp_path, name):
         assert (ours.fingerprint, ours.sizes) == (theirs.fingerprint, theirs.sizes)
 
 
+def test_int8_without_pytorch(export, photos, tmp_path):
+    """Other symbols, decoded by the same cloud."""
+    folder = export("baf")
+    weights = ("--weights", folder / "edge.int8.onnx")
+    status, _, errors = run_light("edge", *weights, "--input", photos, "--output", tmp_path / "out")
+    assert status == 0, errors
+    cloud = ["cloud", "--weights", folder / "cloud.pth", "--input", tmp_path / "out"]
+    cloud += ["--output", tmp_path / "results", "MODEL.DEVICE", "cpu"]
+    assert main(list(map(str, cloud))) == 0
+    assert len(list((tmp_path / "results").glob("photo*.json"))) == 4
+
+
 def test_what_cannot_be_sent_stays_in_the_spool(export, photos, tmp_path):
     pytest.importorskip("httpx")
     sending = ("--connect", "127.0.0.1:9", "--spool", tmp_path / "spool", "--attempts", 1)
@@ -189,7 +203,10 @@ def test_mistakes(export, photos, tmp_path, capsys):
         (["MODEL.FEATCOMP.CODEC.BITS", "3"], "CODEC.BITS is 2 in"),
         (["--target-kb", "3"], "TARGET_KB is 3, but codec 'learned' has one rate"),
         (["--target-kbit-s", "3", "--fps", "2"], "codec 'learned' has one rate"),
+        (None, "--int8 and --calibrate FOLDER belong together"),
     ]:
+        if more is None:
+            command, more = ["export", "--config", "quick/msfc_R18", "--int8"], []
         with pytest.raises(SystemExit):
             main(list(map(str, [*command, *more])))
         told = capsys.readouterr().err

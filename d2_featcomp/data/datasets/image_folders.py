@@ -5,13 +5,15 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...images import ANNOTATIONS, list_images
+from ...images import ANNOTATIONS, IMAGE_SUFFIXES, list_images
 from ..coco_annotations import load_coco_file
 from ..images import open_image
 from .scenes import find_data_root
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "PREFIX",
+    "list_images",
     "register_image_folders",
     "set_annotations_aside",
 ]
