@@ -7,13 +7,14 @@ run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --output
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint msfc msfc-rates msfc-anchors msfc-levels photo-scenes msfc-photo \
+.PHONY: help install quickstart test test-slow test-lowest lint msfc msfc-rates msfc-anchors msfc-levels photo-scenes msfc-photo \
 	baf baf-photos mtl mtl-scenes benchmark
 
 help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (8 to 20 minutes on 2 cores)'
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
+	@echo 'make test-lowest   tests of operations and codecs with the lowest versions of setup.py (6 GB, removed)'
 	@echo 'make lint          check the style and the types of the public API'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
@@ -42,6 +43,9 @@ test: install
 
 test-slow: install
 	$(run) -m pytest -c tests/pytest.ini --rootdir . tests
+
+test-lowest:
+	@sh tools/test_lowest.sh '$(PYTHON)'
 
 lint: install
 	$(run) -m ruff check .

@@ -55,29 +55,33 @@ setup(
     cmdclass={"build_py": BuildWithModelZoo},
     entry_points={"console_scripts": ["featcomp = d2_featcomp.cli:main"]},
     python_requires=">=3.10",
-    # Lowest versions: before torch 2.6 reading weights could run code; HEVC above 8 bits needs PyAV 15,
-    # empty tables tabulate 0.10. constriction is the range coder of codec "learned": from the symbols'
-    # probabilities to bytes, exactly invertible, in compiled code.
+    # Lowest versions, which tools/test_lowest.sh tests: before torch 2.6 reading weights could run code;
+    # HEVC above 8 bits needs PyAV 15, empty tables tabulate 0.10. constriction is the range coder of
+    # codec "learned": from the symbols' probabilities to bytes, exactly invertible, in compiled code.
+    # What every installation has: bitstreams and codecs. The extra "torch" adds what networks need, the
+    # extra "edge" what an exported edge.onnx needs, without PyTorch.
     # Detectron2 itself is on no package index under its own name: README.md tells how to get it.
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
         "numpy>=1.26",
         "imagecodecs>=2024.9.22",
-        "fvcore>=0.1.5",
-        "iopath>=0.1.9",
-        "pycocotools>=2.0.7",
         "pillow>=10",
-        "matplotlib>=3.8",
         "pyyaml>=6",
         "tabulate>=0.10",
         "tqdm>=4.66",
-        "bjontegaard>=1.3",
         "constriction>=0.5",
     ],
     extras_require={
+        "torch": [
+            "torch>=2.6",
+            "torchvision>=0.21",
+            "fvcore>=0.1.5",
+            "iopath>=0.1.9",
+            "pycocotools>=2.0.7",
+            "matplotlib>=3.8",
+            "bjontegaard>=1.3",
+        ],
+        "edge": ["onnxruntime>=1.18", "httpx>=0.27"],
         "hevc": ["av>=15"],
-        "edge": ["httpx>=0.27"],
         "serve": [
             "fastapi>=0.110",
             "uvicorn>=0.29",

@@ -8,7 +8,7 @@ registries are imported, whichever comes first.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import DETECTRON2_MISSING
+from .errors import describe_missing
 from .registration import register_all, register_when_imported
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def __getattr__(name: str) -> Any:
         try:
             register_all()
         except ModuleNotFoundError as error:
-            if error.name == "detectron2":
-                raise ImportError(DETECTRON2_MISSING) from error
+            text = describe_missing(error.name)
+            if text:
+                raise ImportError(text) from error
             raise
         return importlib.import_module(".config", __name__).add_featcomp_config
     if name in _PACKAGES:

@@ -132,7 +132,8 @@ def add_featcomp_config(cfg):
     # folding and other ways that are faster and equal but for rounding; "compiled", as "fused", the edge
     # sub-model by torch.compile (a C++ compiler, and half a minute for each image size and number of
     # images at once); "bfloat16", as "fused", the edge sub-model in that type: less exact, and only
-    # where the processor computes in it.
+    # where the processor computes in it. Or a file: edge.onnx or edge.int8.onnx of featcomp export, by
+    # which onnxruntime computes the edge sub-model; the cloud's is "fused".
     featcomp.INFERENCE = "plain"
 
     # The cloud sub-model as a server.

@@ -5,12 +5,29 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["DETECTRON2_MISSING", "report_errors"]
+__all__ = ["DETECTRON2_MISSING", "describe_missing", "report_errors"]
 
 DETECTRON2_MISSING = (
     "d2_featcomp needs Detectron2, which cannot be imported: install it with "
     "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 )
+
+
+# What the extra "torch" installs, and an installation for edge.onnx alone lacks.
+_OF_TORCH = ("torch", "torchvision", "fvcore", "iopath", "pycocotools", "matplotlib", "bjontegaard")
+
+
+def describe_missing(package: str | None) -> str | None:
+    """Tells in one sentence how to get a package that cannot be imported; None if it is not known
+    here."""
+    if package == "detectron2":
+        return DETECTRON2_MISSING
+    if package in _OF_TORCH:
+        return (
+            f"this needs {package}, which is not installed here: pip install 'd2_featcomp[torch]', and "
+            "Detectron2 after it; without them featcomp edge runs an exported edge.onnx"
+        )
+    return None
 
 
 @contextlib.contextmanager
@@ -41,8 +58,8 @@ def report_errors(program: str | None = None) -> Iterator[None]:
             raise
         # YAML's and the operating system's may have many lines.
         message = " ".join(_without_worker(str(error)).split())
-        if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
-            message = DETECTRON2_MISSING
+        if isinstance(error, ModuleNotFoundError):
+            message = describe_missing((error.name or "").partition(".")[0]) or message
         if isinstance(error, (KeyError, AssertionError)):
             message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
         print(f"{program}: error: {message}", file=sys.stderr)

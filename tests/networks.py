@@ -154,10 +154,11 @@ def save(kind, path, seed=0, **settings):
 def random_network(kind, seed=0):
     """A network of KINDS with statistics of norms, gains and an order of channels of its own."""
     path, settings = KINDS[kind]
-    return build(path, listed(settings), seed, _randomize)
+    return build(path, listed(settings), seed, randomize)
 
 
-def _randomize(network):
+def randomize(network):
+    """Gives a network statistics of norms, gains and an order of channels of its own."""
     for name, buffer in network.named_buffers():  # unlike those of any other network
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 1.5)

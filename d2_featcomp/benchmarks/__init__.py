@@ -9,6 +9,7 @@ BENCHMARKS = {
     "edge": "networks",
     "baf_edge": "networks",
     "cloud": "networks",
+    "onnx": "exported",
     "codec": "codecs",
     "learned": "codecs",
     "quantizer": "codecs",

@@ -17,7 +17,7 @@ from ..benchmarks import BENCHMARKS, find_benchmark
 
 TAKES_IMPORTS = False
 FOR_GPUS = ("throughput",)  # on a CPU it tells little that the others do not, and takes long
-FOR_CPUS = ("quantizer", "lossless", "hevc", "sweep", "processes", "pipeline")  # done by CPUs
+FOR_CPUS = ("onnx", "quantizer", "lossless", "hevc", "sweep", "processes", "pipeline")  # done by CPUs
 
 
 def image_size(text: str) -> tuple[int, int]:

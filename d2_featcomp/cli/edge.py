@@ -1,16 +1,17 @@
 """Runs the edge sub-model: images to feature bitstreams, in files or to a server.
 
     featcomp edge --weights deployed/edge.pth --input photos/ --output out/
-    featcomp edge --weights deployed/edge.pth --input video.mp4 --connect cloud.example:8000 \\
+    featcomp edge --weights deployed/edge.onnx --input video.mp4 --connect cloud.example:8000 \\
         --spool spool/
 
-Needs edge.pth alone (featcomp export), which holds the configuration, too. With --output it writes
-NAME.d2fc for each image; NAME is the file's, with its suffix or folders where two would have one name.
-If the input is a folder with annotations.json, images.json there tells the images' ids. With --connect
-it sends them to featcomp cloud --serve; what cannot be sent stays in --spool, and is sent first the next
-time: without --input, that is all it does. --bandwidth, --latency and --loss simulate a slower network;
-a table then tells where the time goes. Images that cannot be coded are told, all others are coded, and
-the exit status is 3.
+Needs edge.pth alone (featcomp export), which holds the configuration, too; or edge.onnx (featcomp
+export --onnx): then pip install 'd2_featcomp[edge]' is enough, without PyTorch and Detectron2, and the
+bitstreams are the same. With --output it writes NAME.d2fc for each image; NAME is the file's, with its
+suffix or folders where two would have one name. If the input is a folder with annotations.json,
+images.json there tells the images' ids. With --connect it sends them to featcomp cloud --serve; what
+cannot be sent stays in --spool, and is sent first the next time: without --input, that is all it does.
+--bandwidth, --latency and --loss simulate a slower network; a table then tells where the time goes.
+Images that cannot be coded are told, all others are coded, and the exit status is 3.
 
 Of a video, --stride and --fps choose frames; images.json in --output tells the time of each in seconds.
 --target-kbit-s shares its bits among --fps images a second.
@@ -76,11 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from detectron2.utils.logger import setup_logger
-
     from ..serving.edge_program import run_edge
 
-    setup_logger(name="d2_featcomp")
     if args.target_kb is not None:
         args.opts = [*args.opts, "MODEL.FEATCOMP.CODEC.TARGET_KB", str(args.target_kb)]
     return run_edge(args)

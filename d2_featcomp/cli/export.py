@@ -7,12 +7,13 @@ writes, into --output:
 
     edge.pth    the weights of the edge sub-model, for featcomp edge
     cloud.pth   those of the cloud sub-model, for featcomp cloud
-    edge.onnx   the edge network, for onnxruntime and the like (with --onnx), checked against PyTorch
+    edge.onnx   the edge network, for featcomp edge without PyTorch (with --onnx), checked against it
+    edge.int8.onnx   the same in 8 bits, faster and less exact (with --int8 --calibrate FOLDER)
 
 Each holds what its program needs beside: configuration, names of the classes, input size and format,
-codec and fingerprint; in edge.onnx they are metadata. Settings that change the bitstreams stay those of
-the export.
-Both carry the same fingerprint; a cloud sub-model refuses bitstreams of any other edge sub-model.
+codec and fingerprint; in the ONNX files they are metadata. Settings that change the bitstreams stay
+those of the export. All carry the same fingerprint; a cloud sub-model refuses bitstreams of any other
+network.
 """
 
 import argparse
@@ -33,17 +34,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the network's classes (default: of the data sets in the config)",
     )
     parser.add_argument("--onnx", action="store_true", help="write edge.onnx, too")
+    parser.add_argument("--int8", action="store_true", help="write edge.onnx and edge.int8.onnx, too")
+    parser.add_argument(
+        "--calibrate", metavar="FOLDER", help="with --int8: images such as the edge will see, no labels"
+    )
+    parser.add_argument(
+        "--calibration-images", type=int, default=100, metavar="N", help="of them at most (100)"
+    )
+    parser.add_argument(
+        "--float-layers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --int8: layers before the latent that stay float32 (1)",
+    )
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from ..deploy import export_onnx, export_sub_models, load_sub_model, read_description
     from ..engine import setup_config
+    from ..images import list_images
 
+    if args.int8 != bool(args.calibrate):
+        raise ValueError("--int8 and --calibrate FOLDER belong together: give both, or neither")
+    if args.int8:
+        list_images(args.calibrate)  # before long work
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
     for sub_model, path in export_sub_models(cfg, args.output, args.classes).items():
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, the {sub_model} sub-model")
-    if args.onnx:
+    if args.onnx or args.int8:
         path = os.path.join(args.output, "edge.onnx")
         edge = os.path.join(args.output, "edge.pth")
         plain = setup_config(args.config_file, [*args.opts, *CHECKED_WITH])
@@ -53,3 +73,27 @@ def run(args: argparse.Namespace) -> None:
             f"against PyTorch: {found.differing} of {found.compared} symbols differ, and "
             f"{found.on_border} on a border between two; features by up to {found.largest:.2g}"
         )
+    if args.int8:
+        quantize(path, args)
+
+
+def quantize(path: str, args: argparse.Namespace) -> None:
+    """Writes edge.int8.onnx beside edge.onnx, `path`."""
+    from tqdm import tqdm
+
+    from ..deploy.onnx_int8 import quantize_onnx
+
+    output = os.path.join(args.output, "edge.int8.onnx")
+    found = quantize_onnx(
+        path,
+        output,
+        args.calibrate,
+        args.calibration_images,
+        args.float_layers,
+        lambda paths: tqdm(paths, desc="calibration", mininterval=1),
+    )
+    print(f"{output}: {os.path.getsize(output) / 1e6:.1f} MB")
+    print(
+        f"against edge.onnx, on {found.images} images: {found.differing} of {found.compared} symbols "
+        f"differ, {found.int8_bytes} bytes for {found.float_bytes}"
+    )

@@ -21,6 +21,7 @@ _PACKAGES = {
     "PyAV": (("av",), "codec hevc, videos", "d2_featcomp[hevc]"),
     "constriction": (("constriction",), "codecs learned and variable_rate", "constriction"),
     "OpenCV": (("cv2",), "featcomp demo, videos from cameras", "d2_featcomp[demo]"),
+    "onnxruntime": (("onnxruntime",), "featcomp edge with edge.onnx", "d2_featcomp[edge]"),
     "httpx": (("httpx",), "featcomp edge --connect", "d2_featcomp[edge]"),
     "FastAPI, uvicorn": (("fastapi", "uvicorn"), "featcomp serve", "d2_featcomp[serve]"),
     "Ray Serve": (("ray",), "replicas by Ray Serve", "d2_featcomp[serve]"),
@@ -50,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
 def _describe_torch() -> Iterator[str]:
     for name in ("torch", "torchvision"):
         error = _try_import(name)
-        yield f"{name}: {error}: {_how(name)}" if error else _find_version(name)
+        yield f"{name}: {error}: {_how('d2_featcomp[torch]')}" if error else _find_version(name)
     if _try_import("torch"):
+        yield "without PyTorch there is featcomp edge, for edge.onnx of featcomp export --onnx"
         return
     import torch
 
@@ -72,17 +74,26 @@ def _describe_detectron2() -> str:
 def _describe_codecs() -> Iterator[str]:
     """A line for each codec; for what is missing the codec's own words."""
     try:
-        from ..codecs import FEATURE_CODEC_REGISTRY, IMAGE_CODEC_REGISTRY
+        from ..codecs import IMAGE_CODEC_REGISTRY
+        from ..codecs.entropy.range_coder import require_constriction
     except ImportError as error:
         yield f"they cannot be loaded: {error}: {_how('d2_featcomp')}"
         return
-    for registry in (IMAGE_CODEC_REGISTRY, FEATURE_CODEC_REGISTRY):
-        for name, codec in sorted(registry, key=lambda entry: entry[0]):
-            try:
-                codec.require_library()
-                yield f"{name:18}ready"
-            except ImportError as error:
-                yield f"{name:18}missing: {error}"
+    listed = sorted((name, codec.require_library) for name, codec in IMAGE_CODEC_REGISTRY)
+    try:
+        from ..codecs import FEATURE_CODEC_REGISTRY
+
+        listed += sorted((name, codec.require_library) for name, codec in FEATURE_CODEC_REGISTRY)
+        note = ""
+    except ImportError:  # without PyTorch
+        listed += [(name, require_constriction) for name in ("learned", "variable_rate")]
+        note = ", of an exported edge"
+    for name, require_library in listed:
+        try:
+            require_library()
+            yield f"{name:18}ready{note if require_library is require_constriction else ''}"
+        except ImportError as error:
+            yield f"{name:18}missing: {error}"
 
 
 def _try_import(module: str) -> str:

@@ -47,7 +47,8 @@ def add_sub_model(parser: argparse.ArgumentParser, name: str) -> None:
         "of the split network (default: the configuration in the weights' file)",
         required=False,
     )
-    parser.add_argument("--weights", help=f"{name}.pth, or a whole checkpoint (default: MODEL.WEIGHTS)")
+    files = "edge.pth, edge.onnx" if name == "edge" else f"{name}.pth"
+    parser.add_argument("--weights", help=f"{files}, or a whole checkpoint (default: MODEL.WEIGHTS)")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

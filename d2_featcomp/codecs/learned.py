@@ -11,7 +11,7 @@ from .base import FEATURE_CODEC_REGISTRY
 from .entropy import ContextModel
 from .entropy.range_coder import require_constriction
 from .images.raw import RawCodec
-from .quantized import QuantizedFeatureCodec, read_settings
+from .quantized import QuantizedFeatureCodec, as_array, read_settings
 
 __all__ = ["LearnedFeatureCodec"]
 
@@ -215,14 +215,14 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         """Codes the symbols of a latent.
 
         Args:
-            symbols (Tensor): (C, H, W), of :meth:`find_symbols`.
+            symbols (Tensor or ndarray): (C, H, W), of :meth:`find_symbols`.
             index (int): of the latent.
             rate (float or None): at which it was quantized, where the codec has several.
 
         Returns:
             bytes
         """
-        return self.context_models[index].integer_model().encode(symbols.cpu().numpy())
+        return self.context_models[index].integer_model().encode(as_array(symbols, self.bits))
 
     def _decode_symbols(self, payload, shape, index):
         model = self.context_models[index].integer_model()

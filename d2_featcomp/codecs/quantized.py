@@ -4,6 +4,8 @@ Shape shorthand in this module:
     N: images of a batch; C, H, W: channels, height and width of a latent y; n: bit depth
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -15,14 +17,12 @@ from ..ops import (
     quantize_ste,
 )
 from .base import FeatureCodec
-from .constant_channels import CONSTANT_CHANNELS, write_constant_channels
 from .images import build_image_codec
-from .images.raw import count_fixed_length_bytes, write_fixed_length
 from .quantizers import Quantizer, build_quantizer
-from .structures import CodedTensor
-from .symbols import SymbolDecoder, arrange, dequantize, step_size, symbols_from_image
+from .symbol_coding import arrange, code_floats, code_symbols
+from .symbols import SymbolDecoder, dequantize, step_size, symbols_from_image
 
-__all__ = ["QuantizedFeatureCodec", "read_settings"]
+__all__ = ["QuantizedFeatureCodec", "as_array", "read_settings"]
 
 TRAIN_QUANTIZATIONS = ("none", "noise", "ste")
 UNITS = ("features", "steps")
@@ -208,30 +208,23 @@ class QuantizedFeatureCodec(FeatureCodec):
 
     def _compress_latent(self, y, index):
         if self.bits == FLOAT_BITS:
-            if not torch.isfinite(y).all():
-                raise ValueError("cannot code: the features contain NaN or infinite values")
-            floats = y.cpu().contiguous().numpy().astype("<f4", copy=False)
-            return CodedTensor({"y": floats.tobytes()})
+            return code_floats(y.cpu().numpy())
         return self._code_symbols(*self._quantize_latent(y, index), index)
 
     def _code_symbols(self, symbols, low, high, index):
         """CodedTensor of symbols (C, H, W) and the range that is sent."""
-        ranges, strings = None, {}
-        if self._quantizer.count_ranges(len(symbols)):
-            ranges = torch.cat([low, high], dim=1).reshape(-1, 2).cpu().numpy().astype(np.float16)
-        if self._quantizer.omits_channels:
-            coded, listed = write_constant_channels(_to_numpy(symbols, self.bits), self.bits)
-            symbols = symbols[torch.from_numpy(coded).to(symbols.device)]
-            strings[CONSTANT_CHANNELS] = listed
-        payload = self.encode_symbols(symbols, index) if len(symbols) else b""
-        fixed_length = len(payload) > count_fixed_length_bytes(symbols.numel(), self.bits)
-        if fixed_length:
-            payload = write_fixed_length(_to_numpy(symbols, self.bits), self.bits)
-        return CodedTensor({**strings, "y": payload}, ranges, fixed_length)
+        return code_symbols(
+            as_array(symbols, self.bits),
+            (low.cpu().numpy(), high.cpu().numpy()),
+            self.bits,
+            self._quantizer,
+            partial(self.encode_symbols, index=index),
+        )
 
     def encode_symbols(self, symbols, index):
-        """Codes the symbols, (C, H, W), of the latent of that index: bytes."""
-        return self.image_codec.encode(_to_numpy(arrange(symbols, self.image_codec.layout), self.bits))
+        """Codes the symbols, (C, H, W) ndarray or Tensor, of the latent of that index: bytes."""
+        symbols = as_array(symbols, self.bits)
+        return self.image_codec.encode(arrange(symbols, self.image_codec.layout))
 
     def _quantize_latent(self, y, index):
         """(C, H, W) float32 -> (symbols, low, high); the latter (1 or C, 1, 1) float32."""
@@ -327,5 +320,8 @@ def _unzip(pairs):
     return first, second
 
 
-def _to_numpy(symbols, bits):
-    return symbols.cpu().numpy().astype(np.uint8 if bits <= 8 else np.uint16, copy=False)
+def as_array(symbols, bits):
+    """Symbols, Tensor or ndarray -> ndarray, uint8 if n <= 8, else uint16."""
+    if isinstance(symbols, torch.Tensor):
+        symbols = symbols.cpu().numpy()
+    return symbols.astype(np.uint8 if bits <= 8 else np.uint16, copy=False)

@@ -7,16 +7,11 @@ Shape shorthand in this module:
 """
 
 import abc
+import importlib
 
-import torch
+import numpy as np
 
-from ..ops import (
-    deviation_range,
-    find_narrow_channels,
-    minmax_range,
-    quantize_minmax,
-    quantize_uniform,
-)
+from ..ops import arrays
 from .images.base import CodecRegistry
 
 __all__ = ["QUANTIZER_REGISTRY", "Quantizer", "build_quantizer"]
@@ -27,8 +22,17 @@ Registry of quantizers, subclasses of :class:`Quantizer`, by their `name`.
 """
 
 
+def _functions(y):
+    """The module of functions on what `y` is: an array, as in an edge without PyTorch, or a Tensor."""
+    if isinstance(y, np.ndarray):
+        return arrays
+    return importlib.import_module("d2_featcomp.ops.quantization")
+
+
 class Quantizer(abc.ABC):
     """Chooses the range that the symbols of a latent divide uniformly.
+
+    A latent is a Tensor or, on an edge without PyTorch, an ndarray, and so are the results then.
 
     Class attributes:
         name (str): in the registry.
@@ -98,7 +102,8 @@ class Quantizer(abc.ABC):
             (Tensor, Tensor, Tensor): symbols, as :func:`quantize_uniform` gives them, low and high.
         """
         low, high = self.find_range(y)
-        return quantize_uniform(self.simplify(y, low, high), bits, low, high), low, high
+        simple = self.simplify(y, low, high)
+        return _functions(y).quantize_uniform(simple, bits, low, high), low, high
 
 
 def build_quantizer(name, value_range=(-1.0, 1.0), codec=None):
@@ -142,6 +147,8 @@ class FixedRange(Quantizer):
 
     def find_range(self, y):
         """See :meth:`Quantizer.find_range`."""
+        if isinstance(y, np.ndarray):
+            return tuple(np.full((1, 1, 1), end, np.float32) for end in self.value_range)
         return tuple(y.new_full((1, 1, 1), end) for end in self.value_range)
 
     def find_batch_range(self, y):
@@ -158,7 +165,7 @@ class TensorRange(Quantizer):
 
     def find_range(self, y):
         """See :meth:`Quantizer.find_range`."""
-        return minmax_range(y, self._per_channel)
+        return _functions(y).minmax_range(y, self._per_channel)
 
     def find_batch_range(self, y):
         """See :meth:`Quantizer.find_batch_range`."""
@@ -167,7 +174,7 @@ class TensorRange(Quantizer):
 
     def quantize(self, y, bits):
         """See :meth:`Quantizer.quantize`."""
-        return quantize_minmax(y, bits, self._per_channel)
+        return _functions(y).quantize_minmax(y, bits, self._per_channel)
 
 
 @QUANTIZER_REGISTRY.register()
@@ -208,7 +215,7 @@ class DeviationRange(Quantizer):
 
     def find_range(self, y):
         """See :meth:`Quantizer.find_range`."""
-        return deviation_range(y, self.deviations)
+        return _functions(y).deviation_range(y, self.deviations)
 
     def find_batch_range(self, y):
         """See :meth:`Quantizer.find_batch_range`."""
@@ -243,7 +250,10 @@ class NarrowChannels(TensorRange):
 
     def simplify(self, y, low, high):
         """See :meth:`Quantizer.simplify`: narrow channels become constant."""
-        return torch.where(*find_narrow_channels(y, self.narrow), y)
+        narrow, middle = _functions(y).find_narrow_channels(y, self.narrow)
+        if isinstance(y, np.ndarray):
+            return np.where(narrow, middle, y)
+        return middle.where(narrow, y)
 
     def quantize(self, y, bits):
         """See :meth:`Quantizer.quantize`."""

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+from .bitstream import FeatureBitstream
 from .entropy import RATE_CODES
 
-__all__ = ["TOLERANCE", "RateController", "find_rate"]
+__all__ = ["TOLERANCE", "RateController", "find_rate", "meet_target"]
 
 TOLERANCE = 0.03  # share of a target by which a size may differ
 _ATTEMPTS = 6
@@ -55,6 +57,31 @@ def find_rate(
         number = min(max(_guess(errors, low, high), low.number + 1), high.number - 1)
     best = min(errors, key=lambda number: abs(errors[number]))
     return best / last, found[best]
+
+
+def meet_target(codec: Any, code: Callable[[], FeatureBitstream]) -> FeatureBitstream:
+    """Codes an image at the rate that brings its bitstream nearest to the codec's target.
+
+    Args:
+        codec (FeatureCodec or ArrayCodec): with several rates, and `target_bytes`; its rate is what it
+            was afterwards.
+        code (callable): codes the image at the codec's rate.
+
+    Returns:
+        FeatureBitstream
+    """
+    configured = codec.rate
+    streams: dict[float, FeatureBitstream] = {}
+
+    def code_at(rate: float) -> bytes:
+        codec.rate = rate
+        streams[rate] = code()
+        return streams[rate].to_bytes()
+
+    try:
+        return streams[find_rate(code_at, codec.target_bytes)[0]]
+    finally:
+        codec.rate = configured
 
 
 class _End:

@@ -14,7 +14,6 @@ from ..ops import (
     FLOAT_BITS,
     dequantize_by_table,
     dequantize_uniform,
-    tile_channels,
     tile_grid,
     untile_channels,
 )
@@ -23,7 +22,7 @@ from .images import BitstreamError, find_image_codec
 from .images.raw import read_fixed_length
 from .quantizers import Quantizer, build_quantizer
 
-__all__ = ["SymbolDecoder", "arrange", "dequantize", "step_size", "symbols_from_image"]
+__all__ = ["SymbolDecoder", "dequantize", "step_size", "symbols_from_image"]
 
 
 @dataclass(frozen=True)
@@ -167,27 +166,6 @@ def dequantize(symbols, bits, low, high):
     if symbols.device.type == "cpu":
         return dequantize_uniform(symbols, bits, low, high)
     return dequantize_by_table(symbols, bits, low, high)
-
-
-def _rows(symbols):
-    return symbols.reshape(symbols.shape[0], -1)
-
-
-def _colour(symbols):
-    if len(symbols) != 3:
-        raise ValueError(
-            f"a colour codec takes 3 channels, not {len(symbols)}: it is for MODEL.FEATCOMP.SPLIT "
-            "ImageSplit"
-        )
-    return symbols.permute(1, 2, 0)
-
-
-_ARRANGE = {"tiles": tile_channels, "rows": _rows, "colour": _colour}
-
-
-def arrange(symbols, layout):
-    """(C, H, W) symbols -> the image that a codec of this layout takes, see :class:`ImageCodec`."""
-    return _ARRANGE[layout](symbols)
 
 
 def _image_shape(layout, shape):

@@ -17,16 +17,16 @@ from .entropy import (
     IntegerWeights,
     find_rate_code,
     interpolate,
-    interpolate_integers,
 )
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
+from .quantized import as_array
 from .structures import CodedTensor
+from .symbol_coding import STEP_UNIT, prepend_rate, scale_range
 from .symbols import SymbolDecoder
 
 __all__ = ["VariableRateFeatureCodec"]
 
-_UNIT = 12  # integer step sizes are counted in units of 2^-12
 _MOST = 6.0  # logarithm of the largest step size
 
 
@@ -197,14 +197,12 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
 
     def _compress_latent(self, y, index):
         symbols, sent, _ = self._quantize_at(y, index, self._code)
-        coded = self._code_symbols(symbols, *sent, index)
-        payload = bytes([self._code]) + coded.payload
-        return CodedTensor({"y": payload}, coded.ranges, coded.fixed_length)
+        return prepend_rate(self._code_symbols(symbols, *sent, index), self._code)
 
     def encode_symbols(self, symbols, index, rate=None):
         """See :meth:`LearnedFeatureCodec.encode_symbols`."""
         code = self._code if rate is None else find_rate_code(rate)
-        return self._integer_model_at(index, code).encode(symbols.cpu().numpy())
+        return self._integer_model_at(index, code).encode(as_array(symbols, self.bits))
 
     def _decode_symbols(self, payload, shape, index, code):
         return torch.from_numpy(self._integer_model_at(index, code).decode(payload, shape))
@@ -224,12 +222,9 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
             (Tensor, Tensor): the values of symbols 0 and 2^n - 1, each (C, 1, 1) float32 on the CPU;
             computed there, by operations that IEEE 754 fixes.
         """
-        low, high = (end.cpu().double() for end in (low, high))
         points = self.step_models[index].integer_steps.cpu().numpy()
-        relative = torch.from_numpy(interpolate_integers(points, code) * 2.0**-_UNIT)[:, None, None]
-        step = relative * ((high - low) / 2) / (self._zero - 1)
-        middle = (low + high) / 2
-        return (middle - self._zero * step).float(), (middle + (self._zero - 1) * step).float()
+        low, high = (end.cpu().numpy() for end in (low, high))
+        return tuple(map(torch.from_numpy, scale_range(low, high, points, code, self.bits)))
 
     @property
     def _decoder(self):
@@ -282,7 +277,7 @@ class _StepSizes(IntegerWeights):
         return 1 + self.excess.clamp(max=_MOST).exp()
 
     def _make_integers(self):
-        self.integer_steps.copy_(torch.round(self() * 2**_UNIT).int())
+        self.integer_steps.copy_(torch.round(self() * 2**STEP_UNIT).int())
 
 
 def _first_step_sizes(channels, bits, rates):

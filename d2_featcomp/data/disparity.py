@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .images import MODES_16_BIT, open_image
+from ..images import MODES_16_BIT
+from .images import open_image
 
 __all__ = ["convert_disparity", "read_disparity", "read_stored_disparity"]
 

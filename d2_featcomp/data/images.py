@@ -1,41 +1,18 @@
-"""Reads image files: all that takes pictures from disk goes through here."""
-
-import struct
+"""Reads image files: all that takes data sets' pictures from disk goes through here."""
 
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
 
-__all__ = ["MODES_16_BIT", "open_image", "read_image", "read_sem_seg"]
+from .. import images
+from ..images import MODES_16_BIT, make_upright
 
-MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I": what older releases of Pillow say
-_MAX_16_BIT = 65535
-# What Pillow raises.
-_UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+__all__ = ["open_image", "read_image", "read_sem_seg"]
 
 
 def open_image(path, read):
-    """Opens an image file and reads it.
-
-    Args:
-        path (str): an image file.
-        read (callable): gets the opened `PIL.Image.Image`.
-
-    Returns:
-        what `read` does.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: it is no image, or is cut short; the message names
-            the file.
-    """
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            return read(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image {path!r}") from None
-    except _UNREADABLE as error:
-        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
+    """See :func:`d2_featcomp.images.open_image`; `path` may be any that Detectron2 opens."""
+    return images.open_image(path, read, PathManager.open)
 
 
 def read_image(path, format=None):
@@ -54,30 +31,9 @@ def read_image(path, format=None):
         FileNotFoundError: no such file. ValueError: it is no image, is cut short, or its pixels are
             numbers of unknown range; the message names the file.
     """
-
-    def read(image):
-        if image.mode == "F":
-            raise ValueError(
-                f"{path!r} holds floating-point pixels of unknown range: convert it to 8 or 16 bits"
-            )
-        if image.mode in MODES_16_BIT:
-            return detection_utils.convert_PIL_to_numpy(_to_8_bits(path, image), format)
-        return None
-
-    found = open_image(path, read)
-    if found is None:
-        found = open_image(path, lambda _: detection_utils.read_image(path, format))
-    return found
-
-
-def _to_8_bits(path, image):
-    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() <= _MAX_16_BIT:
-        raise ValueError(
-            f"{path!r} holds values from {values.min()} to {values.max()}: gray images of up to 16 "
-            f"bits, 0 to {_MAX_16_BIT}, can be read"
-        )
-    return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
+    return open_image(
+        path, lambda image: detection_utils.convert_PIL_to_numpy(make_upright(path, image), format)
+    )
 
 
 def read_sem_seg(path, *, num_classes=None, ignore_label=255):

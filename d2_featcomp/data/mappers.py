@@ -18,7 +18,6 @@ __all__ = [
     "ImageMapper",
     "MultiTaskMapper",
     "build_test_mapper",
-    "build_test_resize",
     "build_train_mapper",
     "train_dicts",
 ]
@@ -178,32 +177,27 @@ def _width_scale(applied):
     return scale
 
 
+def read_input_size(cfg):
+    """Reads `MODEL.FEATCOMP.INPUT_SIZE`: (height, width) in pixels, or ().
+
+    Raises:
+        ValueError: it is not two positive numbers.
+    """
+    size = tuple(cfg.MODEL.FEATCOMP.INPUT_SIZE)
+    if size and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
+        raise ValueError(f"MODEL.FEATCOMP.INPUT_SIZE is {size}: give (height, width) in pixels, or ()")
+    return size
+
+
 def _resize_to_input_size(cfg, augmentations):
     """Puts `MODEL.FEATCOMP.INPUT_SIZE`, where it is set, in the place of Detectron2's own resizing."""
-    size = cfg.MODEL.FEATCOMP.INPUT_SIZE
+    size = read_input_size(cfg)
     if not size:
         return augmentations
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"MODEL.FEATCOMP.INPUT_SIZE is {size}: give (height, width) in pixels, or ()")
-    resize = transforms.Resize(tuple(size))
+    resize = transforms.Resize(size)
     return [
         resize if isinstance(each, transforms.ResizeShortestEdge) else each for each in augmentations
     ]
-
-
-def build_test_resize(cfg):
-    """Builds what resizes an image in tests and in use.
-
-    Args:
-        cfg (CfgNode): `MODEL.FEATCOMP.INPUT_SIZE` or `INPUT.MIN_SIZE_TEST` and `MAX_SIZE_TEST` are used.
-
-    Returns:
-        Augmentation: of Detectron2.
-
-    Raises:
-        ValueError: INPUT_SIZE is not two positive numbers.
-    """
-    return _resize_to_input_size(cfg, utils.build_augmentation(cfg, is_train=False))[0]
 
 
 def build_train_mapper(cfg):

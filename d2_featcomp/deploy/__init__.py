@@ -1,16 +1,16 @@
-"""Networks as files for edge and cloud, what each split costs, and pictures."""
+"""Networks as files for edge and cloud, what each split costs, and pictures.
+
+What needs PyTorch is imported when it is asked for: an edge may do without, see :class:`OnnxEdge`.
+"""
+
+from typing import TYPE_CHECKING
 
 from ..deprecation import make_getattr
-from .demo import FrameDrawer, draw_images
-from .onnx_export import check_onnx, export_onnx
-from .split_costs import SplitCost, find_fastest_ranges, measure_splits
-from .sub_models import (
-    export_sub_models,
-    find_categories,
-    load_sub_model,
-    read_config,
-    read_description,
-)
+from ..lazy_names import make_lazy_getattr
+from .onnx_edge import OnnxEdge
+
+if TYPE_CHECKING:
+    from .needs_torch import *
 
 _RENAMED = {
     "export_halves": "export_sub_models",
@@ -18,4 +18,4 @@ _RENAMED = {
     "load_half": "load_sub_model",
 }
 
-__getattr__ = make_getattr(__name__, _RENAMED)
+__getattr__ = make_lazy_getattr(__name__, make_getattr(__name__, _RENAMED))

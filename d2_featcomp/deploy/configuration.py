@@ -6,6 +6,7 @@ import tempfile
 
 from ..engine import CheckpointError, setup_config
 from ..engine.command_line import make_plain_config
+from ..engine.inference import describe_input
 
 __all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
 
@@ -40,6 +41,8 @@ def dump_config(cfg):
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = "cuda"  # where there is one
     cfg.OUTPUT_DIR = "./output"
+    if cfg.MODEL.FEATCOMP.INFERENCE.endswith(".onnx"):  # a file of this machine
+        cfg.MODEL.FEATCOMP.INFERENCE = "fused"
     cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER = ""  # the weights hold it
     return cfg.dump()
 
@@ -67,12 +70,7 @@ def describe_network(cfg, network, categories):
         "split": network.stored_split_name,
         "split_point": network.split_point.name,
         "categories": [dict(category) for category in categories],
-        "input": {
-            "format": cfg.INPUT.FORMAT,
-            **_describe_size(cfg),
-            "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
-            "std": list(map(float, cfg.MODEL.PIXEL_STD)),
-        },
+        "input": describe_input(cfg),
         "codec": {
             "name": cfg.MODEL.FEATCOMP.CODEC.NAME,
             "description": codec.describe(),
@@ -80,12 +78,6 @@ def describe_network(cfg, network, categories):
             "value_range": list(map(float, getattr(codec, "value_range", ()))),
         },
     }
-
-
-def _describe_size(cfg):
-    if cfg.MODEL.FEATCOMP.INPUT_SIZE:
-        return {"size": list(cfg.MODEL.FEATCOMP.INPUT_SIZE)}
-    return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
 
 def read_dumped_config(text, overrides=(), source="config"):

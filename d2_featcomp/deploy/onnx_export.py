@@ -6,17 +6,21 @@ import os
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..codecs import LearnedFeatureCodec, VariableRateFeatureCodec
 from ..modeling.acceleration import find_quick_encoder
 from ..ops import FLOAT_BITS, quantize_uniform
+from ..preprocessing import normalize_image, pad_image
 
 __all__ = ["EdgeNetwork", "OnnxCheck", "check_onnx", "export_onnx"]
 
 OPSET = 17
 CHECKED_SIZES = ((64, 96), (90, 70), (128, 64))  # height, width in pixels
+# They tell multiples apart.
+_PADDED_SIZES, _MULTIPLES = ((32, 64), (89, 67), (64, 33)), (1, 2, 4, 8, 16, 32, 64, 128)
 ROUNDING = 2**-13  # of the largest value of a tensor; what 100 layers of float32 stay far below
 
 
@@ -80,8 +84,9 @@ def export_onnx(network, path, about=None):
             (:meth:`IntegerModel.at_rate`), and `step_sizes` is a JSON list of
             :meth:`VariableRateFeatureCodec.integer_step_sizes`.
         about (dict or None): of :func:`describe_network`. The metadata then hold, too, `codec` (its
-            name), `config` (YAML) and, as JSON, `categories` and `input`: how an image is read, resized
-            and normalized.
+            name), `config` (YAML) and, as JSON, `categories` and `input`: how an image is read, resized,
+            normalized and padded, see :mod:`d2_featcomp.preprocessing`; "padding" is missing where the
+            network prepares images in a way of its own.
 
     Returns:
         OnnxCheck: as :func:`check_onnx`.
@@ -134,12 +139,9 @@ def export_onnx(network, path, about=None):
     return found
 
 
-def _metadata(network, about):
-    """Makes the metadata, dict[str, str]."""
-    codec = network.feature_codec
+def describe_codec(codec):
+    """Describes a codec as the metadata do, see :func:`export_onnx`: dict[str, str]."""
     found = {
-        "fingerprint": network.fingerprint().hex(),
-        "split": network.stored_split_name,
         "bits": str(codec.bits),
         "quantizer": codec.quantizer,
         "value_range": json.dumps(codec.value_range),
@@ -149,10 +151,55 @@ def _metadata(network, about):
         found["entropy_models"] = json.dumps(models)
     if isinstance(codec, VariableRateFeatureCodec):
         found["step_sizes"] = json.dumps([sizes.tolist() for sizes in codec.integer_step_sizes()])
+    return found
+
+
+def _metadata(network, about):
+    """Makes the metadata, dict[str, str]."""
+    found = {
+        "fingerprint": network.fingerprint().hex(),
+        "split": network.stored_split_name,
+        **describe_codec(network.feature_codec),
+    }
     if about:
         found |= {"config": about["config"], "codec": about["codec"]["name"]}
-        found |= {key: json.dumps(about[key]) for key in ("categories", "input")}
+        prepared = {**about["input"], **find_padding(network, about["input"])}
+        found |= {"categories": json.dumps(about["categories"]), "input": json.dumps(prepared)}
+        found["preprocessing"] = (
+            "The program that runs this file resizes, orders channels, normalizes and pads as `input` "
+            "says; the graph takes the result, (1, 3, height, width) float32, and gives the latents, "
+            "not quantized."
+        )
     return found
+
+
+def find_padding(network, settings):
+    """Finds how a network pads images, by what it does to some.
+
+    Args:
+        network (SplitInference): any.
+        settings (dict): see :mod:`d2_featcomp.preprocessing`, without "padding".
+
+    Returns:
+        dict: "padding" -> as :func:`pad_image` takes it; {} where the network prepares images otherwise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, *size, generator=generator) * 255 for size in _PADDED_SIZES]
+    try:
+        wanted = [_preprocessed(network, image)[0].cpu().numpy() for image in images]
+    except ValueError:  # its square is too small for them
+        return {}
+    given = [normalize_image(image.numpy(), settings) for image in images]
+    value = float(wanted[1][0, -1, -1])  # where anything is padded, this is
+    candidates = [{"multiple": multiple} for multiple in _MULTIPLES]
+    if wanted[1].shape[1] == wanted[1].shape[2]:
+        side = wanted[1].shape[1]
+        candidates += [{"side": side, "position": position} for position in ("corner", "middle")]
+    for candidate in candidates:
+        padding = {**candidate, "value": 0.0 if candidate == {"multiple": 1} else value}
+        if all(map(np.array_equal, wanted, (pad_image(image, padding) for image in given))):
+            return {"padding": padding}
+    return {}
 
 
 def _preprocessed(network, image):

@@ -1,14 +1,20 @@
 """Trained networks and images, prepared for inference."""
 
-import numpy as np
 import torch
 from detectron2.modeling import build_model
 
-from ..data.mappers import build_test_resize
+from ..data.mappers import read_input_size
 from ..modeling import SplitNetwork
+from ..preprocessing import prepare_pixels
 from .checkpoint import load_weights
 
-__all__ = ["build_for_inference", "make_input", "prepare_for_inference", "require_split"]
+__all__ = [
+    "build_for_inference",
+    "describe_input",
+    "make_input",
+    "prepare_for_inference",
+    "require_split",
+]
 
 
 def prepare_for_inference(model, cfg):
@@ -57,12 +63,35 @@ def build_for_inference(cfg, weights, enabled=True):
     return model
 
 
+def describe_input(cfg):
+    """Describes what happens to a picture before it is normalized.
+
+    Args:
+        cfg (CfgNode): `INPUT.FORMAT`, `INPUT.MIN_SIZE_TEST` and `MAX_SIZE_TEST`,
+            `MODEL.FEATCOMP.INPUT_SIZE`, `MODEL.PIXEL_MEAN` and `PIXEL_STD` are used.
+
+    Returns:
+        dict: see :mod:`d2_featcomp.preprocessing`, without "padding".
+
+    Raises:
+        ValueError: INPUT_SIZE is not two positive numbers.
+    """
+    size = read_input_size(cfg)
+    sides = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
+    return {
+        "format": cfg.INPUT.FORMAT,
+        **({"size": list(size)} if size else sides),
+        "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
+        "std": list(map(float, cfg.MODEL.PIXEL_STD)),
+    }
+
+
 def make_input(picture, cfg):
     """Makes the input of a network from a picture.
 
     Args:
         picture (ndarray): (H, W, 3) uint8 RGB.
-        cfg (CfgNode): see :func:`build_test_resize`; `INPUT.FORMAT` is used, too.
+        cfg (CfgNode): see :func:`describe_input`.
 
     Returns:
         dict: as a Detectron2 network takes it.
@@ -71,14 +100,5 @@ def make_input(picture, cfg):
         ValueError: it is so narrow that nothing of it is left at that size.
     """
     height, width = picture.shape[:2]
-    transform = build_test_resize(cfg).get_transform(picture)
-    if 0 in (getattr(transform, "new_h", height), getattr(transform, "new_w", width)):
-        raise ValueError(
-            f"an image of {width} x {height} pixels has no width or height left where its longer side "
-            f"has {cfg.INPUT.MAX_SIZE_TEST} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
-        )
-    pixels = transform.apply_image(picture)
-    if cfg.INPUT.FORMAT == "BGR":
-        pixels = pixels[:, :, ::-1]
-    tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
-    return {"image": tensor, "height": height, "width": width}
+    pixels = torch.from_numpy(prepare_pixels(picture, describe_input(cfg)))
+    return {"image": pixels, "height": height, "width": width}

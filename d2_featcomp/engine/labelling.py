@@ -10,9 +10,10 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from ..data.datasets.image_folders import ANNOTATIONS, list_images, set_annotations_aside
+from ..data.datasets.image_folders import set_annotations_aside
 from ..data.images import read_image
 from ..files import write_text
+from ..images import ANNOTATIONS, list_images
 from .inference import make_input
 
 __all__ = ["label_images"]

@@ -161,7 +161,11 @@ def pick_measured_keys(cfg):
     Returns:
         dict: key such as "MODEL.FEATCOMP.SPLIT" -> value.
     """
-    return _without(make_plain_config(cfg), _NOT_MEASURED)
+    found = _without(make_plain_config(cfg), _NOT_MEASURED)
+    key = "MODEL.FEATCOMP.INFERENCE"
+    if found.get(key, "").endswith(".onnx"):  # what it holds matters, not where it lies
+        found[key] = hash_file(found[key])
+    return found
 
 
 def pick_trained_keys(cfg):

@@ -11,7 +11,7 @@ from ..codecs import (
     compress_stream,
     decompress_stream,
     describe_stream,
-    find_rate,
+    meet_target,
     read_step_sizes,
 )
 from .split_backbone import DecodedLatents, open_call
@@ -32,21 +32,6 @@ class EdgeFeatures:
     tensors: list
     sizes: ImageSizes
     elements: int
-
-
-def _meet_target(codec, code):
-    """Calls `code`, which returns a FeatureBitstream, at rates that meet the codec's target."""
-    configured, streams = codec.rate, {}
-
-    def code_at(rate):
-        codec.rate = rate
-        streams[rate] = code()
-        return streams[rate].to_bytes()
-
-    try:
-        return streams[find_rate(code_at, codec.target_bytes)[0]]
-    finally:
-        codec.rate = configured
 
 
 class SplitInference:
@@ -166,7 +151,7 @@ class SplitInference:
                 feature_elements=features.elements,
             )
 
-        return code() if codec.target_bytes is None else _meet_target(codec, code)
+        return code() if codec.target_bytes is None else meet_target(codec, code)
 
     @torch.no_grad()
     def cloud_inference(self, bitstreams):

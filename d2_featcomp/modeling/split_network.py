@@ -8,7 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
-from .acceleration import INFERENCE, Acceleration, find_quick_encoder
+from .acceleration import (
+    Acceleration,
+    OnnxAcceleration,
+    find_quick_encoder,
+    require_inference,
+)
 from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
 from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
@@ -222,18 +227,19 @@ class SplitNetwork(SplitInference, nn.Module):
         :meth:`train` undoes it.
 
         Args:
-            inference (str): as `MODEL.FEATCOMP.INFERENCE`: "plain", "fused", "compiled" or "bfloat16".
+            inference (str): as `MODEL.FEATCOMP.INFERENCE`: "plain", "fused", "compiled", "bfloat16",
+                or the path of an edge.onnx of this network.
 
         Raises:
-            RuntimeError: the network is in training mode. ValueError: an unknown way, or "bfloat16" on a
-                processor that cannot compute in it.
+            RuntimeError: the network is in training mode. ValueError: an unknown way, "bfloat16" on a
+                processor that cannot compute in it, or a file of another network.
         """
         if self.training:
             raise RuntimeError("acceleration needs evaluation mode: call model.eval() first")
-        if inference not in INFERENCE:
-            raise ValueError(
-                f"MODEL.FEATCOMP.INFERENCE is {inference!r}: choose one of {', '.join(INFERENCE)}"
-            )
+        require_inference(inference)
+        if inference.endswith(".onnx"):
+            self._acceleration = OnnxAcceleration(inference, self.fingerprint())
+            return
         if inference == "bfloat16" and self._sub_model != "cloud":
             require_bfloat16(self.device)
         self._acceleration = None if inference == "plain" else Acceleration(inference)

@@ -4,7 +4,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..codecs import FEATURE_CODEC_REGISTRY, build_feature_codec
-from .acceleration import INFERENCE
+from .acceleration import require_inference
 from .split_point import build_split_point
 from .splits import build_feature_split, find_feature_split, find_split_name
 
@@ -74,10 +74,7 @@ def check_split_config(cfg):
             f"MODEL.FEATCOMP.TASK_NETWORK is {featcomp.TASK_NETWORK!r}: name a registered Detectron2 "
             "meta-architecture, e.g. GeneralizedRCNN, RetinaNet or PanopticFPN"
         )
-    if featcomp.INFERENCE not in INFERENCE:
-        raise ValueError(
-            f"MODEL.FEATCOMP.INFERENCE is {featcomp.INFERENCE!r}: choose one of {', '.join(INFERENCE)}"
-        )
+    require_inference(featcomp.INFERENCE)
 
 
 def require_backbone(network):

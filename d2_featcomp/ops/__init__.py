@@ -1,21 +1,15 @@
-"""Functions on tensors, and sums over them: no configuration, no input or output."""
+"""Functions on tensors, and sums over them: no configuration, no input or output.
 
-from .compressibility import compressibility_loss
-from .correlation import ChannelCorrelation, rank_channels
-from .least_squares import ConvolutionFit
-from .prediction import charbonnier_loss, consolidate
-from .quantization import (
-    BIT_DEPTHS,
-    FLOAT_BITS,
-    add_quantization_noise,
-    check_bits,
-    dequantize_by_table,
-    dequantize_uniform,
-    deviation_range,
-    find_narrow_channels,
-    minmax_range,
-    quantize_minmax,
-    quantize_ste,
-    quantize_uniform,
-)
+What needs PyTorch is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy_names import make_lazy_getattr
+from .bit_depths import BIT_DEPTHS, FLOAT_BITS, check_bits
 from .tiling import tile_channels, tile_grid, untile_channels
+
+if TYPE_CHECKING:
+    from .needs_torch import *
+
+__getattr__ = make_lazy_getattr(__name__)

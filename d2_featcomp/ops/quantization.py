@@ -9,11 +9,11 @@ import math
 
 import torch
 
+from . import arrays
+from .bit_depths import FLOAT_BITS, check_bits
+
 __all__ = [
-    "BIT_DEPTHS",
-    "FLOAT_BITS",
     "add_quantization_noise",
-    "check_bits",
     "dequantize_by_table",
     "dequantize_uniform",
     "deviation_range",
@@ -24,22 +24,7 @@ __all__ = [
     "quantize_uniform",
 ]
 
-BIT_DEPTHS = range(2, 17)
-FLOAT_BITS = 32  # "bit depth" of a feature that is coded as float32, not quantized
-_FLOAT16_MAX = 65504.0
 Bound = float | torch.Tensor  # of a range
-_NOT_FINITE = "cannot quantize: the features contain NaN or infinite values"
-
-
-def check_bits(bits: int) -> int:
-    """Returns `bits` as an int.
-
-    Raises:
-        ValueError: it is neither in 2..16 nor 32.
-    """
-    if int(bits) != bits or (bits not in BIT_DEPTHS and bits != FLOAT_BITS):
-        raise ValueError(f"bit depth {bits} is not supported: use 2..16, or 32 for float32, unquantized")
-    return int(bits)
 
 
 def _step(bits: int, low: Bound, high: Bound) -> Bound:
@@ -102,7 +87,7 @@ def quantize_minmax(
 def _require_finite(x: torch.Tensor) -> None:
     # One pass; a sum that overflows asks for a second look.
     if not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
-        raise ValueError(_NOT_FINITE)
+        raise ValueError(arrays.NOT_FINITE)
 
 
 def _symbols(x: torch.Tensor, bits: int, low: Bound, high: Bound, clamp: bool = True) -> torch.Tensor:
@@ -197,12 +182,8 @@ def _range(x: torch.Tensor, per_channel: bool) -> tuple[torch.Tensor, torch.Tens
 
 
 def _float16_below(x: torch.Tensor) -> torch.Tensor:
-    """Rounds float32 down to a float16 value; what lies beyond them is clipped. On the CPU only: its
-    `nextafter` knows float16."""
-    x = x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
-    nearest = x.half()
-    below = torch.nextafter(nearest, nearest.new_full((), -math.inf))
-    return torch.where(nearest > x, below, nearest).float()
+    """See :func:`arrays.round_to_float16_below`; of a Tensor on the CPU."""
+    return torch.from_numpy(arrays.round_to_float16_below(x.numpy()))
 
 
 def deviation_range(x: torch.Tensor, deviations: float) -> tuple[torch.Tensor, torch.Tensor]:

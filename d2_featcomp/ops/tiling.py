@@ -4,9 +4,19 @@ The grid is that of the BaF and MTL papers: 2^floor(log2(C)/2) rows and 2^ceil(l
 channels in raster order. For other C the rows stay and as many columns as needed follow.
 """
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["tile_channels", "tile_grid", "untile_channels"]
+
+Feature = TypeVar("Feature", "torch.Tensor", "npt.NDArray[Any]")
 
 
 def tile_grid(channels: int) -> tuple[int, int]:
@@ -24,22 +34,31 @@ def tile_grid(channels: int) -> tuple[int, int]:
     return rows, -(-channels // rows)
 
 
-def tile_channels(x: torch.Tensor) -> torch.Tensor:
+def tile_channels(x: Feature) -> Feature:
     """Tiles the channels of a feature to one image.
 
     Args:
-        x (Tensor): (C, H, W), any dtype.
+        x (Tensor or ndarray): (C, H, W), any dtype.
 
     Returns:
-        Tensor: (rows * H, columns * W), same dtype; tiles beyond the last channel are 0.
+        Tensor or ndarray: (rows * H, columns * W), same dtype; tiles beyond the last channel are 0.
     """
     channels, height, width = x.shape
     rows, columns = tile_grid(channels)
-    blank = rows * columns - channels
-    if blank:
-        x = torch.cat([x, x.new_zeros((blank, height, width))])
-    x = x.reshape(rows, columns, height, width).permute(0, 2, 1, 3)
+    if rows * columns > channels:
+        x = _append_zeros(x, rows * columns - channels)
+    x = x.reshape(rows, columns, height, width).swapaxes(1, 2)
     return x.reshape(rows * height, columns * width)
+
+
+def _append_zeros(x: Any, count: int) -> Any:
+    """Appends channels, of zeros."""
+    shape = (count, *x.shape[1:])
+    if isinstance(x, np.ndarray):
+        return np.concatenate([x, np.zeros(shape, x.dtype)])
+    import torch
+
+    return torch.cat([x, x.new_zeros(shape)])
 
 
 def untile_channels(image: torch.Tensor, channels: int) -> torch.Tensor:

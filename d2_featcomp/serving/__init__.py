@@ -1,7 +1,12 @@
-"""Edge and cloud as programs: files, a server, and a client that loses nothing."""
+"""Edge and cloud as programs: files, a server, and a client that loses nothing.
+
+The cloud's side needs PyTorch, and is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING
 
 from ..deprecation import make_getattr
-from .app import build_app
+from ..lazy_names import make_lazy_getattr
 from .client import CloudClient, RefusedError, ServerFaultError, WrongServerError
 from .coco_results import (
     ImageTable,
@@ -15,15 +20,15 @@ from .coco_results import (
     write_coco_results,
     write_image_table,
 )
-from .deployment import find_class_names, load_service, ray_app
-from .http_server import run_server
 from .inputs import list_inputs, name_inputs, read_all_frames, read_frames
 from .link import Link
 from .pipeline import run_ahead
-from .results import draw_result, make_result, read_result, write_result
+from .protocol import BusyError, ForeignModelError
 from .sender import Sender
-from .server import BusyError, CloudService, ForeignModelError, ServiceSettings
 from .spool import Spool, make_stream_id
+
+if TYPE_CHECKING:
+    from .needs_torch import *
 
 _RENAMED = {
     "all_frames": "read_all_frames",
@@ -33,4 +38,4 @@ _RENAMED = {
     "stream_id": "make_stream_id",
 }
 
-__getattr__ = make_getattr(__name__, _RENAMED)
+__getattr__ = make_lazy_getattr(__name__, make_getattr(__name__, _RENAMED))

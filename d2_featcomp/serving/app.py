@@ -10,12 +10,12 @@ import hashlib
 import urllib.parse
 
 from ..codecs import BitstreamError
-from .server import BusyError, ForeignModelError, require_digest
+from .protocol import NAME_HEADER, BusyError, ForeignModelError
+from .server import require_digest
 from .spool import DIGEST_LENGTH, is_stream_id
 
 __all__ = ["NAME_HEADER", "REASONS", "build_app"]
 
-NAME_HEADER = "X-Image-Name"  # percent-encoded UTF-8, where the id is too short for the name
 # What a refusal's "reason" says, and clients act on.
 REASONS = {
     "bad": "this bitstream will never be taken",

@@ -8,8 +8,7 @@ import time
 import urllib.parse
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from .app import NAME_HEADER
-from .server import ForeignModelError
+from .protocol import NAME_HEADER, ForeignModelError
 from .spool import read_name
 
 __all__ = ["CloudClient", "RefusedError", "ServerFaultError", "WrongServerError", "read_fingerprint"]

@@ -3,9 +3,9 @@
 import json
 import os
 
-from ..data.datasets.image_folders import ANNOTATIONS
 from ..deploy.naming import name_files
 from ..files import write_text
+from ..images import ANNOTATIONS
 from .spool import SUFFIX, is_stream_id
 
 __all__ = [

@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from ..codecs import RateController
 from ..codecs.rate_control import TOLERANCE
-from ..deploy import load_sub_model, read_config, read_description
-from ..engine import make_input, time_call
+from ..deploy import OnnxEdge
 from ..files import write_bytes
 from .client import CloudClient
 from .coco_results import collect_answers, open_image_table, read_answers, write_image_table
@@ -60,10 +59,9 @@ def run_edge(args):
     table, listed = open_image_table(args.input, args.output)
     images = ()
     if args.input:
-        cfg = read_config(args.weights, args.config_file, args.opts)
-        network = load_sub_model(cfg, cfg.MODEL.WEIGHTS, "edge")
-        categories = read_description(cfg.MODEL.WEIGHTS).get("categories", [])
-        images = code_images(args, cfg, network, failures, times, ahead=0 if link else args.in_flight)
+        edge = open_edge(args.weights, args.config_file, args.opts)
+        categories = edge.categories
+        images = code_images(args, edge, failures, times, ahead=0 if link else args.in_flight)
     for image in images:
         table.find(image.name, *image.size, time=times.get(image.name))
         if image.target is not None:
@@ -92,6 +90,38 @@ def run_edge(args):
     if rows and link:
         print(_make_table(rows))
     return 3 if (sender and not _close(sender)) or failures else 0
+
+
+def open_edge(weights="", config_file="", overrides=()):
+    """Opens an edge sub-model.
+
+    Args:
+        weights (str): edge.onnx, which needs no PyTorch; or else see :class:`TorchEdge`.
+        config_file (str), overrides (sequence[str]): see :class:`TorchEdge` and :class:`OnnxEdge`.
+
+    Returns:
+        OnnxEdge or TorchEdge
+
+    Raises:
+        ValueError, OSError, ImportError: see there.
+    """
+    path = weights or dict(zip(overrides[::2], overrides[1::2], strict=False)).get("MODEL.WEIGHTS", "")
+    if path.endswith(".onnx"):
+        if config_file:
+            raise ValueError(f"{path!r} holds its configuration: leave out --config-file")
+        return OnnxEdge(path, overrides)
+    from detectron2.utils.logger import setup_logger
+
+    from ..deploy.torch_edge import TorchEdge
+
+    setup_logger(name="d2_featcomp")
+    return TorchEdge(weights, config_file, overrides)
+
+
+def _time_call(function, *args):
+    start = time.perf_counter()
+    result = function(*args)
+    return result, time.perf_counter() - start
 
 
 def _require_consistent(args):
@@ -146,7 +176,7 @@ def told(name, failures):
         _tell(f"{name}: {error}")
 
 
-def edge_features(args, cfg, network, failures, times):
+def edge_features(args, edge, failures, times):
     """Yields (name, features, seconds of the edge network) of each image that can be computed; `times`
     gets the seconds in its video of each frame, by name."""
     entries = list_inputs(args.input)
@@ -166,31 +196,29 @@ def edge_features(args, cfg, network, failures, times):
                         if name.lower() in seen:
                             raise ValueError(f"a frame has this name, too: it is left out ({entry})")
                         seen.add(name.lower())
-                        record = make_input(picture, cfg)
-                        (features,), seconds = time_call(network.edge_features, [record])
+                        features, seconds = _time_call(edge.compute, picture)
                         yield name, features, seconds
 
 
-def code_images(args, cfg, network, failures, times, ahead):
+def code_images(args, edge, failures, times, ahead):
     """Yields a CodedImage of each image that can be coded.
 
     Args:
         args (Namespace): input, stride, fps, limit and target_kbit_s of `featcomp edge`.
-        cfg (CfgNode): of the network.
-        network (SplitNetwork): its edge sub-model.
+        edge (OnnxEdge or TorchEdge): computes and codes.
         failures (list[str]): gets the names of the others.
         times (dict): gets the seconds in its video of each frame, by name.
         ahead (int): images that the network may be ahead of the codec. 0 where times are measured:
             nothing runs beside.
     """
-    controller, codec = make_controller(args, network.feature_codec), network.feature_codec
-    features_of_images = edge_features(args, cfg, network, failures, times)
+    controller, codec = make_controller(args, edge.feature_codec), edge.feature_codec
+    features_of_images = edge_features(args, edge, failures, times)
     for name, features, network_seconds in run_ahead(features_of_images, ahead):
         coded = None
         with told(name, failures):
             if controller:
                 codec.target_bytes = controller.next_target()
-            stream, codec_seconds = time_call(network.encode, features)
+            stream, codec_seconds = _time_call(edge.encode, features)
             data = stream.to_bytes()
             if controller:
                 controller.add(len(data))

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..data.datasets.image_folders import IMAGE_SUFFIXES, list_images
-from ..data.images import read_image
 from ..deploy.naming import name_files
+from ..images import IMAGE_SUFFIXES, list_images, read_picture
 
 __all__ = [
     "CAMERA",
@@ -205,7 +204,7 @@ def read_timed_frames(entry, name=None, sampling=None):
         yield from _video(entry, name, is_taken)
     else:
         try:
-            yield Frame(name, read_image(entry, "RGB"), None)
+            yield Frame(name, read_picture(entry), None)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 

@@ -11,11 +11,10 @@ import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image
 
-from ..data.datasets.image_folders import IMAGE_SUFFIXES
-from ..data.images import read_image
 from ..deploy.classes import make_categories
 from ..deploy.pictures import collect_metadata, draw_outputs
 from ..files import write_bytes, write_text
+from ..images import IMAGE_SUFFIXES, read_picture
 
 __all__ = ["draw_result", "make_result", "read_result", "write_result"]
 
@@ -142,5 +141,5 @@ def draw_result(output, name, images, folder, class_names=(), threshold=0.5):
     if path is None:
         raise FileNotFoundError(f"no image {name!r} in {images!r} ({', '.join(IMAGE_SUFFIXES)})")
     metadata = collect_metadata(output, make_categories(class_names))
-    picture = draw_outputs(read_image(os.path.join(images, path), "RGB"), output, metadata, threshold)
+    picture = draw_outputs(read_picture(os.path.join(images, path)), output, metadata, threshold)
     Image.fromarray(picture).save(os.path.join(folder, f"{name}_found.png"))

@@ -7,7 +7,7 @@ import time
 
 from ..files import write_text
 from .client import RefusedError, ServerFaultError, WrongServerError, read_fingerprint
-from .server import ForeignModelError
+from .protocol import ForeignModelError
 
 __all__ = ["Sender"]
 

@@ -12,6 +12,7 @@ import time
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from ..files import remove_partial_files, write_bytes
+from .protocol import BusyError, ForeignModelError
 from .results import make_result, read_result, write_result
 from .spool import compute_digest, is_stream_id, read_name
 
@@ -68,14 +69,6 @@ class ServiceSettings:
                 raise ValueError(f"{field.name} is {value}: it must be above 0")
         if self.max_wait < 0:
             raise ValueError(f"max_wait is {self.max_wait}: it must not be negative")
-
-
-class BusyError(RuntimeError):
-    """The queue is full, or the service is stopping."""
-
-
-class ForeignModelError(BitstreamError):
-    """Another network, or other weights, wrote the bitstream: a server that has them can take it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

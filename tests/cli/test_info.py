@@ -40,4 +40,4 @@ def test_without_anything():
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install 'torch'" in done.stdout and "they cannot be loaded: " in done.stdout
+    assert "pip install 'd2_featcomp[torch]'" in done.stdout and "they cannot be loaded: " in done.stdout

@@ -1,16 +1,24 @@
 """The edge network in onnxruntime: the same symbols, at any size."""
 
+import copy
+import hashlib
 import json
+import os
 
+import networks
+import numpy as np
 import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from PIL import Image
 
-from d2_featcomp.codecs import QuantizedFeatureCodec, build_image_codec
-from d2_featcomp.deploy import check_onnx, export_onnx, onnx_export
+from d2_featcomp.codecs import FeatureBitstream, QuantizedFeatureCodec, build_image_codec
+from d2_featcomp.deploy import OnnxEdge, check_onnx, export_onnx, onnx_export
 from d2_featcomp.deploy.configuration import describe_network
 from d2_featcomp.deploy.onnx_export import OnnxCheck
+from d2_featcomp.deploy.onnx_int8 import quantize_onnx
+from d2_featcomp.images import read_picture
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -72,6 +80,7 @@ def test_the_metadata_say_all_that_a_device_needs(random_network, configured, tm
         "max_size": 256,
         "mean": [0.0, 0.0, 0.0],
         "std": [255.0, 255.0, 255.0],
+        "padding": {"side": 256, "position": "middle", "value": 0.5},
     }
     assert json.loads(found["categories"]) == [{"id": 7, "name": "seven"}]
     assert (found["codec"], found["bits"], found["quantizer"]) == ("jpegxl", "6", "channel")
@@ -123,3 +132,86 @@ def test_a_latent_without_bounds_from_averaged_levels(lively_network, tmp_path):
     assert found.on_border < 0.05 * found.compared
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert (properties["quantizer"], properties["bits"], properties["split"]) == ("tensor", "10", "MSFC")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(network, folder of edge.onnx and of photographs)"""
+    folder = tmp_path_factory.mktemp("exported")
+    cfg = networks.config_of("msfc", "", "INPUT.MIN_SIZE_TEST", 64)
+    network = networks.build(networks.MSFC, networks.listed(networks.TINY), 0, calm)
+    export_onnx(network, str(folder / "edge.onnx"), describe_network(cfg, network, []))
+    (folder / "photos").mkdir()
+    for index in range(12):
+        coarse = np.random.default_rng(index).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((96, 64)).save(folder / "photos" / f"{index:02d}.png")
+    return network, folder
+
+
+@torch.no_grad()
+def calm(network):
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+            module.reset_running_stats()
+            module.train()
+    torch.manual_seed(1)
+    network.edge_features([{"image": torch.rand(3, 64, 96) * 255}])
+    network.eval()
+
+
+def test_int8(exported, monkeypatch):
+    """Smaller, near, of the same fingerprint, decoded by the same cloud; its last layer is float32."""
+    network, folder = exported
+    path, output = (str(folder / name) for name in ("edge.onnx", "edge.int8.onnx"))
+    found = quantize_onnx(path, output, str(folder / "photos"))
+    assert found.images == 2 and found.compared == 2 * 4 * 8 * 12
+    assert 0 < found.differing < 0.1 * found.compared
+    assert abs(found.int8_bytes / found.float_bytes - 1) < 0.1
+    assert os.path.getsize(output) < 0.35 * os.path.getsize(path)
+    float32, int8 = onnx.load(path), onnx.load(output)
+    about, more = ({entry.key: entry.value for entry in each.metadata_props} for each in (float32, int8))
+    assert about == {key: more[key] for key in about} and more["precision"] == "int8"
+    with open(path, "rb") as file:
+        assert more["quantized_from"] == hashlib.sha256(file.read()).hexdigest()
+    assert json.loads(more["calibration"]) == {"images": 10, "float_layers": 1}
+    weights = {entry.name: entry.data_type for entry in int8.graph.initializer}
+    floats = [node for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    assert [node.name for node in floats] == ["/encoder/conv/Conv"]
+
+    edge = OnnxEdge(output)
+    picture = read_picture(str(folder / "photos" / "00.png"))
+    stream = FeatureBitstream.from_bytes(edge.encode(edge.compute(picture)).to_bytes())
+    (result,) = network.cloud_inference([stream])
+    assert result["bitstream"].shapes == ((4, 8, 12),)
+    assert not [name for name in os.listdir(folder) if name.startswith("tmp")]
+
+
+def test_an_exported_edge_is_evaluated_in_a_network(exported):
+    network, folder = copy.deepcopy(exported[0]), exported[1]
+    record = {"image": torch.rand(3, 64, 96) * 255}
+    (expected,) = network.edge_features([record])
+    network.accelerate(str(folder / "edge.onnx"))
+    (found,) = network.edge_features([record])
+    assert found.sizes == expected.sizes and found.elements == expected.elements
+    assert (found.tensors[0] - expected.tensors[0]).abs().max() < 1e-4
+    assert len(network.compute_batch_features([record, record])) == 2
+    assert network([record])[0]["bitstream"].fingerprint == network.fingerprint()
+    copy.deepcopy(network).edge_features([record])
+    other = random_of_seed(4)
+    with pytest.raises(ValueError, match=r"edge\.onnx' is of network .*export it from these weights"):
+        other.accelerate(str(folder / "edge.onnx"))
+    with pytest.raises(ValueError, match=r"choose one of plain, .* or an edge\.onnx"):
+        other.accelerate("quick")
+
+
+def random_of_seed(seed):
+    return networks.build(networks.MSFC, networks.listed(networks.TINY), seed)
+
+
+def test_mistakes_of_calibration(exported, tmp_path):
+    _, folder = exported
+    with pytest.raises(FileNotFoundError, match="no images in"):
+        quantize_onnx(str(folder / "edge.onnx"), str(tmp_path / "a.onnx"), str(tmp_path))
+    with pytest.raises(ValueError, match="calibration takes images, not 0"):
+        quantize_onnx(str(folder / "edge.onnx"), "a.onnx", str(folder / "photos"), images=0)

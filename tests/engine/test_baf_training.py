@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from d2_featcomp.data.datasets.image_folders import list_images, register_image_folders
+from d2_featcomp.data.datasets.image_folders import register_image_folders
 from d2_featcomp.engine import (
     CheckpointError,
     build_for_inference,
@@ -23,6 +23,7 @@ from d2_featcomp.engine import (
     setup_config,
     train_stages,
 )
+from d2_featcomp.images import list_images
 from d2_featcomp.modeling import format_channel_order
 from d2_featcomp.modeling.split_backbone import unsplit_backbone
 from d2_featcomp.ops import ChannelCorrelation, rank_channels

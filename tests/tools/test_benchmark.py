@@ -8,7 +8,10 @@ import pytest
 FAST = ("edge", "cloud", "quantizer", "learned", "lossless", "hevc", "pipeline")
 # The edge half compiled, too, for which alone a C++ compiler works half a minute.
 COMPILED = ("edge",)
-SLOW = ("baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes", "throughput")
+SLOW = (
+    *("onnx", "baf_edge", "codec", "training", "compressibility_loss", "sweep", "processes"),
+    "throughput",
+)
 
 
 def measure(names, tmp_path, *more):

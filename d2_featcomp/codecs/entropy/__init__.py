@@ -1,6 +1,15 @@
-"""Learned entropy coding: a context model, its integer form, and a range coder."""
+"""Learned entropy coding: a context model, its integer form, and a range coder.
 
-from .context_model import ContextModel
+The integer form and the coder need NumPy alone; the context model is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from ...lazy_names import make_lazy_getattr
 from .integer_model import IntegerModel
-from .integer_weights import IntegerWeights
 from .rates import RATE_CODES, find_rate_code, interpolate, interpolate_integers
+
+if TYPE_CHECKING:
+    from .needs_torch import *
+
+__getattr__ = make_lazy_getattr(__name__)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from fvcore.common.registry import Registry
+
+from ...registry import Registry
 
 __all__ = ["IMAGE_CODEC_REGISTRY", "BitstreamError", "ImageCodec", "build_image_codec"]
 

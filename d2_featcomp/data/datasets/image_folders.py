@@ -5,6 +5,7 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ...images import ANNOTATIONS, IMAGE_SUFFIXES, list_images
 from ..coco_annotations import load_coco_file
 from ..images import open_image
 from .scenes import find_data_root
@@ -18,8 +19,6 @@ __all__ = [
 ]
 
 PREFIX = "images:"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-ANNOTATIONS = "annotations.json"
 _ORIENTATION = 0x112  # EXIF tag; Detectron2 turns images as it says
 _TRANSPOSED = 5  # and more: height and width change places
 
@@ -53,26 +52,6 @@ def register_image_folders(names):
         else:
             DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
             MetadataCatalog.get(name).set(image_root=folder)
-
-
-def list_images(folder):
-    """Lists the image files of a folder.
-
-    Args:
-        folder (str): its sub-folders are not looked into.
-
-    Returns:
-        list[str]: paths of the image files, sorted; at least one.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"no folder {folder!r}")
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
-    if not names:
-        raise FileNotFoundError(f"no images in {folder!r} ({', '.join(IMAGE_SUFFIXES)})")
-    return [os.path.join(folder, name) for name in names]
 
 
 def set_annotations_aside(path):

@@ -12,9 +12,18 @@ from .enlarged_maps import convolve_repeated_values_once
 from .folding import fold_norms, use_one_dnn
 from .quick_encoders import find_quick_encoder
 
-__all__ = ["INFERENCE", "Acceleration"]
+__all__ = ["INFERENCE", "Acceleration", "require_inference"]
 
 INFERENCE = ("plain", "fused", "compiled", "bfloat16")
+
+
+def require_inference(inference):
+    """Raises ValueError if MODEL.FEATCOMP.INFERENCE is neither of `INFERENCE` nor an ONNX file."""
+    if inference not in INFERENCE and not inference.endswith(".onnx"):
+        raise ValueError(
+            f"MODEL.FEATCOMP.INFERENCE is {inference!r}: choose one of {', '.join(INFERENCE)}, or an "
+            "edge.onnx of featcomp export"
+        )
 
 
 class Acceleration:
