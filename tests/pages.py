@@ -18,14 +18,15 @@ PAGES = [
 WRITTEN_ELSEWHERE = ("docs/light-edge.md", "docs/server.md")
 # What is run, where it neither trains nor sends: the rest is read.
 QUICK = ("info", "datasets", "bdrate", "export", "edge", "cloud", "demo")
-SLOW_OPTIONS = ("--connect", "--onnx", "--build", "--target-kb", "--help")
+SLOW_OPTIONS = ("--connect", "--onnx", "--int8", "--build", "--target-kb", "--help")
 
 
 def list_blocks(page):
     """[(language, text)] of the code blocks of a page."""
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     for language, _ in found:
-        assert language in ("sh", "python", "text", "yaml", "json"), f"{page}: a block of {language!r}"
+        known = ("sh", "python", "text", "yaml", "json", "dockerfile")
+        assert language in known, f"{page}: a block of {language!r}"
     return found
 
 

@@ -95,6 +95,8 @@ def test_programs_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("D2_FEATCOMP_TRACEBACK", "1")
     prepare(tmp_path)
+    if page.name == "light-edge.md":
+        prepare_light_edge(tmp_path)
     names = {"__name__": "page"}
     for kind, text in pages.list_programs(page):
         if kind == "python":
@@ -127,6 +129,15 @@ def prepare(folder):
         rows = [f"{share * rate},{quality}" for rate, quality in ((1, 10), (2, 20), (4, 30), (8, 40))]
         (folder / name).write_text("\n".join(["bpfe,bbox/AP", *rows, ""]))
     shutil.copy(ROOT / "tests" / "fixtures" / "jpegxl.v2.d2fc", folder / "example.d2fc")
+
+
+def prepare_light_edge(folder):
+    pytest.importorskip("onnxruntime")
+    options = ["--output", "deployed", "--onnx", "MODEL.WEIGHTS", "output/model_final.pth", *TINY]
+    assert main(["export", "--config", "msfc_R50", *options]) == 0
+    for name in ("edge.onnx", "deployed/edge.int8.onnx"):
+        shutil.copy(folder / "deployed" / "edge.onnx", folder / name)
+    shutil.copy(folder / "image.jpg", folder / "photo.jpg")
 
 
 def write_video(path, rng):
