@@ -43,7 +43,7 @@ ALLOWED = {
         "files",
         "deprecation",
     },
-    "serving": {"codecs", "data", "engine", "deploy", "files", "deprecation"},
+    "serving": {"codecs", "data", "engine", "deploy", "files", "deprecation", "__version__"},
     "benchmarks": {"ops", "codecs", "modeling", "data", "engine", "experiments", "serving"},
     "cli": {
         *("codecs", "modeling", "data", "evaluation", "engine", "deploy", "experiments", "serving"),

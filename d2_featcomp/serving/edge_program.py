@@ -15,6 +15,7 @@ from ..codecs.rate_control import TOLERANCE
 from ..deploy import load_sub_model, read_config, read_description
 from ..engine import make_input, time_call
 from ..files import write_bytes
+from .access import read_tokens
 from .client import CloudClient
 from .coco_results import collect_answers, open_image_table, write_image_table
 from .inputs import list_inputs, name_inputs, read_frames
@@ -22,6 +23,7 @@ from .link import Link
 from .pipeline import run_ahead
 from .sender import Sender
 from .spool import Spool
+from .transport import ClientTls
 
 __all__ = ["run_edge"]
 
@@ -106,7 +108,7 @@ def _open_sender(args):
     """Sender or None; puts back what the server refused, and sends what is in the spool."""
     sender = None
     if args.connect:
-        client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
+        client = _open_client(args)
         sender = Sender(Spool(args.spool), client, args.output)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
@@ -115,6 +117,22 @@ def _open_sender(args):
     if sender:
         sender.send_waiting()
     return sender
+
+
+def _open_client(args):
+    files = args.ca_file, args.client_cert, args.client_key
+    tls = ClientTls(*files) if any(files) else None
+    token = next(iter(read_tokens(args.token_file))) if args.token_file else None
+    client = CloudClient(
+        args.connect, timeout=args.timeout, attempts=args.attempts, token=token, tls=tls
+    )
+    if token and not client.is_private():
+        print(
+            "the token and the features are sent without encryption, and can be read on the way: "
+            "give --connect https://...",
+            file=sys.stderr,
+        )
+    return client
 
 
 def _close(sender):

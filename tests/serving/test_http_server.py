@@ -212,7 +212,8 @@ def large(stream, fingerprint=None, size=2**20):
 
 def test_bitstreams_that_come_again_take_no_memory(serve, network, stream):
     gate = Gate(network)
-    service, port = serve(gate, max_connections=64, receive_timeout=30.0, answer_timeout=60.0)
+    many = {"max_connections": 64, "client_requests": 64}
+    service, port = serve(gate, **many, receive_timeout=30.0, answer_timeout=60.0)
     data = large(stream)
     request = put_head(make_stream_id("a", data), len(data)) + data
     with contextlib.ExitStack() as stack:
