@@ -97,11 +97,11 @@ PICTURE = {
     "tags": ["bitstreams"],
     "summary": "Get a picture of one of the last results",
     "description": "Boxes, masks and maps are drawn over the features: the image never reaches the "
-    "server. Only the last results of each client are kept for it.",
+    "server. Only the last results of each client are kept for it, those at `/v1/status`.",
     "responses": {
         200: {"description": "The picture.", "content": {"image/webp": {}}},
-        404: _refused("Not among the last results, or too many pictures are being drawn"),
-        503: _refused("It cannot be drawn now"),
+        404: _refused("Not among the last results"),
+        503: _refused(f"It cannot be drawn now, e.g. since many others are{_RETRY}"),
     },
 }
 HEALTH = {

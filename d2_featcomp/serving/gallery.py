@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..codecs import FeatureBitstream
 from .drawing import draw_on_features
+from .server import BusyError
 
 __all__ = ["Gallery"]
 
@@ -22,7 +23,8 @@ KEPT_BYTES = 2**26  # of all bitstreams together
 _PICTURES_KEPT = 64
 _MOST_WAITING = 16  # pictures that are asked for and not drawn yet
 _CLASSES_TOLD = 4
-_NICENESS = 19  # the thread that draws takes what time the others leave
+_NICENESS = 10  # the thread that draws lets the others go first
+SHOWN_FOR = 5.0  # seconds for which who looks is shown the same results: a picture takes time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,18 @@ class _Entry:
 
 
 class Gallery:
-    """Keeps the last results, in bounded memory. :meth:`picture` is of any thread, the rest of one.
+    """Keeps the last results, in bounded memory. Of one thread, but draws in another.
 
     Args:
         service (CloudService): made the results.
+        clock (callable): seconds, from any start.
     """
 
-    def __init__(self, service):
+    def __init__(self, service, clock=time.monotonic):
         self._service = service
+        self._clock = clock
+        # What is shown now, and what was before: id -> entry, however many have come since.
+        self._shown, self._shown_before, self._since = {}, {}, float("-inf")
         self._clients = collections.OrderedDict()  # client -> its entries by id; the last one last
         self._bytes = 0
         self._lock = threading.Lock()
@@ -79,26 +85,34 @@ class Gallery:
             del self._clients[client]
 
     def rows(self):
-        """list[dict]: of each result, the newest first: "id", "client", "name", "time" (seconds since
-        1970), "bytes", "seconds", "height", "width", "instances" (how many), "classes" (the most
-        frequent ones, and how many of each, above a score of 0.5) and "maps" (names)."""
-        found = [entry.about for entries in self._clients.values() for entry in entries.values()]
-        return sorted(found, key=lambda about: -about["time"])
+        """Chooses what is shown, for some seconds.
+
+        Returns:
+            list[dict]: of each result, the newest first: "id", "client", "name", "time" (seconds since
+            1970), "bytes", "seconds", "height", "width", "instances" (how many), "classes" (the most
+            frequent ones, and how many of each, above a score of 0.5) and "maps" (names).
+        """
+        now = self._clock()
+        if now - self._since >= SHOWN_FOR:
+            self._since, self._shown_before = now, self._shown
+            self._shown = {name: e for entries in self._clients.values() for name, e in entries.items()}
+        return sorted((entry.about for entry in self._shown.values()), key=lambda about: -about["time"])
 
     def picture(self, identity, threshold):
         """Draws a result onto the map of its features.
 
         Args:
-            identity (str): of a result that is kept.
+            identity (str): of a result that is shown.
             threshold (float): instances of a lower score are left out.
 
         Returns:
-            Future or None: of a WebP file; None if it is not kept, or too many are being drawn.
+            Future: of a WebP file.
+
+        Raises:
+            KeyError: the result is not shown. BusyError: too many others are being drawn.
         """
+        entry = self._shown.get(identity) or self._shown_before[identity]
         key = identity, round(threshold, 2)
-        entry = next((e[identity] for e in list(self._clients.values()) if identity in e), None)
-        if entry is None:
-            return None
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -107,7 +121,7 @@ class Gallery:
                 return future
             if key not in self._waiting:
                 if len(self._waiting) >= _MOST_WAITING:
-                    return None
+                    raise BusyError("other pictures are being drawn: ask again")
                 self._waiting[key] = self._pool.submit(self._draw, key, entry.data)
             return self._waiting[key]
 

@@ -83,15 +83,15 @@ def add_pages(app, service, clients, gallery):
 
     @app.get("/v1/bitstreams/{identity}/picture", **described.PICTURE)
     async def get_picture(identity: str, threshold: float = fastapi.Query(0.5, ge=0, le=1)):
-        future = gallery.picture(identity, threshold)
-        if future is None:
-            detail = "it is not among the last results, or many others are being drawn"
-            return JSONResponse({"detail": detail, "id": identity}, 404)
         try:
-            waiting = asyncio.shield(asyncio.wrap_future(future))
-            data = await asyncio.wait_for(waiting, _DRAWING_LIMIT)
-        except Exception:
-            return JSONResponse({"detail": "it cannot be drawn now", "id": identity}, 503)
+            waiting = asyncio.wrap_future(gallery.picture(identity, threshold))
+            data = await asyncio.wait_for(asyncio.shield(waiting), _DRAWING_LIMIT)
+        except KeyError:
+            about = {"detail": "it is not among the results at /v1/status", "id": identity}
+            return JSONResponse(about, 404)
+        except Exception:  # too many others, too long, a damaged result
+            about = {"detail": "it cannot be drawn now: ask again", "id": identity}
+            return JSONResponse(about, 503, {"Retry-After": "3"})
         return Response(data, media_type="image/webp", headers=_PICTURE_HEADERS)
 
     @app.get("/metrics", **described.METRICS)
