@@ -14,7 +14,11 @@ _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of an element, in the W3
 _ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--disable-dev-shm-usage", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
+    *(
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    ),
 )
 
 
@@ -82,7 +86,7 @@ class Browser:
             file.write(base64.b64decode(found["data"]))
 
     def errors(self):
-        """Messages of errors on the console since the last call: of scripts, and of what did not load."""
+        """Errors on the console since the last call: of scripts, and of what did not load."""
         entries = self._call("POST", "/se/log", type="browser")
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 

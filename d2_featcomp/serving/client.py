@@ -57,6 +57,9 @@ class CloudClient:
         token (str or None): that the server asks for.
         tls (ClientTls or None): whom to trust, and who this client is.
 
+    Attributes:
+        problem (str): why the last bitstream was left for later, if it was.
+
     Raises:
         ImportError: the package httpx is not installed. ValueError: the address is none, a number is out
         of range, or a file for TLS is missing or unfit.
@@ -92,6 +95,7 @@ class CloudClient:
         self._backoff = backoff
         self._sleep = sleep
         self._random = random.Random()
+        self.problem = ""
 
     def __enter__(self):
         return self
@@ -125,7 +129,7 @@ class CloudClient:
             except self._httpx.TransportError as error:
                 if problem := find_tls_problem(error):
                     raise WrongServerError(f"no TLS with {self._client.base_url}: {problem}") from error
-                answer = None
+                answer, self.problem = None, self._describe(error)
             except self._httpx.HTTPError as error:  # e.g. a compression that is none
                 raise self._wrong_server(str(error)) from error
             if answer is not None and answer.status_code not in (*_BUSY, *_FAULT):
@@ -135,7 +139,17 @@ class CloudClient:
                 self._sleep(max(wait, _asked_wait(answer)))
         if answer is not None and answer.status_code in _FAULT:
             raise ServerFaultError(f"{answer.status_code}: {_reason(answer)}")
+        if answer is not None:
+            self.problem = f"{answer.status_code}: {_reason(answer)}"
         return None
+
+    def _describe(self, error):
+        text = f"{self._client.base_url}: {error or type(error).__name__}"
+        # By TLS 1.3 a client learns only so that it should have had a certificate.
+        closed = isinstance(error, (self._httpx.RemoteProtocolError, self._httpx.ReadError))
+        if closed and self._client.base_url.scheme == "https":
+            text += " Does it ask for a certificate, --client-cert?"
+        return text
 
     def _final(self, answer, identity, data):
         """The result in an answer that another attempt would not change; raises if it is none."""
