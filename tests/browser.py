@@ -51,12 +51,11 @@ class Browser:
         return self._call("POST", "/execute/sync", script=script, args=list(arguments))
 
     def wait_for(self, script, timeout=30):
-        """What a script returns, as soon as that is true."""
+        """Waits until an expression is true."""
         deadline = time.monotonic() + timeout
-        while not (found := self.run(f"return {script}")):
+        while not self.run(f"return Boolean({script})"):
             assert time.monotonic() < deadline, f"never true: {script}"
             time.sleep(0.1)
-        return found
 
     def click(self, selector):
         element = self._call("POST", "/element", using="css selector", value=selector)

@@ -18,7 +18,8 @@ from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.serving import CloudClient, RefusedError, Spool, make_stream_id
 
 httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
 
