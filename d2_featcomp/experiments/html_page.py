@@ -48,15 +48,20 @@ td[title]:not([title=""]) { cursor: help; text-decoration: underline dotted; }
 .beside { display: flex; flex-wrap: wrap; gap: 1em 3em; align-items: start; }
 .scrolled { max-height: 24em; overflow: auto; }
 .menus { display: flex; flex-wrap: wrap; gap: .5em 1.2em; margin: .6em 0; }
+.menus label { display: flex; align-items: baseline; gap: .4em; min-width: 0; max-width: 100%; }
+.menus select { min-width: 0; }
 select { font: inherit; color: inherit; background: var(--back); max-width: 100%;
   border: 1px solid var(--line); border-radius: 5px; padding: .15em .3em; }
 input { accent-color: var(--accent); }
 figure { margin: 1em 0 2em; }
 figcaption { color: var(--soft); font-size: 13px; }
 img { max-width: 100%; height: auto; }
-.stack { display: grid; justify-content: start; }
-.stack img { grid-area: 1 / 1; }
-.compared input { width: 100%; max-width: 512px; margin: .5em 0; }
+.pictures { display: grid; gap: 0 2em; }
+.pictures { grid-template-columns: repeat(auto-fit, minmax(min(520px, 100%), 1fr)); }
+.pictures figure { min-width: 0; }
+.stack { display: inline-grid; grid-template-columns: minmax(0, max-content); max-width: 100%; }
+.stack img { grid-area: 2 / 1; }
+.stack input { grid-area: 1 / 1; width: 100%; margin: 0 0 .5em; }
 </style></head><body>
 <h1>@TITLE@</h1>
 """

@@ -294,7 +294,7 @@ def _make_pictures(folder, panels):
             with open(os.path.join(folder, name), "rb") as file:
                 shown = f"<figure>{_embed(file.read(), name)}"
         text += f"{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
-    return text
+    return f"<div class='pictures'>{text}</div>" if text else ""
 
 
 def _make_slider(panels):
@@ -312,7 +312,10 @@ def _make_slider(panels):
         Image.fromarray(picture).save(data, "PNG")
         pictures += _embed(data.getvalue(), caption)
     slider = "<input type='range' value='50' aria-label='where the left picture ends, percent'>"
-    return f"<figure class='compared'>{menus}<br>{slider}<div class='stack'>{pictures}</div>"
+    return (
+        f"<figure class='compared'><div class='menus'>{menus}</div>"
+        f"<div class='stack'>{slider}{pictures}</div>"
+    )
 
 
 def _embed(data, text):

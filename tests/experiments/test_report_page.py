@@ -47,7 +47,7 @@ def page(tmp_path_factory):
     (folder / "per_image.csv").write_text("setting,image,bytes\n" + "".join(rows))
     (folder / "pictures").mkdir()
     (folder / "pictures" / "one.png").write_bytes(b"png")
-    panels = [(f"panel {n}", np.full((100, 120, 3), 80 * n, np.uint8)) for n in range(3)]
+    panels = [(f"panel {n} {60 * 'x'}", np.full((300, 600, 3), 80 * n, np.uint8)) for n in range(3)]
     report.write_html({"one.png": panels})
     return folder / "report.html"
 
