@@ -22,7 +22,11 @@ _PACKAGES = {
     "constriction": (("constriction",), "codecs learned and variable_rate", "constriction"),
     "OpenCV": (("cv2",), "featcomp demo, videos from cameras", "d2_featcomp[demo]"),
     "httpx": (("httpx",), "featcomp edge --connect", "d2_featcomp[edge]"),
-    "FastAPI, uvicorn": (("fastapi", "uvicorn"), "featcomp serve", "d2_featcomp[serve]"),
+    "FastAPI, uvicorn": (
+        ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"),
+        "featcomp serve",
+        "d2_featcomp[serve]",
+    ),
     "Ray Serve": (("ray",), "replicas by Ray Serve", "d2_featcomp[serve]"),
     "ONNX": (("onnx", "onnxruntime"), "featcomp export --onnx", "d2_featcomp[onnx]"),
 }

@@ -11,11 +11,13 @@ from pycocotools import mask as coco_mask
 
 from ..deploy.classes import make_categories
 from ..deploy.pictures import collect_metadata, draw_feature_map, draw_outputs
+from ..deploy.pictures.colours import heat_colours
+from ..deploy.pictures.layout import MIN_SIDE
 from .results import DISPARITY_SCALE
 
 __all__ = ["draw_on_features"]
 
-_SIDE = 480  # px, at most, of a picture before it is enlarged for its labels
+_LONG_SIDE = 1024  # px, at most, of a picture; the short one as that of all that is drawn
 _MOST_INSTANCES = 50
 
 
@@ -36,7 +38,7 @@ def draw_on_features(network, stream, result, class_names=(), threshold=0.5):
         BitstreamError: the bitstream is not of this network.
     """
     height, width = result["height"], result["width"]
-    scale = min(1.0, _SIDE / max(height, width))
+    scale = min(1.0, MIN_SIDE / min(height, width), _LONG_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     latents = [latent.cpu().numpy() for latent in network.decode(stream)]
     ground = draw_feature_map(latents, stream.sizes, size)
@@ -65,8 +67,6 @@ def _read_map(data, size):
 
 
 def _draw_disparity(data, size):
-    from ..deploy.pictures.colours import heat_colours
-
     values = (_read_map(data, size) - 1) / DISPARITY_SCALE
     return heat_colours(values / max(float(values.max()), 1e-6))
 

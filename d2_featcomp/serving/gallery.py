@@ -24,7 +24,8 @@ _PICTURES_KEPT = 64
 _MOST_WAITING = 16  # pictures that are asked for and not drawn yet
 _CLASSES_TOLD = 4
 _NICENESS = 10  # the thread that draws lets the others go first
-SHOWN_FOR = 5.0  # seconds for which who looks is shown the same results: a picture takes time
+SHOWN_FOR = 5.0  # seconds for which who looks is shown the same results ...
+LONGEST = 30.0  # ... or, while their pictures are being drawn, longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,9 @@ class Gallery:
             frequent ones, and how many of each, above a score of 0.5) and "maps" (names).
         """
         now = self._clock()
-        if now - self._since >= SHOWN_FOR:
+        with self._lock:
+            least = LONGEST if self._waiting else SHOWN_FOR
+        if now - self._since >= least:
             self._since, self._shown_before = now, self._shown
             self._shown = {name: e for entries in self._clients.values() for name, e in entries.items()}
         return sorted((entry.about for entry in self._shown.values()), key=lambda about: -about["time"])

@@ -78,7 +78,8 @@ def build_server(load, host, port, tokens=None, tls=None):
         import uvicorn
     except ImportError as error:
         raise ImportError(
-            f"a server needs {error.name}, FastAPI and uvicorn: pip install 'd2_featcomp[serve]'"
+            "a server needs FastAPI, fastapi-offline, uvicorn and prometheus_client: pip install "
+            "'d2_featcomp[serve]'"
         ) from error
     if tls is not None:
         tls.check()

@@ -27,7 +27,9 @@ def read_commands(path):
     return [line for line in lines if line.startswith("featcomp ")]
 
 
-COMMAND_LINES = read_commands(ROOT / "README.md")
+COMMAND_LINES = [
+    line for path in (ROOT / "README.md", ROOT / "docs" / "server.md") for line in read_commands(path)
+]
 
 
 def parse(words):
@@ -96,4 +98,5 @@ def test_dockerfiles(path, tmp_path):
     installed = (tmp_path / "runtime.txt").read_text()
     names = {line.partition("==")[0] for line in installed.splitlines() if "==" in line}
     assert {"torch", "omegaconf", "constriction", "httpx"} <= names and "pytest" not in names
-    assert ("uvicorn" in names and "fastapi" in names) == (program[1] == "serve")
+    served = {"uvicorn", "fastapi", "fastapi-offline", "prometheus_client"}
+    assert (served <= names) == (program[1] == "serve") == bool(served & names)

@@ -1,6 +1,7 @@
 """The last results and their pictures: few, drawn when somebody looks, and drawn right."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -109,6 +110,31 @@ def test_pictures_are_drawn_when_somebody_looks(service, stream, monkeypatch):
     gallery.stop()
 
 
+def test_what_is_being_drawn_is_shown_longer(service, stream, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def draw(*arguments):
+        begun.set()
+        assert go.wait(60)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(gallery_module, "draw_on_features", draw)
+    gallery, data = Gallery(service, clock := Clock()), stream.to_bytes()
+    for name in ("old", "new"):
+        result, _ = service.submit(make_stream_id(name, data), data).result(timeout=60)
+        gallery.add("a", result, data, 0.1)
+        assert [row["name"] for row in gallery.rows()] == ["old"]
+        if name == "old":
+            future = gallery.picture(result["id"], 0.5)
+            assert begun.wait(60)
+        clock.now += SHOWN_FOR
+    assert [row["name"] for row in gallery.rows()] == ["old"]
+    go.set()
+    assert future.result(timeout=60)[:4] == b"RIFF"
+    assert [row["name"] for row in gallery.rows()] == ["new", "old"]
+    gallery.stop()
+
+
 def boxed(category, bbox, score, size):
     mask = np.zeros(size, np.uint8, order="F")
     x, y, width, height = bbox
@@ -135,15 +161,15 @@ def test_masks_lie_where_they_were_found(network, stream):
     result = {"height": 960, "width": 1280, "instances": entries}
     categories = [{"id": 7, "name": "ring"}, {"id": 9, "name": "disk"}]
     picture = draw_on_features(network, large, result, categories)
-    assert picture.shape == (720, 960, 3)  # 480 px wide, and enlarged for its labels
-    found = colour_at(picture, 720, 200)
+    assert picture.shape == (384, 512, 3)
+    found = colour_at(picture, 384, 100)
     expected = class_colours(1)[0].astype(float)
     expected -= expected.min()
     assert np.corrcoef(found, expected)[0, 1] > 0.99
-    for x, y in ((200, 200), (200, 600), (720, 600)):
+    for x, y in ((100, 100), (100, 320), (384, 320)):
         assert colour_at(picture, x, y).max() == 0  # gray; the second one's score is too low
     both = draw_on_features(network, large, result, categories, threshold=0.3)
-    assert colour_at(both, 200, 600).max() > 20
+    assert colour_at(both, 100, 320).max() > 20
 
 
 @pytest.mark.parametrize("kind", ["tasks", "baf", "pyramid", "image"])

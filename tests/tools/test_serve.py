@@ -9,8 +9,11 @@ import time
 import certificates
 import processes
 import pytest
-from deployed import IMAGES, arguments, call, free_port
+from deployed import CONFIG, IMAGES, OPTS, arguments, call, free_port
 
+from d2_featcomp.arguments import parse_arguments
+from d2_featcomp.cli import serve
+from d2_featcomp.cli.program import CommandParser
 from d2_featcomp.serving import ClientTls
 
 httpx = pytest.importorskip("httpx")
@@ -26,21 +29,33 @@ def tokens(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ((), "other machines can reach 0.0.0.0.*--token-file.*--allow-anonymous"),
-        (("--token-file", "missing"), "missing"),
-        (("--allow-anonymous", "--tls-key", "k.pem"), "go with --tls-cert"),
-        (("--allow-anonymous", "--tls-cert", "missing.pem"), "no TLS with missing.pem"),
-        (("--allow-anonymous", "--score-threshold", "2"), "from 0 to 1"),
-    ],
-)
+MISTAKES = [
+    ((), r"other machines can reach 0.0.0.0.*--token-file.*--allow-anonymous"),
+    (("--token-file", "missing"), "missing"),
+    (("--allow-anonymous", "--tls-key", "k.pem"), "go with --tls-cert"),
+    (("--allow-anonymous", "--tls-cert", "missing.pem"), "no TLS with missing.pem"),
+    (("--allow-anonymous", "--score-threshold", "2"), "from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize("options, words", MISTAKES)
 def test_it_says_what_is_missing(root, tmp_path, options, words):
+    """Before it reads the weights, and makes anything."""
+    parser = CommandParser()
+    serve.add_arguments(parser)
+    weights = ("--config-file", CONFIG, "--weights", str(tmp_path / "none.pth"), *OPTS)
+    address = ("--address", "0.0.0.0:0", "--output", str(tmp_path / "results"))
+    args = parse_arguments(parser, [*weights, *address, *options])
+    with pytest.raises((ValueError, OSError), match=words):
+        serve.run(args)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_server_for_anybody_is_refused(root, tmp_path):
     address = ("--serve", f"0.0.0.0:{free_port()}", "--output", tmp_path / "results")
-    status, _, errors = call(root, "cloud", *address, *options)
-    assert status == 2 and re.search(words, errors) and "Traceback" not in errors
-    assert errors.count("\n") == 1 and not (tmp_path / "results").exists()
+    status, _, errors = call(root, "cloud", *address)
+    assert status == 2 and re.search(MISTAKES[0][1], errors) and "Traceback" not in errors
+    assert errors.count("\n") == 1
 
 
 def start_server(root, tmp_path, *options):
