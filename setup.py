@@ -51,7 +51,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["d2_featcomp", "d2_featcomp.*"]),
-    package_data={"d2_featcomp": ["py.typed"]},
+    package_data={"d2_featcomp": ["py.typed", "serving/*.html"]},
     cmdclass={"build_py": BuildWithModelZoo},
     entry_points={"console_scripts": ["featcomp = d2_featcomp.cli:main"]},
     python_requires=">=3.10",
@@ -84,7 +84,10 @@ setup(
         "hevc": ["av>=15"],
         "serve": [
             "fastapi>=0.110",
+            # Its /docs without another server: the files that FastAPI's own page loads from one.
+            "fastapi-offline>=1.7",
             "uvicorn>=0.29",
+            "prometheus_client>=0.21",
             "httpx>=0.27",
             "ray[serve]>=2.45 ; python_version < '3.14'",
         ],

@@ -1,10 +1,10 @@
 # The cloud sub-model as a server on port 8000. In the repository's root:
 #     docker build -f docker/cloud.Dockerfile -t featcomp-cloud .
 #     docker run --rm --user "$(id -u)" -p 127.0.0.1:8000:8000 -v "$PWD/deployed:/deployed:ro" \
-#         -v "$PWD/results:/results" featcomp-cloud
-# With a GPU: docker run --gpus all ... There is no encryption and no access control: put a reverse proxy
-# that has both in front of it. `docker stop` lets it answer what it has accepted; give it a minute
-# (--time 60).
+#         -v "$PWD/results:/results" -v "$PWD/tokens:/run/secrets/tokens:ro" featcomp-cloud
+# The file `tokens` says who may use it, and --tls-cert, --tls-key encrypt: docs/server.md. With a GPU:
+# docker run --gpus all ... `docker stop` lets it answer what it has accepted; give it a minute (--time
+# 60).
 FROM python:3.11-slim AS build
 WORKDIR /source
 COPY . .
@@ -16,7 +16,7 @@ COPY tools/requirements.txt /tmp/requirements.txt
 # Python code comes as a wheel that is tagged for one Python version, but runs on all of them, as in
 # tools/install.sh.
 RUN sed '/^# Extras/,$d' /tmp/requirements.txt > /tmp/runtime.txt \
-    && grep -E '^(fastapi|uvicorn|httpx)==' /tmp/requirements.txt >> /tmp/runtime.txt \
+    && grep -E '^(fastapi|fastapi-offline|uvicorn|prometheus_client|httpx)==' /tmp/requirements.txt >> /tmp/runtime.txt \
     && pip install --no-cache-dir --requirement /tmp/runtime.txt \
     && pip install --no-cache-dir --no-deps --only-binary=:all: --python-version 3.10 \
         --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
@@ -30,4 +30,5 @@ EXPOSE 8000
 HEALTHCHECK --start-period=60s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
 ENTRYPOINT ["featcomp", "serve"]
-CMD ["--weights", "/deployed/cloud.pth", "--output", "/results", "--address", "0.0.0.0:8000"]
+CMD ["--weights", "/deployed/cloud.pth", "--output", "/results", "--address", "0.0.0.0:8000", \
+     "--token-file", "/run/secrets/tokens"]

@@ -15,7 +15,6 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "projects").glob("*/README.md")),
 ]
-WRITTEN_ELSEWHERE = ("docs/light-edge.md", "docs/server.md")
 # What is run, where it neither trains nor sends: the rest is read.
 QUICK = ("info", "datasets", "bdrate", "export", "edge", "cloud", "demo")
 SLOW_OPTIONS = ("--connect", "--onnx", "--int8", "--build", "--target-kb", "--help")
@@ -124,6 +123,8 @@ OTHERS = {
     ".venv/bin/python": _check_nothing,
     ".": _check_nothing,  # sources the environment that make has made
     "curl": _check_nothing,
+    "openssl": _check_nothing,
+    "python": _check_nothing,
     "npm": _check_nothing,
     "tar": _check_nothing,
     "serve": _check_file,  # Ray's

@@ -49,7 +49,9 @@ ALLOWED = {
         "files",
         "deprecation",
     },
-    "serving": {"codecs", "engine", "deploy", "files", "images", "deprecation", "lazy_names"},
+    "serving": {
+        *("codecs", "engine", "deploy", "files", "images", "deprecation", "lazy_names", "__version__"),
+    },
     "benchmarks": {
         *("ops", "codecs", "modeling", "data", "engine", "deploy", "experiments", "serving"),
         "preprocessing",

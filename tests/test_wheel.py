@@ -54,7 +54,7 @@ def test_what_is_inside(wheel):
         entry_points = archive.read(f"{about}/entry_points.txt").decode()
     assert "featcomp = d2_featcomp.cli:main" in entry_points
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "d2_featcomp").rglob("*.py")}
-    assert files <= names and "d2_featcomp/py.typed" in names
+    assert files <= names and {"d2_featcomp/py.typed", "d2_featcomp/serving/status_page.html"} <= names
     yaml = {name.removeprefix("d2_featcomp/model_zoo/") for name in names if name.endswith(".yaml")}
     assert yaml == {f"configs/{name}.yaml" for name in model_zoo.list_configs()} | {
         f"projects/{name}.yaml" for name in model_zoo.list_plans()

@@ -10,12 +10,13 @@ are those of the data set where --annotations gives it, or images.json lies besi
 --images, the folder of the original images, it draws them, too. The server takes PUT
 /v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
 MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. It ends on SIGTERM, when all that it has accepted is
-answered.
+answered. `featcomp serve` tells more of it.
 """
 
 import argparse
 
 from .options import add_overrides, add_sub_model, split_list
+from .server_options import add_server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or annotations.json in --images)",
     )
     parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
-    add_limits(parser)
+    add_server(parser)
     add_overrides(parser)
 
 
@@ -51,21 +52,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="names of the classes (default: those in the weights' file, or of the config's data sets)",
     )
-
-
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Adds the limits of a server; the defaults are those of serving.ServiceSettings."""
-    parser.add_argument("--queue", type=int, help="bitstreams that wait (64)")
-    parser.add_argument("--max-bytes", type=int, help="of a request (2^24)")
-    parser.add_argument("--max-pixels", type=int, help="of an image (2^23)")
     parser.add_argument(
-        "--max-answer-bytes",
-        type=int,
-        help="memory for what is found in the images of a batch (2^30)",
+        "--score-threshold",
+        type=float,
+        metavar="SCORE",
+        help="leave instances of a lower score out of results, 0 to 1 (default: 0 in JSON, 0.5 in "
+        "pictures)",
     )
-    parser.add_argument("--max-connections", type=int, help="at once (512)")
-    parser.add_argument("--receive-timeout", type=float, help="of a request, seconds (30)")
-    parser.add_argument("--answer-timeout", type=float, help="of an answer, seconds (60)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,6 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first put back into the spool what the server refused before (SPOOL/rejected)",
     )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help='with the token that the server asks for, or "NAME TOKEN"'
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="certificates (PEM) of who signs the server's (default: the well-known ones); sends by TLS",
+    )
+    parser.add_argument("--client-cert", metavar="FILE", help="certificate (PEM) of this client")
+    parser.add_argument(
+        "--client-key", metavar="FILE", help="its private key (default: in the same file)"
+    )
     parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
     parser.add_argument(

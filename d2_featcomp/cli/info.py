@@ -23,7 +23,11 @@ _PACKAGES = {
     "OpenCV": (("cv2",), "featcomp demo, videos from cameras", "d2_featcomp[demo]"),
     "onnxruntime": (("onnxruntime",), "featcomp edge with edge.onnx", "d2_featcomp[edge]"),
     "httpx": (("httpx",), "featcomp edge --connect", "d2_featcomp[edge]"),
-    "FastAPI, uvicorn": (("fastapi", "uvicorn"), "featcomp serve", "d2_featcomp[serve]"),
+    "FastAPI, uvicorn": (
+        ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"),
+        "featcomp serve",
+        "d2_featcomp[serve]",
+    ),
     "Ray Serve": (("ray",), "replicas by Ray Serve", "d2_featcomp[serve]"),
     "ONNX": (("onnx", "onnxruntime"), "featcomp export --onnx", "d2_featcomp[onnx]"),
 }

@@ -21,20 +21,47 @@ def fill_page(title, sections):
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <style>
-body { font: 15px sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+:root { --back: #fff; --text: #1c2330; --soft: #5a6475; --line: #dfe3e9; --accent: #1f6fd6; }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #151a21; --text: #e6e9ef; --soft: #9aa5b5; --line: #323b49; --accent: #6aaeff; }
+}
+* { box-sizing: border-box; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px; padding: 0 20px;
+  background: var(--back); color: var(--text); }
+h1 { font-size: 24px; line-height: 1.25; }
+h2 { font-size: 18px; margin: 2em 0 .6em; padding-top: .6em; border-top: 1px solid var(--line); }
+p { color: var(--soft); max-width: 75ch; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+th, td { padding: .3em .7em; border-bottom: 1px solid var(--line); text-align: right; }
+th { color: var(--soft); vertical-align: bottom; }
+tr:first-child th { position: sticky; top: 0; background: var(--back); }
+th:first-child, td:first-child { text-align: left; min-width: 9em; }
+tbody tr:hover td { background: color-mix(in srgb, var(--accent) 12%, transparent); }
 td[title]:not([title=""]) { cursor: help; text-decoration: underline dotted; }
-.sorted th { cursor: pointer; }
+.sorted th { cursor: pointer; white-space: nowrap; }
+.sorted th[aria-sort=ascending]::after { content: " \\25b2"; }
+.sorted th[aria-sort=descending]::after { content: " \\25bc"; }
+.wide { overflow-x: auto; max-width: 100%; }
+.beside { display: flex; flex-wrap: wrap; gap: 1em 3em; align-items: start; }
 .scrolled { max-height: 24em; overflow: auto; }
-.scrolled th { position: sticky; top: 0; background: white; }
+.menus { display: flex; flex-wrap: wrap; gap: .5em 1.2em; margin: .6em 0; }
+.menus label { display: flex; align-items: baseline; gap: .4em; min-width: 0; max-width: 100%; }
+.menus select { min-width: 0; }
+select { font: inherit; color: inherit; background: var(--back); max-width: 100%;
+  border: 1px solid var(--line); border-radius: 5px; padding: .15em .3em; }
+input { accent-color: var(--accent); }
 figure { margin: 1em 0 2em; }
-img { max-width: 100%; }
-.stack { display: grid; justify-content: start; }
-.stack img { grid-area: 1 / 1; }
-.compared input { width: 100%; max-width: 512px; margin: .5em 0; }
+figcaption { color: var(--soft); font-size: 13px; }
+img { max-width: 100%; height: auto; }
+.pictures { display: grid; gap: 0 2em; }
+.pictures { grid-template-columns: repeat(auto-fit, minmax(min(520px, 100%), 1fr)); }
+.pictures figure { min-width: 0; }
+.stack { display: inline-grid; grid-template-columns: minmax(0, max-content); max-width: 100%; }
+.stack img { grid-area: 2 / 1; }
+.stack input { grid-area: 1 / 1; width: 100%; margin: 0 0 .5em; }
 </style></head><body>
 <h1>@TITLE@</h1>
 """
@@ -99,6 +126,42 @@ if (data) {
     menu.onchange = show;
   });
   show();
+}
+
+const plot = document.querySelector(".plotly-graph-div");
+if (plot) {
+  const dark = matchMedia("(prefers-color-scheme: dark)"), narrow = matchMedia("(max-width: 760px)");
+  const lighter = colour => "#" + [1, 3, 5].map(place => {
+    const value = parseInt(colour.slice(place, place + 2), 16);
+    return Math.round(0.65 * value + 0.35 * 255).toString(16);
+  }).join("");
+  const own = plot.data.map(({ line: { dash, color } }) => dash === "dash" ? null : color);
+  const paint = () => {
+    const style = getComputedStyle(document.documentElement);
+    const [back, text, line] = ["--back", "--text", "--line"].map(name => style.getPropertyValue(name));
+    const layout = { paper_bgcolor: back, plot_bgcolor: back, "font.color": text };
+    for (const axis of ["xaxis", "yaxis"]) {
+      Object.assign(layout, { [`${axis}.gridcolor`]: line, [`${axis}.zerolinecolor`]: line });
+    }
+    layout.legend = narrow.matches ? { orientation: "h", y: -0.2, yanchor: "top" } : {};
+    layout.margin = { t: 20, r: 10, l: 60, b: 50 };
+    // Those of networks that are not split are as dark, or light, as text.
+    const colours = own.map(colour => colour && dark.matches ? lighter(colour) : colour ?? text);
+    Plotly.restyle(plot, { "line.color": colours });
+    Plotly.relayout(plot, layout);
+  };
+  [dark, narrow].forEach(query => query.addEventListener("change", paint));
+  paint();
+  const menus = JSON.parse(document.getElementById("plot-data").textContent);
+  menus.forEach(({ id, active, buttons }) => {
+    const menu = document.getElementById(id);
+    buttons.forEach(({ label }, place) => menu.add(new Option(label, place)));
+    menu.value = active;
+    menu.onchange = () => {
+      const { method, args } = buttons[menu.value];
+      Plotly[method](plot, ...args);
+    };
+  });
 }
 
 document.querySelectorAll(".compared").forEach(figure => {

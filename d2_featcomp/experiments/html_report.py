@@ -20,6 +20,16 @@ __all__ = ["MOST_PICTURES", "make_figure", "write_html_report"]
 _RATES = ("kB/image", "bits/pixel", "BPFE")
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 MOST_PICTURES = 8
+_TICK_VALUES = [k * 10.0**power for power in range(-6, 7) for k in (1, 2, 5)]
+_TICKS = {
+    "linear": {"xaxis.tickmode": "auto"},
+    "log": {  # Plotly's own leave the power of ten out: 2 for 0.2
+        "xaxis.tickmode": "array",
+        "xaxis.tickvals": _TICK_VALUES,
+        "xaxis.ticktext": [f"{value:g}" for value in _TICK_VALUES],
+    },
+}
+_WIDE = 10  # ratio of rates from which on their axis is logarithmic at first
 
 
 def write_html_report(report, path, panels=None):
@@ -42,7 +52,7 @@ def write_html_report(report, path, panels=None):
     except ImportError:
         logging.getLogger("d2_featcomp").info("%s needs plotly: pip install plotly", path)
         return False
-    plot = figure.to_html(full_html=False, include_plotlyjs=True) if figure else ""
+    plot = _make_plot(figure) if figure else ""
     means, _ = report.means()
     sections = [
         ("Rate and quality", plot),
@@ -53,6 +63,42 @@ def write_html_report(report, path, panels=None):
     ]
     write_text(fill_page(report.plan.title, sections), path)
     return True
+
+
+def _make_plot(figure):
+    """HTML of a figure, whose menus become the page's own: Plotly's cover each other in narrow ones."""
+    menus = [
+        {
+            "id": f"plot-{name}",
+            "active": menu.active or 0,
+            "buttons": [
+                {"label": html.unescape(b.label), "method": b.method, "args": b.args}
+                for b in menu.buttons
+            ],
+        }
+        for name, menu in zip(("rate", "quality", "scale"), figure.layout.updatemenus, strict=True)
+    ]
+    figure.layout.updatemenus = ()
+    plot = figure.to_html(
+        full_html=False,
+        include_plotlyjs=True,
+        config={
+            "responsive": True,
+            "displaylogo": False,
+            "modeBarButtonsToRemove": ["lasso2d", "select2d"],
+        },
+    )
+    return (
+        "<div class='menus'><label>Rate <select id='plot-rate'></select></label> "
+        "<label>quality <select id='plot-quality'></select></label> "
+        "<label>axis of the rate <select id='plot-scale'></select></label></div>"
+        f"{plot}<script type='application/json' id='plot-data'>{_to_json(menus)}</script>"
+    )
+
+
+def _to_json(data):
+    """JSON that can stand in a script element."""
+    return json.dumps(data).replace("<", "\\u003c")
 
 
 def make_figure(report):
@@ -125,26 +171,26 @@ def make_figure(report):
         figure,
         [(rate, "update", [{"x": along(rate)}, {"xaxis.title.text": rate}]) for rate in rates],
         [(escape(q), "update", [{"y": up(q)}, {"yaxis.title.text": escape(q)}]) for q in qualities],
-        [(f"{kind} rate", "relayout", [{"xaxis.type": kind}]) for kind in ("linear", "log")],
+        [(kind, "relayout", [{"xaxis.type": kind, **_TICKS[kind]}]) for kind in ("linear", "log")],
     )
     figure.update_layout(xaxis_title=rates[0], yaxis_title=escape(qualities[0]))
+    shown = [value for values in along(rates[0]) for value in values if value]
+    if shown and max(shown) > _WIDE * min(shown):  # else all but the largest are in one place
+        figure.update_layout(figure.layout.updatemenus[-1].buttons[1].args[0])
+        figure.layout.updatemenus[-1].active = 1
     return figure
 
 
 def _add_menus(figure, *menus):
-    """Adds menus of (label, plotly's method, its arguments), in a row above the plot."""
+    """Adds menus of (label, plotly's method, its arguments)."""
     figure.update_layout(
         template="plotly_white",
-        height=560,
-        margin={"t": 80},
+        height=520,
         updatemenus=[
             {
                 "buttons": [{"label": n, "method": method, "args": args} for n, method, args in menu],
-                "x": 0.22 * place,
-                "xanchor": "left",
-                "y": 1.16,
             }
-            for place, menu in enumerate(menus)
+            for menu in menus
         ],
     )
 
@@ -164,13 +210,13 @@ def _make_table(rows, columns):
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
         + "".join(
-            f"<td>{row[c]:.5g}</td>" if not math.isnan(row.get(c, math.nan)) else "<td>-</td>"
+            f"<td>{row[c]:.4g}</td>" if not math.isnan(row.get(c, math.nan)) else "<td>-</td>"
             for c in columns
         )
         + "</tr>"
         for name, row in rows.items()
     ]
-    return f'<table class="sorted"><tr>{heads}</tr>{"".join(lines)}</table>'
+    return f'<div class="wide"><table class="sorted"><tr>{heads}</tr>{"".join(lines)}</table></div>'
 
 
 def _make_bd_rates(bd_rates):
@@ -191,8 +237,8 @@ def _make_bd_rates(bd_rates):
             cells = "".join(_make_bd_cell(found.get((column, test, anchor))) for anchor in anchors)
             lines += f"<tr><td>{html.escape(test)}</td>{cells}</tr>"
         head = f"<th>{html.escape(column)}, against</th>"
-        text += f"<table><tr>{head}{heads}</tr>{lines}</table>"
-    return text
+        text += f"<div class='wide'><table><tr>{head}{heads}</tr>{lines}</table></div>"
+    return f"<div class='beside'>{text}</div>" if text else ""
 
 
 def _make_bd_cell(entry):
@@ -226,12 +272,11 @@ def _make_image_table(report):
         if column
         else ""
     )
-    text = json.dumps(data).replace("<", "\\u003c")
     return (
-        "<label>Setting <select id='setting'></select></label> "
-        "<label>compared with <select id='reference'></select></label>"
+        "<div class='menus'><label>Setting <select id='setting'></select></label> "
+        "<label>compared with <select id='reference'></select></label></div>"
         f"{about}<div class='scrolled'><table class='sorted' id='images'></table></div>"
-        f"<script type='application/json' id='image-data'>{text}</script>"
+        f"<script type='application/json' id='image-data'>{_to_json(data)}</script>"
     )
 
 
@@ -249,7 +294,7 @@ def _make_pictures(folder, panels):
             with open(os.path.join(folder, name), "rb") as file:
                 shown = f"<figure>{_embed(file.read(), name)}"
         text += f"{shown}<figcaption>{html.escape(name)}</figcaption></figure>"
-    return text
+    return f"<div class='pictures'>{text}</div>" if text else ""
 
 
 def _make_slider(panels):
@@ -267,7 +312,10 @@ def _make_slider(panels):
         Image.fromarray(picture).save(data, "PNG")
         pictures += _embed(data.getvalue(), caption)
     slider = "<input type='range' value='50' aria-label='where the left picture ends, percent'>"
-    return f"<figure class='compared'>{menus}<br>{slider}<div class='stack'>{pictures}</div>"
+    return (
+        f"<figure class='compared'><div class='menus'>{menus}</div>"
+        f"<div class='stack'>{slider}{pictures}</div>"
+    )
 
 
 def _embed(data, text):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..deprecation import make_getattr
 from ..lazy_names import make_lazy_getattr
-from .client import CloudClient, RefusedError, ServerFaultError, WrongServerError
+from .access import Tokens, read_tokens
+from .client import AccessDeniedError, CloudClient, RefusedError, ServerFaultError, WrongServerError
 from .coco_results import (
     ImageTable,
     collect_answers,
@@ -26,6 +27,7 @@ from .pipeline import run_ahead
 from .protocol import BusyError, ForeignModelError
 from .sender import Sender
 from .spool import Spool, make_stream_id
+from .transport import ClientTls
 
 if TYPE_CHECKING:
     from .needs_torch import *

@@ -6,13 +6,20 @@ are kept by many; gRPC would save little, since a request is one blob of kilobyt
 
 import asyncio
 import contextlib
-import hashlib
+import time
 import urllib.parse
 
 from ..codecs import BitstreamError
+from . import api_description as described
+from .access import AccessControl, find_client
+from .client_limits import ClientLimits, LimitedError
+from .clients import ClientTable
+from .gallery import Gallery
+from .pages import add_pages
 from .protocol import NAME_HEADER, BusyError, ForeignModelError
-from .server import require_digest
-from .spool import DIGEST_LENGTH, is_stream_id
+from .receiver import Receiver, ReceivingError, TooLargeError
+from .server import require_digest, require_id
+from .spool import is_stream_id
 
 __all__ = ["NAME_HEADER", "REASONS", "build_app"]
 
@@ -21,176 +28,187 @@ REASONS = {
     "bad": "this bitstream will never be taken",
     "foreign model": "a server with the weights that wrote it would take it",
 }
-_AGAIN = {"Retry-After": "1"}
+_AGAIN = {"Retry_After": "1"}
 
 
-class _TooLargeError(Exception):
-    """A request has more bytes than allowed."""
-
-
-def build_app(service):
+def build_app(service, tokens=None):
     """Builds the web application of a service.
 
     Args:
         service (CloudService): that answers.
+        tokens (Tokens or None): one of which all requests but GET /healthz have to give; None: anybody
+            may ask.
 
     Returns:
-        FastAPI: PUT /v1/bitstreams/ID (a bitstream, answered with its result), GET /healthz and
-        GET /metrics. Each answer to a PUT names the id as "id"; a result names the fingerprint of the
-        edge sub-model as "fingerprint", a final refusal one of `REASONS` as "reason".
+        FastAPI: PUT and GET /v1/bitstreams/ID (a bitstream, answered with its result; the result
+        again), GET /healthz, /metrics, /docs, and a page at /. Each answer about a bitstream names the
+        id as "id"; a result names the fingerprint of the edge sub-model as "fingerprint", a final
+        refusal one of `REASONS` as "reason".
+
+    Raises:
+        ImportError: a package of the extra "serve" is not installed.
     """
     import fastapi
-    from fastapi.responses import JSONResponse, PlainTextResponse
-    from starlette.requests import ClientDisconnect
+    from fastapi_offline import FastAPIOffline
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
         yield
-        # uvicorn has answered what it had accepted; nothing is left but to end the thread.
+        # uvicorn has answered what it had accepted; nothing is left but to end the threads.
         await asyncio.to_thread(service.stop)
+        gallery.stop()
 
-    app = fastapi.FastAPI(title="d2_featcomp", lifespan=lifespan, docs_url=None, redoc_url=None)
-    receiver = _Receiver(service.settings)
+    app = FastAPIOffline(
+        redoc_url=None, lifespan=lifespan, dependencies=described.security(tokens), **described.APP
+    )
+    clients, gallery = ClientTable(), Gallery(service)
+    uploads = _Uploads(service, clients, gallery)
 
-    def refusal(identity, status, detail, reason=None, **headers):
-        about = {"detail": detail, "id": identity, **({"reason": reason} if reason else {})}
-        return JSONResponse(about, status_code=status, headers=headers)
+    @app.put("/v1/bitstreams/{identity}", **described.PUT)
+    async def put_bitstream(identity: str, request: fastapi.Request):
+        return await uploads.answer(identity, request)
 
-    async def find_future(identity, request):
+    @app.get("/v1/bitstreams/{identity}", **described.GET)
+    async def get_result(identity: str):
+        try:
+            require_id(identity)
+        except BitstreamError as error:
+            return _refusal(identity, 400, str(error), "bad")
+        result = await asyncio.to_thread(service.folder.read, identity)
+        if result is not None:
+            return _as_json(result)
+        if service.is_pending(identity):
+            return _refusal(identity, 202, "it waits or is computed: ask again", **_AGAIN)
+        return _refusal(identity, 404, "there is no result of this id: PUT its bitstream")
+
+    @app.get("/healthz", **described.HEALTH)
+    async def get_health():
+        if service.stopping:
+            return _as_json({"status": "stopping"}, 503)
+        error = await asyncio.to_thread(service.folder.find_error)
+        if error is not None:
+            about = {"status": "failing", "detail": f"results cannot be written: {error.strerror}"}
+            return _as_json(about, 503)
+        return _as_json({"status": "ok"})
+
+    add_pages(app, service, clients, gallery)
+    if tokens is not None:
+        app.add_middleware(AccessControl, tokens=tokens, service=service)
+    return app
+
+
+def _as_json(content, status=200, headers=None):
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+def _refusal(identity, status, detail, reason=None, **headers):
+    about = {"detail": detail, "id": identity, **({"reason": reason} if reason else {})}
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return _as_json(about, status, names)
+
+
+class _Uploads:
+    """Answers uploads, and tells the table of clients and the gallery of each."""
+
+    def __init__(self, service, clients, gallery):
+        self._service = service
+        self._clients = clients
+        self._gallery = gallery
+        self._receiver = Receiver(service.settings)
+        self._limits = ClientLimits(service.settings)
+
+    async def answer(self, identity, request):
+        """Answers a request: a bitstream that is to be computed, or was."""
+        client, size = find_client(request.scope), 0
+        try:
+            with self._limits.admit(client) as admission:
+                response = await self._answer(identity, request, client, admission)
+                size = admission.size
+        except LimitedError as error:
+            response = await self._refuse_limited(identity, request, error)
+        self._clients.add(client, response.status_code, size)
+        return response
+
+    async def _refuse_limited(self, identity, request, error):
+        self._service.activity.count("limited")
+        headers = {"Retry_After": str(error.retry_after)}
+        try:  # a client that still sends would not read the answer
+            limit = self._service.settings.receive_timeout
+            await asyncio.wait_for(self._receiver.body(request, keep=None), limit)
+        except Exception:
+            headers["Connection"] = "close"
+        return _refusal(identity, 429, str(error), **headers)
+
+    async def _answer(self, identity, request, client, admission):
+        from starlette.requests import ClientDisconnect
+
+        settings, count = self._service.settings, self._service.activity.count
+
+        def refuse(status, detail, *arguments, **headers):
+            self._clients.add_failure(client, identity, status, detail)
+            return _refusal(identity, status, detail, *arguments, **headers)
+
+        try:
+            body, future = await asyncio.wait_for(
+                self._find_future(identity, request, admission), settings.receive_timeout
+            )
+        except asyncio.TimeoutError:
+            return refuse(408, "the request did not arrive in time", Connection="close")
+        except ClientDisconnect:
+            return refuse(400, "the connection was closed")  # which nobody hears
+        except TooLargeError:
+            count("refused")
+            return refuse(413, f"more than {settings.max_bytes} bytes", "bad", Connection="close")
+        except ForeignModelError as error:
+            count("refused")
+            return refuse(400, str(error), "foreign model")
+        except BitstreamError as error:
+            count("refused")
+            return refuse(400, str(error), "bad")
+        except FileExistsError as error:
+            count("refused")
+            return refuse(409, str(error), "bad")
+        except ReceivingError as error:
+            count("busy")
+            return refuse(503, str(error), **_AGAIN, Connection="close")
+        except BusyError as error:
+            return refuse(503, str(error), **_AGAIN)
+        return await self._wait(identity, client, body, future, refuse)
+
+    async def _find_future(self, identity, request, admission):
         """Finds the future of a request's bitstream. A body that is not needed is read, but not kept."""
+        service = self._service
         known = await asyncio.to_thread(service.knows, identity)
-        digest, body = await receiver.body(request, keep=is_stream_id(identity) and not known)
+        keep = admission.add_bytes if is_stream_id(identity) and not known else None
+        digest, body = await self._receiver.body(request, keep)
         if known:
             require_digest(identity, digest)
             future = await asyncio.to_thread(service.repeat, identity)
             if future is None:
                 raise BusyError("its computation has just failed: ask again")
-            return future
+            return body, future
         name = request.headers.get(NAME_HEADER)
         name = None if name is None else urllib.parse.unquote(name, errors="surrogateescape")[:1000]
-        return await asyncio.to_thread(service.submit, identity, body, name)
+        return body, await asyncio.to_thread(service.submit, identity, body, name)
 
-    @app.put("/v1/bitstreams/{identity}")
-    async def put(identity: str, request: fastapi.Request):
-        settings = service.settings
-        try:
-            future = await asyncio.wait_for(find_future(identity, request), settings.receive_timeout)
-        except asyncio.TimeoutError:
-            return refusal(identity, 408, "the request did not arrive in time", Connection="close")
-        except ClientDisconnect:
-            return refusal(identity, 400, "the connection was closed")  # which nobody hears
-        except _TooLargeError:
-            service.count("refused")
-            detail = f"more than {settings.max_bytes} bytes"
-            return refusal(identity, 413, detail, "bad", Connection="close")
-        except ForeignModelError as error:
-            service.count("refused")
-            return refusal(identity, 400, str(error), "foreign model")
-        except BitstreamError as error:
-            service.count("refused")
-            return refusal(identity, 400, str(error), "bad")
-        except FileExistsError as error:
-            service.count("refused")
-            return refusal(identity, 409, str(error), "bad")
-        except _ReceivingError as error:
-            service.count("busy")
-            return refusal(identity, 503, str(error), **_AGAIN, Connection="close")
-        except BusyError as error:
-            return refusal(identity, 503, str(error), **_AGAIN)
-        return await answer(identity, future)
-
-    async def answer(identity, future):
+    async def _wait(self, identity, client, body, future, refuse):
+        start = time.monotonic()
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # else it is logged
         try:
-            limit = service.settings.answer_timeout
+            limit = self._service.settings.answer_timeout
             result, seconds = await asyncio.wait_for(asyncio.shield(waiting), limit)
         except BitstreamError as error:
-            service.count("refused")
-            return refusal(identity, 400, str(error), "bad")
+            self._service.activity.count("refused")
+            return refuse(400, str(error), "bad")
         except asyncio.TimeoutError:
-            return refusal(identity, 504, "it takes longer than allowed: ask again", **_AGAIN)
+            return refuse(504, "it takes longer than allowed: ask again", **_AGAIN)
         except OSError:
-            detail = "the server cannot write results: try another one, or later"
-            return refusal(identity, 503, detail, **_AGAIN)
+            return refuse(503, "the server cannot write results: try another one, or later", **_AGAIN)
         except Exception:
-            return refusal(identity, 500, "internal error")
-        return JSONResponse(result, headers={"X-Cloud-Seconds": f"{seconds:.6f}"})
-
-    @app.get("/healthz")
-    async def health():
-        if service.stopping:
-            return JSONResponse({"status": "stopping"}, status_code=503)
-        error = await asyncio.to_thread(service.storage_error)
-        if error is not None:
-            about = {"status": "failing", "detail": f"results cannot be written: {error.strerror}"}
-            return JSONResponse(about, status_code=503)
-        return JSONResponse({"status": "ok"})
-
-    @app.get("/metrics")
-    async def metrics():
-        return PlainTextResponse(_prometheus(service.metrics()))
-
-    return app
-
-
-class _ReceivingError(BusyError):
-    """Too many bytes are being received."""
-
-
-class _Receiver:
-    """Reads the bodies of requests, and keeps no more than `max_receiving` bytes of all together."""
-
-    def __init__(self, settings):
-        self._settings = settings
-        self._receiving = 0
-
-    async def body(self, request, keep):
-        """Reads the body of a request.
-
-        Args:
-            request (Request): whose body is read to its end.
-            keep (bool): whether the body is wanted.
-
-        Returns:
-            (str, bytes): as :func:`compute_digest` of the body, and the body, empty if it is not kept.
-
-        Raises:
-            _TooLargeError, _ReceivingError: see there.
-        """
-        most = self._settings.max_bytes
-        declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > most:
-            raise _TooLargeError
-        digest, body, size = hashlib.sha256(), bytearray(), 0
-        try:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > most:
-                    raise _TooLargeError
-                digest.update(chunk)
-                if keep:
-                    body += chunk
-                    self._receiving += len(chunk)
-                    if self._receiving > self._settings.max_receiving:
-                        raise _ReceivingError("the server is busy: try again")
-            return digest.hexdigest()[:DIGEST_LENGTH], bytes(body)
-        finally:
-            self._receiving -= len(body)
-
-
-def _prometheus(metrics):
-    """In the text format that Prometheus reads."""
-    lines = []
-    for name, value in metrics.items():
-        if name == "seconds":
-            lines.append("# TYPE d2_featcomp_cloud_seconds summary")
-            lines += [
-                f'd2_featcomp_cloud_seconds{{quantile="{share}"}} {seconds:.6f}'
-                for share, seconds in value.items()
-            ]
-        elif name == "queued":
-            lines += ["# TYPE d2_featcomp_queued gauge", f"d2_featcomp_queued {value}"]
-        else:
-            lines += [f"# TYPE d2_featcomp_{name}_total counter", f"d2_featcomp_{name}_total {value}"]
-    return "\n".join(lines) + "\n"
+            return refuse(500, "internal error")
+        if body:
+            self._gallery.add(client, result, body, time.monotonic() - start)
+        return _as_json(result, headers={"X-Cloud-Seconds": f"{seconds:.6f}"})

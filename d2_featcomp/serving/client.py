@@ -1,17 +1,25 @@
 """The edge's side of the network: sends bitstreams until they have arrived."""
 
+import contextlib
 import dataclasses
-import functools
 import random
-import re
 import time
 import urllib.parse
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from .access import is_loopback
 from .protocol import NAME_HEADER, ForeignModelError
 from .spool import read_name
+from .transport import ClientTls, find_tls_problem, make_url
 
-__all__ = ["CloudClient", "RefusedError", "ServerFaultError", "WrongServerError", "read_fingerprint"]
+__all__ = [
+    "AccessDeniedError",
+    "CloudClient",
+    "RefusedError",
+    "ServerFaultError",
+    "WrongServerError",
+    "read_fingerprint",
+]
 
 # Busy or stopping: another attempt may be answered; a fault of the server's: perhaps; and what is final.
 _BUSY = (408, 429, 503)
@@ -31,12 +39,8 @@ class WrongServerError(ValueError):
     """The server that answered is none of this program's: another service, a proxy, a login page."""
 
 
-@functools.cache
-def _read_certificates():
-    """ssl.SSLContext: httpx's own default, which takes 50 ms to make, once for all clients."""
-    import httpx
-
-    return httpx.create_ssl_context()
+class AccessDeniedError(WrongServerError):
+    """The server asks for a token, and this client's, if it has one, is none of them."""
 
 
 class CloudClient:
@@ -49,13 +53,28 @@ class CloudClient:
         backoff (float): seconds before the second attempt; doubled each time, up to 30, and varied at
             random so that many clients do not come at once.
         sleep (callable): waits for so many seconds.
+        token (str or None): that the server asks for.
+        tls (ClientTls or None): whom to trust, and who this client is.
+
+    Attributes:
+        problem (str): why the last bitstream was left for later, if it was.
 
     Raises:
-        ImportError: the package httpx is not installed. ValueError: the address is none, or a number is
-        out of range.
+        ImportError: the package httpx is not installed. ValueError: the address is none, a number is out
+        of range, or a file for TLS is missing or unfit.
     """
 
-    def __init__(self, address, *, timeout=30.0, attempts=5, backoff=0.5, sleep=time.sleep):
+    def __init__(
+        self,
+        address,
+        *,
+        timeout=30.0,
+        attempts=5,
+        backoff=0.5,
+        sleep=time.sleep,
+        token=None,
+        tls=None,
+    ):
         try:
             import httpx
         except ImportError as error:
@@ -65,15 +84,17 @@ class CloudClient:
         if not timeout > 0 or attempts < 1:
             raise ValueError(f"timeout {timeout} and attempts {attempts}: they must be above 0")
         self._httpx = httpx
-        url = _make_url(address)
+        url, context = make_url(address, tls), (tls or ClientTls()).make_context()
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            self._client = httpx.Client(base_url=url, timeout=timeout, verify=_read_certificates())
+            self._client = httpx.Client(base_url=url, timeout=timeout, verify=context, headers=headers)
         except httpx.InvalidURL as error:
             raise ValueError(f"{address!r} is no address of a server: {error}") from error
         self._attempts = attempts
         self._backoff = backoff
         self._sleep = sleep
         self._random = random.Random()
+        self.problem = ""
 
     def __enter__(self):
         return self
@@ -94,7 +115,8 @@ class CloudClient:
             cloud sub-model took; None if the server was not reached or stayed busy.
 
         Raises:
-            RefusedError, ForeignModelError, ServerFaultError, WrongServerError: see there.
+            RefusedError, ForeignModelError, ServerFaultError, WrongServerError, AccessDeniedError: see
+            there.
         """
         headers = {}
         if name not in (None, read_name(identity)):
@@ -103,8 +125,10 @@ class CloudClient:
         for attempt in range(self._attempts):
             try:
                 answer = self._client.put(f"/v1/bitstreams/{identity}", content=data, headers=headers)
-            except self._httpx.TransportError:
-                answer = None
+            except self._httpx.TransportError as error:
+                if problem := find_tls_problem(error):
+                    raise WrongServerError(f"no TLS with {self._client.base_url}: {problem}") from error
+                answer, self.problem = None, self._describe(error)
             except self._httpx.HTTPError as error:  # e.g. a compression that is none
                 raise self._wrong_server(str(error)) from error
             if answer is not None and answer.status_code not in (*_BUSY, *_FAULT):
@@ -114,11 +138,26 @@ class CloudClient:
                 self._sleep(max(wait, _asked_wait(answer)))
         if answer is not None and answer.status_code in _FAULT:
             raise ServerFaultError(f"{answer.status_code}: {_reason(answer)}")
+        if answer is not None:
+            self.problem = f"{answer.status_code}: {_reason(answer)}"
         return None
+
+    def _describe(self, error):
+        text = f"{self._client.base_url}: {error or type(error).__name__}"
+        # By TLS 1.3 a client learns only so that it should have had a certificate.
+        closed = isinstance(error, (self._httpx.RemoteProtocolError, self._httpx.ReadError))
+        if closed and self._client.base_url.scheme == "https":
+            text += " Does it ask for a certificate, --client-cert?"
+        return text
 
     def _final(self, answer, identity, data):
         """The result in an answer that another attempt would not change; raises if it is none."""
         status, content = answer.status_code, _content(answer)
+        if status == 401:
+            raise AccessDeniedError(
+                f"the server at {self._client.base_url} does not know this client: give a token that it "
+                "accepts, in the file of --token-file"
+            )
         if content.get("id") != identity or status not in (200, *_REFUSED):
             raise self._wrong_server(f"{status} ({_reason(answer)})")
         if status != 200:
@@ -138,36 +177,16 @@ class CloudClient:
             "before it, such as a proxy or a login page, answer in its place?"
         )
 
+    def is_private(self):
+        """Tells whether nobody on the way can read what is sent: it is encrypted, or stays on this
+        machine."""
+        url = self._client.base_url
+        with contextlib.suppress(ValueError):
+            return url.scheme == "https" or is_loopback(url.host)
+        return False  # there is no such host, at least not now
+
     def close(self):
         self._client.close()
-
-
-def _make_url(address):
-    """Makes the URL of an address that a user gave.
-
-    Raises:
-        ValueError: it is none.
-    """
-    url = address if "://" in address else f"http://{address}"
-    problem = ""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        problem = f" ({error})"
-    if (
-        problem
-        or parts.scheme not in ("http", "https")
-        or not re.fullmatch(r"[\w.:%-]+", host)
-        or port == 0
-        or parts.netloc.endswith(":")
-        or parts.path.startswith("//")
-    ):
-        raise ValueError(
-            f"{address!r} is no address of a server{problem}: give HOST:PORT, with an IPv6 address in "
-            "brackets, as in [::1]:8000, or a URL of http or https"
-        )
-    return url
 
 
 def read_fingerprint(data):

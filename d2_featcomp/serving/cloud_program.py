@@ -1,13 +1,11 @@
 """What `featcomp cloud` and `featcomp serve` do: feature bitstreams to results."""
 
 import os
-import signal
 import sys
-from functools import partial
 
 from tqdm import tqdm
 
-from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from ..codecs import BitstreamError, FeatureBitstream
 from ..deploy import find_categories, load_sub_model, read_config
 from .coco_results import (
     match_categories,
@@ -16,10 +14,9 @@ from .coco_results import (
     require_free_names,
     write_coco_results,
 )
-from .deployment import load_service
-from .http_server import run_server
 from .inputs import is_video, read_timed_frames
 from .results import draw_result, make_result, read_result, write_result
+from .serve_program import serve
 from .videos import draw_video
 
 __all__ = ["run_cloud"]
@@ -45,6 +42,8 @@ def run_cloud(args):
         raise ValueError("--draw takes the original video: give --images VIDEO and --draw VIDEO")
     if args.annotations and args.serve:
         raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
+    if not 0 <= (args.score_threshold or 0) <= 1:
+        raise ValueError(f"--score-threshold is {args.score_threshold}: it goes from 0 to 1")
     cfg = read_config(args.weights, args.config_file, args.opts)
     weights = cfg.MODEL.WEIGHTS
     if args.serve:
@@ -75,7 +74,7 @@ def decode_files(network, args, categories):
 
     Args:
         network (SplitNetwork): its cloud sub-model.
-        args (Namespace): input, output, images and annotations of `featcomp cloud`.
+        args (Namespace): input, output, images, annotations and score_threshold of `featcomp cloud`.
         categories (list[dict]): of its classes.
 
     Returns:
@@ -97,7 +96,7 @@ def decode_files(network, args, categories):
             tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
             failed += 1
             continue
-        result = make_result(name, output, categories)
+        result = make_result(name, output, categories, args.score_threshold or 0.0)
         table.find(name, result["height"], result["width"])
         if "time" in table.entries[name]:
             result["time"] = table.entries[name]["time"]
@@ -105,7 +104,8 @@ def decode_files(network, args, categories):
         results.append({key: value for key, value in result.items() if key != "maps"})
         if args.images and not args.draw:
             try:
-                draw_result(output, name, args.images, args.output, categories)
+                shown = 0.5 if args.score_threshold is None else args.score_threshold
+                draw_result(output, name, args.images, args.output, categories, shown)
             except FileNotFoundError as error:
                 tqdm.write(str(error), file=sys.stderr)
     if args.draw:
@@ -127,42 +127,3 @@ def draw_frames(args, names):
     found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
     count = draw_video(found, args.draw)
     print(f"{args.draw}: {count} frames")
-
-
-def serve(cfg, weights, args):
-    """Runs the server until SIGTERM.
-
-    Args:
-        cfg (CfgNode): of the split network.
-        weights (str): file of the cloud sub-model.
-        args (Namespace): serve, output, classes and limits of `featcomp cloud`; None for a limit is the
-            default.
-    """
-    host, _, port = args.serve.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"the address is {args.serve!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
-    limits = {
-        "queue_size": args.queue,
-        "max_bytes": args.max_bytes,
-        "receive_timeout": args.receive_timeout,
-        "answer_timeout": args.answer_timeout,
-        "max_answer_bytes": args.max_answer_bytes,
-        "max_connections": args.max_connections,
-    }
-    limits = {name: value for name, value in limits.items() if value is not None}
-    pixels = DecodeLimits.max_image_pixels if args.max_pixels is None else args.max_pixels
-    load = partial(
-        load_service,
-        cfg,
-        weights,
-        args.output,
-        args.classes,
-        **limits,
-        limits=DecodeLimits(
-            max_image_pixels=pixels,
-            max_original_pixels=max(pixels, DecodeLimits.max_original_pixels),
-        ),
-    )
-    # uvicorn raises the signal again when all that was accepted is answered.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    run_server(load, host.strip("[]"), int(port))

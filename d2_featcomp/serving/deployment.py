@@ -9,8 +9,10 @@ from detectron2.utils.file_io import PathManager
 from ..deploy import find_categories, load_sub_model, read_config
 from ..deploy.classes import read_categories
 from ..engine import hash_file
+from .access import Tokens, read_tokens
 from .app import build_app
-from .server import CloudService, ServiceSettings
+from .server import CloudService
+from .settings import ServiceSettings
 
 __all__ = ["find_class_names", "load_service", "ray_app"]
 
@@ -46,9 +48,18 @@ def load_service(cfg, weights, folder, names=None, **settings):
     for node, key in ((model.FEATCOMP, "SERVER"), (model, "DEVICE"), (model, "WEIGHTS")):
         node.pop(key)  # no result depends on it
     digest = hash_file(PathManager.get_local_path(weights))
-    about = json.dumps([digest, model.dump(), cfg.TEST.dump(), categories])
-    maker = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return CloudService(network, settings, folder, categories, maker, count_output_bytes_per_pixel(cfg))
+    made_by = [digest, model.dump(), cfg.TEST.dump(), categories]
+    if settings.score_threshold:
+        made_by.append(settings.score_threshold)
+    maker = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+    about = {
+        "network": cfg.MODEL.FEATCOMP.TASK_NETWORK,
+        "split": cfg.MODEL.FEATCOMP.SPLIT,
+        "codec": cfg.MODEL.FEATCOMP.CODEC.NAME,
+        "device": cfg.MODEL.DEVICE,
+    }
+    pixel_bytes = count_output_bytes_per_pixel(cfg)
+    return CloudService(network, settings, folder, categories, maker, pixel_bytes, about)
 
 
 def count_output_bytes_per_pixel(cfg):
@@ -91,9 +102,10 @@ def ray_app(args):
     Args:
         args (dict): "weights", "output" (a folder that all replicas share, so that a bitstream which
             comes twice is computed once); optionally "config_file" (needed for weights that hold no
-            configuration), "replicas" (1), "gpus" and "cpus" of each (0 and 1), "opts" (config
-            overrides, a list or one text), "classes" (names, a list or one text with commas). All paths
-            must be readable where the replicas run.
+            configuration), "token_file" (as :func:`read_tokens` takes it; none: anybody may ask),
+            "replicas" (1), "gpus" and "cpus" of each (0 and 1), "opts" (config overrides, a list or one
+            text), "classes" (names, a list or one text with commas). All paths must be readable where
+            the replicas run.
 
     Returns:
         ray.serve.Application
@@ -106,7 +118,7 @@ def ray_app(args):
     except ImportError as error:
         raise ImportError("Ray Serve is missing: pip install 'd2_featcomp[serve]'") from error
     needed = {"weights", "output"}
-    more = {"config_file", "replicas", "gpus", "cpus", "opts", "classes"}
+    more = {"config_file", "token_file", "replicas", "gpus", "cpus", "opts", "classes"}
     if needed - args.keys() or args.keys() - needed - more:
         raise ValueError(
             f"arguments {sorted(args)}: give {', '.join(sorted(needed))} and, if need be, "
@@ -124,7 +136,8 @@ def ray_app(args):
 
         torch.set_num_threads(max(1, int(cpus)))
         cfg = read_config(args["weights"], args.get("config_file", ""), opts)
-        return build_app(load_service(cfg, args["weights"], args["output"], classes))
+        tokens = Tokens(read_tokens(args["token_file"])) if "token_file" in args else None
+        return build_app(load_service(cfg, args["weights"], args["output"], classes), tokens)
 
     deployment = serve.deployment(
         name="CloudHalf",

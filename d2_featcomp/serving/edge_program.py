@@ -15,6 +15,7 @@ from ..codecs import RateController
 from ..codecs.rate_control import TOLERANCE
 from ..deploy import OnnxEdge
 from ..files import write_bytes
+from .access import read_tokens
 from .client import CloudClient
 from .coco_results import collect_answers, open_image_table, read_answers, write_image_table
 from .inputs import Sampling, count_all_frames, is_video, list_inputs, name_inputs, read_timed_frames
@@ -22,6 +23,7 @@ from .link import Link
 from .pipeline import run_ahead
 from .sender import Sender
 from .spool import Spool
+from .transport import ClientTls
 
 __all__ = ["run_edge"]
 
@@ -143,8 +145,7 @@ def _open_sender(args):
     """Sender or None; puts back what the server refused, and sends what is in the spool."""
     sender = None
     if args.connect:
-        client = CloudClient(args.connect, timeout=args.timeout, attempts=args.attempts)
-        sender = Sender(Spool(args.spool), client, args.output, tell=_tell)
+        sender = Sender(Spool(args.spool), _open_client(args), args.output, tell=_tell)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     if args.requeue:
@@ -152,6 +153,22 @@ def _open_sender(args):
     if sender:
         sender.send_waiting()
     return sender
+
+
+def _open_client(args):
+    files = args.ca_file, args.client_cert, args.client_key
+    tls = ClientTls(*files) if any(files) else None
+    token = next(iter(read_tokens(args.token_file))) if args.token_file else None
+    client = CloudClient(
+        args.connect, timeout=args.timeout, attempts=args.attempts, token=token, tls=tls
+    )
+    if token and not client.is_private():
+        print(
+            "the token and the features are sent without encryption, and can be read on the way: "
+            "give --connect https://...",
+            file=sys.stderr,
+        )
+    return client
 
 
 def _close(sender):

@@ -1,12 +1,16 @@
-"""Runs a service's web application on uvicorn, with limits on what connections may cost."""
+"""Runs a service's web application on uvicorn, with limits on what connections may cost, and TLS."""
 
+import asyncio
 import contextlib
+import dataclasses
+import functools
 import logging
+import ssl
 import time
 
 from .app import build_app
 
-__all__ = ["build_server", "run_server"]
+__all__ = ["TlsFiles", "build_server", "run_server"]
 
 _BACKLOG = 128  # connections that the system holds before they are accepted
 _SPARE_FILES = 128  # open files beside connections
@@ -18,46 +22,109 @@ _TOO_MANY = (
 )
 
 
-def run_server(load, host, port):
+@dataclasses.dataclass(frozen=True)
+class TlsFiles:
+    """Files for TLS, each PEM.
+
+    Attributes:
+        cert (str): the server's certificate and those that signed it.
+        key (str or None): its private key; None: in the same file.
+        client_ca (str or None): certificates of who signs those of clients, which then have to have one.
+    """
+
+    cert: str
+    key: str | None = None
+    client_ca: str | None = None
+
+    def check(self):
+        """Raises ValueError if a file is missing, unreadable, or does not fit the others."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key, password=_ask_nobody)
+            if self.client_ca:
+                context.load_verify_locations(self.client_ca)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(filter(None, dataclasses.astuple(self)))
+            raise ValueError(f"no TLS with {files}: {error}") from error
+
+
+def _ask_nobody():
+    raise OSError("the private key has a password: remove it, e.g. by openssl pkey")
+
+
+def run_server(load, host, port, tokens=None, tls=None):
     """Serves until the process is told to stop (SIGINT or SIGTERM), and has answered what it accepted.
 
     Args:
         load (callable): makes the :class:`CloudService` that answers, when all it needs is there.
         host (str): name or address to listen at.
         port (int): 0 chooses a free one.
+        tokens (Tokens or None): see :func:`build_app`.
+        tls (TlsFiles or None): to encrypt.
 
     Raises:
-        ImportError: FastAPI or uvicorn is not installed.
+        ImportError: FastAPI, uvicorn or another package of the extra is not installed.
+        ValueError: the files for TLS are none.
     """
     with contextlib.suppress(KeyboardInterrupt):  # after it has ended
-        build_server(load, host, port).run()
+        build_server(load, host, port, tokens, tls).run()
 
 
-def build_server(load, host, port):
+def build_server(load, host, port, tokens=None, tls=None):
     """As :func:`run_server`, but returns the uvicorn.Server, to be run."""
     try:
-        import fastapi  # noqa: F401 - of the application
+        import fastapi_offline  # noqa: F401 - of the application, as the next one
+        import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise ImportError(
-            "a server needs FastAPI and uvicorn: pip install 'd2_featcomp[serve]'"
+            "a server needs FastAPI, fastapi-offline, uvicorn and prometheus_client: pip install "
+            "'d2_featcomp[serve]'"
         ) from error
+    if tls is not None:
+        tls.check()
     service = load()
     most = _allow_files(service.settings.max_connections)
     config = uvicorn.Config(
-        build_app(service),
+        build_app(service, tokens),
         host=host,
         port=port,
         http=_limited_protocol(service.settings, most),
         ws="none",
         log_level="info",
         access_log=False,
+        server_header=False,
         timeout_keep_alive=service.settings.idle_timeout,
         backlog=_BACKLOG,
+        **_tls_options(tls),
     )
     for name in ("asyncio", "uvicorn.error", "d2_featcomp"):
         logging.getLogger(name).addFilter(_FEWER_LINES)
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    if tls is not None:
+        server.startup = functools.partial(_limit_handshakes, server.startup, service.settings)
+    return server
+
+
+def _tls_options(tls):
+    if tls is None:
+        return {}
+    options = {"ssl_certfile": tls.cert, "ssl_keyfile": tls.key}
+    if tls.client_ca:
+        options.update(ssl_ca_certs=tls.client_ca, ssl_cert_reqs=ssl.CERT_REQUIRED)
+    return options
+
+
+async def _limit_handshakes(startup, settings, *arguments, **options):
+    """Starts a server whose TLS handshakes have a time limit: until one is done, the connection is none
+    that :func:`_limited_protocol` could close, and uvicorn passes on no limit of its own."""
+    loop = asyncio.get_running_loop()
+    create_server = loop.create_server
+    loop.create_server = functools.partial(create_server, ssl_handshake_timeout=settings.header_timeout)
+    try:
+        await startup(*arguments, **options)
+    finally:
+        loop.create_server = create_server
 
 
 def _allow_files(connections):

@@ -21,7 +21,7 @@ __all__ = ["draw_result", "make_result", "read_result", "write_result"]
 DISPARITY_SCALE = 256  # of 16-bit maps: value = 256 * disparity + 1, as Cityscapes has it
 
 
-def make_result(name, output, class_names=()):
+def make_result(name, output, class_names=(), threshold=0.0):
     """Makes the JSON result of an image from the network's output.
 
     Args:
@@ -29,6 +29,7 @@ def make_result(name, output, class_names=()):
         output (dict): of :meth:`cloud_inference` for one bitstream.
         class_names (sequence[str or dict]): of the instances' classes, if known: names, or categories as
             :func:`choose_categories` returns.
+        threshold (float): instances of a lower score are left out.
 
     Returns:
         dict: of JSON's own types: "image_id" (the name), "height", "width", and what the network found:
@@ -41,7 +42,10 @@ def make_result(name, output, class_names=()):
     height, width = output["bitstream"].sizes.original
     found = {"image_id": name, "height": height, "width": width}
     if "instances" in output:
-        found["instances"] = instances_to_coco_json(output["instances"].to("cpu"), name)
+        instances = output["instances"].to("cpu")
+        if threshold:
+            instances = instances[instances.scores >= threshold]
+        found["instances"] = instances_to_coco_json(instances, name)
         categories = make_categories(class_names)
         for instance in found["instances"]:
             index = instance["category_id"]

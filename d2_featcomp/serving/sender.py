@@ -85,9 +85,11 @@ class Sender:
             if not self.sent:
                 raise
             self._tell_once(f"{error} What it does not answer is kept in {self.spool.folder}")
-            answer = None
+            self.away_since = time.monotonic()
+            return None
         self.away_since = time.monotonic() if answer is None else None
         if answer is None:
+            self._tell_once(f"not sent yet ({self.client.problem}); kept in {self.spool.folder}")
             return None
         result, seconds = answer
         if self.output:

@@ -1,74 +1,21 @@
 """The cloud sub-model for many clients: a queue, batches, and results on disk."""
 
-import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import logging
-import os
-import statistics
 import threading
 import time
 
-from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
-from ..files import remove_partial_files, write_bytes
+from ..codecs import BitstreamError, FeatureBitstream
+from .activity import Activity
 from .protocol import BusyError, ForeignModelError
-from .results import make_result, read_result, write_result
+from .result_folder import ResultFolder
+from .results import make_result
 from .spool import compute_digest, is_stream_id, read_name
 
-__all__ = ["BusyError", "CloudService", "ForeignModelError", "ServiceSettings"]
+__all__ = ["BusyError", "CloudService", "ForeignModelError", "require_digest", "require_id"]
 
-_LATENCIES_KEPT = 1000
-_COUNTED = ("accepted", "done", "errors", "busy", "repeated", "refused", "bytes", "batches")
 _BUSY = "the server is busy: try again"
-_PROBE = ".writable"
-_PROBE_BYTES = 4096
-_PROBE_BYTES_AFTER_FAILURE = 2**20
-_PROBE_PERIOD = 1.0  # seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class ServiceSettings:
-    """Settings of a service.
-
-    Attributes:
-        max_batch (int): bitstreams that the network computes at once, of images of one padded size.
-        max_wait (float): seconds for which a bitstream may wait for others to fill its batch.
-        queue_size (int): bitstreams that wait; more are answered "busy, retry".
-        max_bytes (int): of a request.
-        max_receiving (int): bytes of all requests that are being received, and again of all that wait
-            or are computed; beyond, "busy, retry".
-        max_answer_bytes (int): memory for what the network finds in the images of a batch, at their
-            original sizes; a bitstream that alone could need more is refused.
-        max_connections (int): beyond, those that ask nothing are closed, the oldest first.
-        header_timeout (float): seconds in which the head of a connection's first request must have
-            arrived.
-        idle_timeout (float): seconds for which a connection is kept for another request.
-        receive_timeout (float): seconds in which a request must have arrived.
-        answer_timeout (float): seconds after which a request is answered "retry".
-        limits (DecodeLimits): of a bitstream.
-    """
-
-    max_batch: int = 8
-    max_wait: float = 0.005
-    queue_size: int = 64
-    max_bytes: int = 2**24
-    max_receiving: int = 2**28
-    max_answer_bytes: int = 2**30
-    max_connections: int = 512
-    header_timeout: float = 10.0
-    idle_timeout: float = 30.0
-    receive_timeout: float = 30.0
-    answer_timeout: float = 60.0
-    limits: DecodeLimits = dataclasses.field(default_factory=DecodeLimits)
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("max_wait", "limits") and value <= 0:
-                raise ValueError(f"{field.name} is {value}: it must be above 0")
-        if self.max_wait < 0:
-            raise ValueError(f"max_wait is {self.max_wait}: it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,29 +47,33 @@ class CloudService:
         maker (str): tells this network, its weights and settings, from others.
         bytes_per_pixel (int): memory that the outputs for one image may take, for each pixel of its
             original size; see `max_answer_bytes`.
+        about (dict or None): tells people which network this is: names and values, of JSON's types.
+
+    Attributes:
+        activity (Activity): what has happened.
+        folder (ResultFolder): of the results.
+        about (dict): as given, with "fingerprint", of the edge sub-model whose bitstreams it takes.
     """
 
-    def __init__(self, network, settings, folder, class_names=(), maker="", bytes_per_pixel=0):
+    def __init__(
+        self, network, settings, folder, class_names=(), maker="", bytes_per_pixel=0, about=None
+    ):
         self.settings = settings
-        self._network = network
-        self._folder = folder
-        self._class_names = class_names
-        self._maker = maker
+        self.network = network
+        self.class_names = class_names
+        self.folder = ResultFolder(folder, maker)
+        self.activity = Activity()
         self._bytes_per_pixel = bytes_per_pixel
         # Format of a bitstream -> the fingerprint that it carries, if it is of this network.
         self._fingerprints = {1: network.fingerprint_v1(), 2: network.fingerprint()}
+        self.about = {**(about or {}), "fingerprint": self._fingerprints[2].hex()}
         self._waiting = []  # jobs, the oldest first
         self._pending = {}  # id -> future: not computed twice at the same time
         self._held_bytes = 0  # of jobs that wait or are computed
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._stopping = False
-        self.counts = collections.Counter()
-        self._latencies = collections.deque(maxlen=_LATENCIES_KEPT)
-        self._write_failed = False
-        self._probe_lock, self._probed, self._probe_error = threading.Lock(), float("-inf"), None
-        os.makedirs(folder, exist_ok=True)
-        remove_partial_files(folder)
+        self._finished = 0  # results, to see whether one was written since
         self._thread = threading.Thread(target=self._work, name="cloud sub-model", daemon=True)
         self._thread.start()
 
@@ -146,12 +97,7 @@ class CloudService:
             BitstreamError: the id or the bitstream is malformed, or its answer too large.
             ForeignModelError, BusyError: see there. FileExistsError: another bitstream has this id.
         """
-        if not is_stream_id(identity):
-            raise BitstreamError(
-                f"malformed id {identity[:100]!r}: give NAME-DIGEST, a name of at most 200 letters, "
-                'digits, "_", ".", "=" and "-", and the first 16 hexadecimal digits of the SHA-256 of '
-                "the bytes"
-            )
+        require_id(identity)
         require_digest(identity, compute_digest(data))
         stream = FeatureBitstream.from_bytes(data, self.settings.limits)
         own = self._fingerprints[stream.version]
@@ -186,28 +132,29 @@ class CloudService:
         """Finds the future of (result, seconds) of a bitstream that was submitted before, or None."""
         return self._find(identity, lambda: None)
 
+    def is_pending(self, identity):
+        """Tells whether a bitstream waits or is computed."""
+        with self._lock:
+            return identity in self._pending
+
     def knows(self, identity):
         """Tells whether :meth:`repeat` would find it now."""
-        with self._lock:
-            if identity in self._pending:
-                return True
-        return self._known(identity) is not None
+        return self.is_pending(identity) or self.folder.read(identity) is not None
 
     def _find(self, identity, otherwise):
         """The future of what is known or pending; else what `otherwise` gives, under the lock."""
         while True:
-            with self._lock:
-                done = self.counts["done"]
-            known = self._known(identity)  # from disk: nobody else waits for it
+            finished = self._finished
+            known = self.folder.read(identity)  # from disk: nobody else waits for it
             with self._lock:
                 if known is not None or identity in self._pending:
-                    self.counts["repeated"] += 1
+                    self.activity.count("repeated")
                     if known is None:
                         return self._pending[identity]
                     future = concurrent.futures.Future()
                     future.set_result((known, 0.0))
                     return future
-                if done == self.counts["done"]:
+                if finished == self._finished:
                     return otherwise()
             # Something was finished since: perhaps this one, so look again.
 
@@ -217,36 +164,15 @@ class CloudService:
             raise BusyError("the server is stopping: try another one, or later")
         room = not self._held_bytes or self._held_bytes + job.size <= self.settings.max_receiving
         if len(self._waiting) >= self.settings.queue_size or not room:
-            self.counts["busy"] += 1
+            self.activity.count("busy")
             raise BusyError(_BUSY)
         self._waiting.append(job)
         self._pending[job.identity] = job.future
         self._held_bytes += job.size
-        self.counts["accepted"] += 1
-        self.counts["bytes"] += job.size
+        self.activity.count("accepted")
+        self.activity.count("bytes", job.size)
         self._changed.notify()
         return job.future
-
-    def _known(self, identity):
-        """The result of an earlier call, from disk; None if there is none, or none that can be read."""
-        if not is_stream_id(identity):
-            return None
-        try:
-            result = read_result(os.path.join(self._folder, f"{identity}.json"))
-        except (OSError, ValueError):
-            return None
-        known = (identity, self._maker)
-        return result if (result.get("id"), result.get("maker")) == known else None
-
-    def _signed(self, job):
-        """By what a client knows that an answer is of this service, and to its bitstream."""
-        fingerprint = job.stream.fingerprint.hex()
-        return {"id": job.identity, "fingerprint": fingerprint, "maker": self._maker}
-
-    def count(self, name):
-        """Counts an event, for :meth:`metrics`."""
-        with self._lock:
-            self.counts[name] += 1
 
     def _work(self):
         while batch := self._next_batch():
@@ -270,7 +196,7 @@ class CloudService:
                     break
                 self._changed.wait(left)
             self._waiting = [job for job in self._waiting if job not in batch]
-            self.counts["batches"] += 1
+        self.activity.add_batch(len(batch))
         return batch
 
     def _finish(self, batch):
@@ -279,21 +205,20 @@ class CloudService:
         for job, outcome in zip(batch, outcomes, strict=True):
             try:
                 if not isinstance(outcome, Exception):
-                    result = make_result(job.identity, outcome, self._class_names)
-                    result = {**result, "name": job.name, **self._signed(job)}
-                    write_result(result, self._folder)
-                    self._write_failed = False
+                    result = self._make_result(job, outcome)
+                    self.folder.write(result)
                     outcome = result, time.perf_counter() - start
-            except Exception as error:
-                self._write_failed = isinstance(error, OSError)  # e.g. a full disk
+            except Exception as error:  # e.g. a full disk
                 outcome = error
             failed = isinstance(outcome, Exception)
+            if failed:
+                self.activity.count("errors")
+            else:
+                self.activity.add_result(job.size, time.monotonic() - job.arrived, outcome[1])
             if failed and not isinstance(outcome, BitstreamError):
                 logging.getLogger("d2_featcomp").error("%s", job.identity, exc_info=outcome)
             with self._lock:
-                if not failed:
-                    self._latencies.append(outcome[1])
-                self.counts["errors" if failed else "done"] += 1
+                self._finished += not failed
                 self._pending.pop(job.identity, None)
                 self._held_bytes -= job.size
             if failed:
@@ -301,18 +226,29 @@ class CloudService:
             else:
                 job.future.set_result(outcome)
 
+    def _make_result(self, job, output):
+        """A result that tells a client that it is of this service, and of its bitstream."""
+        threshold = self.settings.score_threshold
+        return {
+            **make_result(job.identity, output, self.class_names, threshold),
+            "name": job.name,
+            "id": job.identity,
+            "fingerprint": job.stream.fingerprint.hex(),
+            "maker": self.folder.maker,
+        }
+
     def _outputs(self, batch):
         """Computes of each job its output, or the exception; whatever one client sends, the others are
         served."""
         outcomes, decoded = {}, {}
         for job in batch:
             try:
-                decoded[job] = self._network.decode(job.stream)
+                decoded[job] = self.network.decode(job.stream)
             except Exception as error:
                 outcomes[job] = error
         try:
             if decoded:
-                outputs = self._network.compute_batch_outputs(
+                outputs = self.network.compute_batch_outputs(
                     list(decoded.values()), [job.stream for job in decoded]
                 )
                 for job, output in zip(decoded, outputs, strict=True):
@@ -325,25 +261,6 @@ class CloudService:
                     outcomes[job] = self._outputs([job])[0]
         return [outcomes[job] for job in batch]
 
-    def storage_error(self):
-        """Finds out, OSError or None, why results cannot be written, tried at most once a second."""
-        with self._probe_lock:
-            if time.monotonic() - self._probed > _PROBE_PERIOD:
-                self._probe_error = self._probe()
-                self._probed = time.monotonic()
-            return self._probe_error
-
-    def _probe(self):
-        path = os.path.join(self._folder, _PROBE)
-        size = _PROBE_BYTES_AFTER_FAILURE if self._write_failed else _PROBE_BYTES
-        try:
-            write_bytes(bytes(size), path)
-            with contextlib.suppress(FileNotFoundError):  # another server with this folder
-                os.remove(path)
-        except OSError as error:
-            return error
-        return None
-
     def stop(self):
         """Takes nothing more, finishes what was accepted, and ends."""
         with self._changed:
@@ -351,18 +268,15 @@ class CloudService:
             self._changed.notify()
         self._thread.join()
 
-    def metrics(self):
-        """Returns dict: counts of bitstreams, of their bytes and batches, of those that wait; and
-        quantiles of the seconds that the cloud sub-model took, its batch for each bitstream."""
+    def queue(self):
+        """Returns dict: "queued", bitstreams that wait for their batch; "waiting_bytes", of those and of
+        all that are computed."""
         with self._lock:
-            latencies, counts = sorted(self._latencies), dict(self.counts)
-            queued = len(self._waiting)
-        found = {name: counts.get(name, 0) for name in _COUNTED}
-        found["queued"] = queued
-        if len(latencies) > 1:
-            cuts = statistics.quantiles(latencies, n=100, method="inclusive")
-            found["seconds"] = {"0.5": cuts[49], "0.9": cuts[89], "0.99": cuts[98]}
-        return found
+            return {"queued": len(self._waiting), "waiting_bytes": self._held_bytes}
+
+    def metrics(self):
+        """Returns dict: how often each of `COUNTED` has happened, and :meth:`queue`."""
+        return {**self.activity.counts(), **self.queue()}
 
 
 def _fit(job, other):
@@ -378,6 +292,15 @@ def _affordable(jobs, most):
             chosen.append(job)
             needed += job.answer_bytes
     return chosen
+
+
+def require_id(identity):
+    """Raises BitstreamError if a text is no id of a bitstream."""
+    if not is_stream_id(identity):
+        raise BitstreamError(
+            f"malformed id {identity[:100]!r}: give NAME-DIGEST, a name of at most 200 letters, digits, "
+            '"_", ".", "=" and "-", and the first 16 hexadecimal digits of the SHA-256 of the bytes'
+        )
 
 
 def require_digest(identity, digest):

@@ -6,19 +6,20 @@ import os
 import resource
 import socket
 import ssl
-import threading
 import time
 import tracemalloc
 
 import pytest
 import torch
 from gate import Gate
+from servers import port_of, running
 
 from d2_featcomp.codecs import CodedTensor, FeatureBitstream
 from d2_featcomp.serving import CloudService, ServiceSettings, make_stream_id
-from d2_featcomp.serving.http_server import _allow_files, _FewerLines, build_server
+from d2_featcomp.serving.http_server import _allow_files, _FewerLines
 
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 MOST = 8
@@ -44,17 +45,10 @@ def serve(network, tmp_path):
         def start(gate=None, send_buffer=None, **settings):
             options = ServiceSettings(**{**LIMITS, **settings})
             service = CloudService(gate or network, options, str(tmp_path / "results"))
-            server = build_server(lambda: service, "127.0.0.1", 0)
-            thread = threading.Thread(target=server.run)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(setattr, server, "should_exit", True)
-            while not server.started:
-                time.sleep(0.01)
-            listening = server.servers[0].sockets[0]
+            listening = stack.enter_context(running(service))
             if send_buffer:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-            return service, listening.getsockname()[1]
+            return service, port_of(listening)
 
         yield start
 
@@ -212,7 +206,8 @@ def large(stream, fingerprint=None, size=2**20):
 
 def test_bitstreams_that_come_again_take_no_memory(serve, network, stream):
     gate = Gate(network)
-    service, port = serve(gate, max_connections=64, receive_timeout=30.0, answer_timeout=60.0)
+    many = {"max_connections": 64, "client_requests": 64}
+    service, port = serve(gate, **many, receive_timeout=30.0, answer_timeout=60.0)
     data = large(stream)
     request = put_head(make_stream_id("a", data), len(data)) + data
     with contextlib.ExitStack() as stack:

@@ -217,7 +217,7 @@ def full_disk(size):
 
 
 def test_a_disk_that_gets_full_and_empty_again(random_network, tmp_path, monkeypatch):
-    monkeypatch.setattr("d2_featcomp.serving.server._PROBE_PERIOD", -1.0)
+    monkeypatch.setattr("d2_featcomp.serving.result_folder._PROBE_PERIOD", -1.0)
     network = random_network("tasks")
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
     data = network.edge_inference([{"image": image}])[0].to_bytes()
@@ -226,14 +226,14 @@ def test_a_disk_that_gets_full_and_empty_again(random_network, tmp_path, monkeyp
     service.submit(make_stream_id("a", data), data).result(timeout=60)
     sizes = sorted(path.stat().st_size for path in folder.iterdir())
     before = sorted(folder.iterdir())
-    assert service.storage_error() is None and len(sizes) == 4
+    assert service.folder.find_error() is None and len(sizes) == 4
     with full_disk(sizes[-1] - 1):  # the largest file does not fit, those before it do
         with pytest.raises(OSError):
             service.submit(make_stream_id("b", data), data).result(timeout=60)
         # There is room for a little: but not for what has just failed.
-        assert isinstance(service.storage_error(), OSError)
+        assert isinstance(service.folder.find_error(), OSError)
         assert sorted(folder.iterdir()) == before
-    assert service.storage_error() is None
+    assert service.folder.find_error() is None
     service.submit(make_stream_id("b", data), data).result(timeout=60)
     service.stop()
     assert len(list(folder.iterdir())) == 8
@@ -243,9 +243,9 @@ def test_a_folder_that_is_gone_is_no_health(network, tmp_path):
     folder = tmp_path / "results"
     service = CloudService(network, ServiceSettings(), str(folder))
     folder.rmdir()
-    assert isinstance(service.storage_error(), FileNotFoundError)
+    assert isinstance(service.folder.find_error(), FileNotFoundError)
     folder.mkdir()
-    assert isinstance(service.storage_error(), FileNotFoundError)  # tried once a second
+    assert isinstance(service.folder.find_error(), FileNotFoundError)  # tried once a second
     service.stop()
 
 

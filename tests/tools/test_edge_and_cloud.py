@@ -18,7 +18,8 @@ from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.serving import CloudClient, RefusedError, Spool, make_stream_id
 
 httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
 
@@ -160,7 +161,8 @@ def test_requests_that_arrive_take_bounded_memory(root, expected, server):
     from d2_featcomp.serving import ServiceSettings
 
     most = ServiceSettings.max_receiving
-    one = server("--max-bytes", str(2**25), "--receive-timeout", "600")
+    of_client = ("--client-bytes", str(2 * most), "--client-requests", "64")
+    one = server("--max-bytes", str(2**25), "--receive-timeout", "600", *of_client)
     ((name, (_, data)), *_) = expected.items()
     path = f"/v1/bitstreams/{make_stream_id(name, data)}"
     head = f"PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {2**25}\r\n\r\n"

@@ -11,7 +11,8 @@ from d2_featcomp.engine import export_sub_models, setup_config
 from d2_featcomp.serving import Spool
 
 pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
 TOGETHER = ("images.json", "results.json")  # of all images, beside a file for each

@@ -14,7 +14,8 @@ from deployed import IMAGES, call, free_port, start
 from d2_featcomp.serving import CloudClient, Spool, make_stream_id
 
 pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 KILLS = [2, pytest.param(30, marks=pytest.mark.slow)]
 

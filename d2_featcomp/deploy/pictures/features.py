@@ -9,17 +9,19 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ...codecs import decompress_stream, read_step_sizes
 from .colours import heat_colours
 from .layout import add_caption, draw_colour_bar, stack
 
-__all__ = ["choose_columns", "describe_latent", "draw_features", "draw_latent"]
+__all__ = ["choose_columns", "describe_latent", "draw_feature_map", "draw_features", "draw_latent"]
 
 _WIDTH = 960  # px, about, of a picture
 _MAX_SIDE = 2048  # px; of larger latents, means of neighbouring elements are drawn
 _RATIO = 4 / 3  # of width to height
 _BORDER = 2  # px, white
+_MAP_GRAYS = (24, 168)  # dark enough for what is drawn onto a feature map
 _LIGHT, _DARK = (225, 225, 225), (170, 170, 170)  # hatching; no colour of the colour bar is gray
 
 
@@ -45,6 +47,31 @@ def draw_features(bitstream, feature_codec):
         parts.append(add_caption(text, draw_latent(latent, ratio, width)))
     width = max(part.shape[1] for part in parts)
     return stack([*parts, draw_colour_bar(*_name_ends(latents), width)])
+
+
+def draw_feature_map(latents, sizes, size):
+    """Draws where in an image the features differ most, as a ground for what was found in it.
+
+    Args:
+        latents (list[ndarray]): (C, H, W) float each, decoded; the finest is drawn.
+        sizes (ImageSizes): of the image.
+        size ((int, int)): height and width of the picture, which shows the image without its padding.
+
+    Returns:
+        ndarray: (*size, 3) uint8, gray: the root mean square over the channels of the distance to the
+        channel's mean, from its 2nd to its 98th percentile.
+    """
+    latent = max(latents, key=lambda one: one[0].size)
+    strength = np.sqrt(np.square(latent - latent.mean(axis=(1, 2), keepdims=True)).mean(axis=0))
+    low, high = np.percentile(strength, (2, 98))
+    strength = np.clip((strength - low) / max(high - low, 1e-9), 0, 1)
+    dark, light = _MAP_GRAYS
+    scale = [inner / outer for inner, outer in zip(sizes.resized, sizes.padded, strict=True)]
+    box = 0, 0, strength.shape[1] * scale[1], strength.shape[0] * scale[0]
+    values = Image.fromarray(np.float32(dark + (light - dark) * strength))
+    values = values.resize(size[::-1], Image.Resampling.BICUBIC, box)
+    gray = np.uint8(np.round(np.clip(values, 0, 255)))
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def describe_latent(latent, name, bits, steps):

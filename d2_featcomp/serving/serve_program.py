@@ -1,0 +1,91 @@
+"""What `featcomp serve` does: from the options of a command line to a server."""
+
+import signal
+import sys
+from functools import partial
+
+from ..codecs import DecodeLimits
+from .access import Tokens, is_loopback, read_tokens
+from .deployment import load_service
+from .http_server import TlsFiles, run_server
+
+__all__ = ["serve"]
+
+# Options that are settings of the same name, but for the first one's.
+_SETTINGS = {
+    "queue": "queue_size",
+    **{
+        name: name
+        for name in (
+            *("max_bytes", "max_answer_bytes", "max_connections", "receive_timeout", "answer_timeout"),
+            *("client_requests", "client_bytes", "client_rate", "score_threshold"),
+        )
+    },
+}
+
+
+def serve(cfg, weights, args):
+    """Runs the server until SIGTERM.
+
+    Args:
+        cfg (CfgNode): of the split network.
+        weights (str): file of the cloud sub-model.
+        args (Namespace): serve, output, classes, limits and access of `featcomp serve`; None for a limit
+            is the default.
+
+    Raises:
+        ValueError: a mistake in the options, or the server would listen to anybody.
+        OSError: a file is missing.
+    """
+    host, port = _read_address(args.serve)
+    tls, tokens = _read_tls(args), None
+    if args.token_file:
+        tokens = Tokens(read_tokens(args.token_file))
+    _require_access(args, host, tokens, tls)
+    settings = {
+        setting: getattr(args, option)
+        for option, setting in _SETTINGS.items()
+        if getattr(args, option) is not None
+    }
+    pixels = DecodeLimits.max_image_pixels if args.max_pixels is None else args.max_pixels
+    limits = DecodeLimits(
+        max_image_pixels=pixels, max_original_pixels=max(pixels, DecodeLimits.max_original_pixels)
+    )
+    load = partial(load_service, cfg, weights, args.output, args.classes, **settings, limits=limits)
+    # uvicorn raises the signal again when all that was accepted is answered.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    run_server(load, host, port, tokens, tls)
+
+
+def _read_address(address):
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"the address is {address!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
+    return host.strip("[]"), int(port)
+
+
+def _read_tls(args):
+    if not args.tls_cert:
+        if args.tls_key or args.tls_client_ca:
+            raise ValueError("--tls-key and --tls-client-ca go with --tls-cert, the server's own")
+        return None
+    tls = TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca)
+    tls.check()
+    return tls
+
+
+def _require_access(args, host, tokens, tls):
+    """Refuses to listen to anybody on other machines, unless that is what the user wants."""
+    if is_loopback(host):
+        return
+    if tokens is None and not args.tls_client_ca and not args.allow_anonymous:
+        raise ValueError(
+            f"other machines can reach {host}: say who may use the server, by --token-file or "
+            "--tls-client-ca, or that anybody may, by --allow-anonymous"
+        )
+    if tls is None:
+        print(
+            f"without --tls-cert, all that is sent to {host} can be read on the way"
+            + (", tokens too" if tokens else ""),
+            file=sys.stderr,
+        )
