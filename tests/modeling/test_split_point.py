@@ -40,12 +40,26 @@ def vit_pyramid():
     return SimpleFeaturePyramid(trunk, "last", 8, (2.0, 1.0), norm="LN", square_pad=0)
 
 
+def efficientnet_pyramid():
+    settings = {"MODEL__EFFICIENTNET_LITE__NORM": "BN", "MODEL__BACKBONE__FREEZE_AT": 0}
+    return resnet(MODEL__BACKBONE__NAME="build_efficientnet_lite_fpn_backbone", **settings)
+
+
+def timm_pyramid():
+    pytest.importorskip("timm")
+    settings = {"MODEL__TIMM__NAME": "test_resnet", "MODEL__BACKBONE__FREEZE_AT": 0}
+    return resnet(MODEL__BACKBONE__NAME="build_timm_fpn_backbone", **settings)
+
+
 BACKBONES = {
     "FPN": resnet,
     "FPN with p6 and p7": lambda: resnet(MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone"),
     "ResNet": lambda: resnet().bottom_up,
     "RegNet": regnet_pyramid,
     "ViT": vit_pyramid,
+    "EfficientNet-lite": efficientnet_pyramid,
+    "EfficientNet-lite alone": lambda: efficientnet_pyramid().bottom_up,
+    "timm": timm_pyramid,
 }
 
 

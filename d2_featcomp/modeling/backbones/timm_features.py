@@ -155,7 +155,7 @@ def _create(cfg, channels):
     options = {**dict(settings.OPTIONS), "in_chans": channels, "features_only": True}
     try:
         network = timm.create_model(settings.NAME, **options)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(
             f"timm cannot build features of MODEL.TIMM.NAME {settings.NAME!r} with MODEL.TIMM.OPTIONS "
             f"{settings.OPTIONS}: {error}"
@@ -182,8 +182,8 @@ def build_timm_backbone(cfg, input_shape):
     sizes = zip(info.channels(), info.reduction(), strict=True)
     shapes = [ShapeSpec(channels=channels, stride=stride) for channels, stride in sizes]
     out_features = cfg.MODEL.TIMM.OUT_FEATURES
-    available = [_name_feature(shape.stride) for shape in shapes if shape.stride >= 4]
-    require_features(out_features, available, "MODEL.TIMM.OUT_FEATURES")
+    available = dict.fromkeys(_name_feature(shape.stride) for shape in shapes if shape.stride >= 4)
+    require_features(out_features, tuple(available), "MODEL.TIMM.OUT_FEATURES")
     # timm calls the parts of these one after the other.
     is_staged = type(network).__name__ == "FeatureListNet" and network.output_fmt == "NCHW"
     backbone = (TimmStages if is_staged else TimmFeatures)(network, shapes, out_features)
