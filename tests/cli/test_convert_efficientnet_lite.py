@@ -1,17 +1,12 @@
 """featcomp convert-efficientnet-lite, on weights of random numbers under the published names."""
 
-import sys
-from pathlib import Path
-
+import published_efficientnet_lite as published
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 from d2_featcomp import cli
 from d2_featcomp.engine import FeatCompCheckpointer, setup_config
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "modeling" / "backbones"))
-import published_efficientnet_lite as published  # noqa: E402
 
 CONFIG = "configs/photo_scenes_msfc_EFLite0.yaml"
 

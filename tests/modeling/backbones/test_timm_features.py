@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -110,7 +112,7 @@ def test_freezing():
         assert all(each.requires_grad == (number > 2) for each in part.parameters())
         has_norms = any(isinstance(each, torch.nn.BatchNorm2d) for each in part.modules())
         assert has_norms == (number > 2)
-    with pytest.raises(ValueError, match="FREEZE_AT is 2, .* set it to 0"):
+    with pytest.raises(ValueError, match=r"FREEZE_AT is 2, .* set it to 0"):
         build_backbone(configured("test_efficientnet", BACKBONE__FREEZE_AT=2))
 
 
@@ -130,8 +132,6 @@ def test_mistakes_in_the_config(name, settings, words):
 
 
 def test_without_timm(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"need timm: pip install 'd2_featcomp\[timm\]'"):
         build_backbone(configured("test_resnet"))

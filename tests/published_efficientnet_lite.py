@@ -1,5 +1,5 @@
-"""EfficientNet-lite written once more, from its description: random weights under the published names, and a
-function of them."""
+"""EfficientNet-lite written once more, from its description: random weights under the published names,
+and a function of them."""
 
 import torch
 import torch.nn.functional as F
