@@ -1,5 +1,7 @@
 """Published weights of EfficientNet-lite, under the names of the package efficientnet-lite-pytorch."""
 
+import functools
+
 import torch
 
 from .efficientnet_lite import VARIANTS, EfficientNetLite, MBConv
@@ -53,6 +55,7 @@ def _find_mistakes(weights, expected):
     return found + [f"{name} is unknown" for name in weights if name not in expected]
 
 
+@functools.cache
 def _list_weights(variant):
     """dict: published name -> (name here, shape)."""
     with torch.device("meta"):

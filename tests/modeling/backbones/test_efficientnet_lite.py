@@ -10,6 +10,7 @@ from d2_featcomp.modeling import (
     EfficientNetLiteWeightsError,
     rename_efficientnet_lite_weights,
 )
+from d2_featcomp.modeling.acceleration.folding import fold_norms
 
 ALL = ["res2", "res3", "res4", "res5", "linear"]
 ROWS = {"lite0": published.LITE0, "lite2": published.LITE2}
@@ -44,6 +45,17 @@ def test_published_weights_compute_what_they_did(variant, norm):
         torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
         assert found[name].abs().mean().item() == pytest.approx(magnitude, rel=1e-4)
     assert found["linear"][0, :3].tolist() == pytest.approx(LOGITS[variant], abs=2e-3)
+
+
+@torch.no_grad()
+def test_folded_norms_give_the_same():
+    """In double precision: these random weights enlarge roundings."""
+    network = build(published.make_weights(published.LITE0))[1].double()
+    image = torch.randn(1, 3, 64, 33, generator=torch.Generator().manual_seed(1)).double()
+    expected = network(image)
+    assert fold_norms(network) == 49
+    for name, found in network(image).items():
+        torch.testing.assert_close(found, expected[name], atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()
