@@ -3,7 +3,9 @@
 import os
 
 from detectron2.utils.file_io import PathHandler, PathManager
-from iopath.common.file_io import get_cache_dir
+from iopath.common.file_io import file_lock, get_cache_dir
+
+from .checkpoint import save_weights
 
 __all__ = ["TimmHandler"]
 
@@ -18,26 +20,30 @@ class TimmHandler(PathHandler):
         return [self.PREFIX]
 
     def _get_local_path(self, path, force=False, **kwargs):
-        from .checkpoint import save_weights
-
         name = path.removeprefix(self.PREFIX)
         local = os.path.join(get_cache_dir(), "timm", f"{name}.pth")
-        if os.path.isfile(local) and not force:
-            return local
-        try:
-            import timm
-        except ImportError as error:
-            raise ImportError(f"{path!r} needs timm: pip install 'd2_featcomp[timm]'") from error
-        try:
-            weights = timm.create_model(name, pretrained=True).state_dict()
-        except RuntimeError as error:  # an unknown name, or one without weights
-            raise ValueError(f"timm has no weights {path!r}: {error}") from error
         os.makedirs(os.path.dirname(local), exist_ok=True)
-        save_weights(weights, local)
+        with file_lock(local):  # of several processes, one downloads
+            if force or not os.path.isfile(local):
+                save_weights(_download(name), local)
         return local
 
     def _open(self, path, mode="r", **kwargs):
         return PathManager.open(self._get_local_path(path), mode, **kwargs)
+
+
+def _download(name):
+    """Returns dict[str, Tensor]: weights, as timm names them."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            f"MODEL.WEIGHTS timm://{name} needs timm: pip install 'd2_featcomp[timm]'"
+        ) from error
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except RuntimeError as error:  # an unknown name, or one without weights
+        raise ValueError(f"timm has no weights timm://{name}: {error}") from error
 
 
 PathManager.register_handler(TimmHandler())

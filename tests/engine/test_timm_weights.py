@@ -56,7 +56,7 @@ def test_what_timm_downloads_is_kept(network, tmp_path, monkeypatch):
     for _ in range(2):
         check(network, published, "timm://test_resnet.r160_in1k")
     assert calls == [("test_resnet.r160_in1k", True)]
-    with pytest.raises(ValueError, match="timm has no weights 'timm://unknown'"):
+    with pytest.raises(ValueError, match="timm has no weights timm://unknown: Unknown"):
         FeatCompCheckpointer(network).load("timm://unknown")
 
 
