@@ -21,7 +21,7 @@ help:
 	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
-	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
+	@echo 'make msfc-photo    MSFC, images and anchors on that data set, from ImageNet weights (three seeds; resumable)'
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
 	@echo '                   resumable; downloads two Debian packages)'
@@ -73,7 +73,8 @@ photo-scenes: install
 	sh tools/make_photo_scenes.sh $(run)
 
 msfc-photo: photo-scenes
-	$(reproduce) '$(OUTPUT)/msfc-photo' projects/MSFC/photo_scenes.yaml
+	sh tools/make_efficientnet_lite.sh $(run)
+	$(reproduce) '$(OUTPUT)/msfc-photo' projects/MSFC/photo_scenes_pretrained.yaml
 
 baf: install
 	$(reproduce) '$(OUTPUT)/baf' projects/BaF/quickstart.yaml

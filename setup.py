@@ -93,6 +93,7 @@ setup(
         ],
         "report": ["plotly>=5.20"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "timm": ["timm>=1.0"],
         "demo": ["opencv-python-headless>=4.9"],
         "dev": ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },

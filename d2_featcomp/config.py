@@ -43,6 +43,7 @@ def add_featcomp_config(cfg):
     """
     _add_yolov3_config(cfg)
     _add_multi_task_config(cfg)
+    _add_backbone_config(cfg)
     # Of SOLVER.LR_SCHEDULER_NAME WarmupPolyLR: the rate falls as (1 - iteration / MAX_ITER) to this
     # power.
     cfg.SOLVER.POLY_LR_POWER = 0.9
@@ -306,3 +307,23 @@ def _add_multi_task_config(cfg):
     # for "epoch", so that the paper's 250 epochs bring a weight from 1 to anything between 1/1000 and
     # 1000 and leave time to settle, and 0.001 for "iteration".
     multi_task.LOSS_WEIGHTS.BASE_LR = None
+
+
+def _add_backbone_config(cfg):
+    # Of build_efficientnet_lite_backbone and build_efficientnet_lite_fpn_backbone.
+    cfg.MODEL.EFFICIENTNET_LITE = CN()
+    efficientnet = cfg.MODEL.EFFICIENTNET_LITE
+    efficientnet.VARIANT = "lite0"  # to "lite4"
+    # A Detectron2 norm.
+    efficientnet.NORM = "FrozenBN"
+    efficientnet.OUT_FEATURES = ["res2", "res3", "res4", "res5"]  # at strides 4, 8, 16 and 32
+    # Of build_timm_backbone and build_timm_fpn_backbone.
+    cfg.MODEL.TIMM = CN()
+    timm = cfg.MODEL.TIMM
+    # As timm.list_models() names it.
+    timm.NAME = "resnet18"
+    # Arguments of timm.create_model, e.g. (("img_size", (224, 224)),).
+    timm.OPTIONS = ()
+    # "" is the network's own; "FrozenBN" or "SyncBN" in place of its batch norms.
+    timm.NORM = ""
+    timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -58,6 +58,14 @@ SHRUNK = {
 # A small network of every kind of split.
 KINDS = {
     "msfc": (MSFC, TINY),
+    "efficientnet": (
+        MSFC,
+        {
+            **TINY,
+            "MODEL.BACKBONE.NAME": "build_efficientnet_lite_fpn_backbone",
+            "MODEL.EFFICIENTNET_LITE.NORM": "BN",
+        },
+    ),
     "fctm": (FCTM, TINY),
     "pyramid": (
         MSFC,

@@ -91,6 +91,9 @@ PROTOCOLS = {
     "mtl_R34_encoder2": (*CITYSCAPES, ""),
     "mtl_R34_encoder2_imagenet": (*CITYSCAPES, R34),
     "mtl_R34_encoder2_benchmark": (*CITYSCAPES, ""),
+    # ImageNet's, by featcomp convert-efficientnet-lite.
+    "photo_scenes_fctm_v1_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
+    "photo_scenes_msfc_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photo_scenes_msfc_R18": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photos_baf_yolov3_tiny": ("images:baf_photos/train", "images:baf_photos/val", 800, 133, ""),
     "pyramid_R50": (*COCO, R50),
@@ -121,6 +124,10 @@ EXPERIMENTS = {
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
     "MSFC/anchors": ("quick/msfc_R18_variable", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
+    "MSFC/photo_scenes_pretrained": (
+        "photo_scenes_msfc_EFLite0",
+        ["efficientnet_lite/efficientnet-lite0.pth"],
+    ),
     "MSFC/quickstart": ("quick/msfc_R18_learned", []),
     "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),

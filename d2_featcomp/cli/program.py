@@ -21,7 +21,8 @@ COMMANDS = (
     *("train", "eval", "sweep", "bdrate", "reproduce", "demo"),
     *("export", "edge", "cloud", "serve"),
     *("split-table", "crossover", "benchmark"),
-    *("datasets", "make-scenes", "label-images", "select-channels", "convert-darknet"),
+    *("datasets", "make-scenes", "label-images", "select-channels"),
+    *("convert-darknet", "convert-efficientnet-lite"),
     "info",
 )
 
@@ -95,7 +96,8 @@ def _load(name: str) -> ModuleType:
 
 
 def _make_main_parser() -> CommandParser:
-    lines = [f"  {name:16} {(_load(name).__doc__ or ' ').splitlines()[0]}" for name in COMMANDS]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}} {(_load(name).__doc__ or ' ').splitlines()[0]}" for name in COMMANDS]
     parser = CommandParser(
         prog="featcomp",
         usage="featcomp COMMAND [options] [KEY VALUE ...]",

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from .datasets.scenes import find_data_root, photo_recipe, procedural_recipe
+from .datasets.scenes import PHOTO_LAYOUT, find_data_root, photo_recipe, procedural_recipe
 from .debian import fetch_debian_packages
 from .scenes import ensure_scenes, is_complete, read_manifest, write_scenes
 
@@ -82,7 +82,7 @@ def _build_scenes(folder):
 
 def _build_photo_scenes(folder):
     """From the cut-outs and the photographs of two Debian packages, which are kept beside it."""
-    if is_complete(folder):
+    if is_complete(folder) and read_manifest(folder).get("layout") == PHOTO_LAYOUT:
         return
     sources = f"{folder}_sources"
     fetch_debian_packages(_PHOTO_PACKAGES, sources)

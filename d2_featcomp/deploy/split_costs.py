@@ -25,6 +25,7 @@ from ..codecs.structures import OWN_LIMITS
 from ..engine.inference import build_for_inference
 from ..engine.timing import time_call, wait_for_gpu
 from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
+from ..modeling.backbones import StagedBackbone
 from ..modeling.split_backbone import DecodedLatents
 from ..modeling.split_point import BACKBONE, list_split_points
 from .onnx_export import EdgeNetwork
@@ -32,6 +33,7 @@ from .onnx_export import EdgeNetwork
 __all__ = ["SplitCost", "find_fastest_ranges", "measure_splits"]
 
 IMAGE, ANSWERS = "image", "answers"
+_STAGED = (ResNet, StagedBackbone)  # a stem, and stages by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +109,10 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     of them computed plainly, whatever MODEL.FEATCOMP.INFERENCE says.
 
     The others code features as they are, quantized to `bits` in their own range: after each stage of a
-    ResNet (below a pyramid with the finer stages that the pyramid needs), the whole pyramid, or after
-    each layer of a Darknet at which it can be split. Of networks that detect there are the answers, too:
-    all is computed on the edge, which sends detections of MODEL.FEATCOMP.ANSWERS.SCORE or more.
+    ResNet or the like (below a pyramid with the finer stages that the pyramid needs), the whole pyramid,
+    or after each layer of a Darknet at which it can be split. Of networks that detect there are the
+    answers, too: all is computed on the edge, which sends detections of MODEL.FEATCOMP.ANSWERS.SCORE or
+    more.
 
     Args:
         cfg (CfgNode): of a network that is split, with MODEL.WEIGHTS.
@@ -183,11 +186,11 @@ class _Place:
 
 
 def _places(backbone):
-    if isinstance(backbone, FPN) and isinstance(backbone.bottom_up, ResNet):
+    if isinstance(backbone, FPN) and isinstance(backbone.bottom_up, _STAGED):
         found = _stages(backbone.bottom_up, "bottom_up.", backbone.in_features)
         levels = ", ".join(backbone.output_shape())
         return [*found, _Place("pyramid", ("",), ("",), levels, BACKBONE)]
-    if isinstance(backbone, ResNet):
+    if isinstance(backbone, _STAGED):
         return _stages(backbone, "", ())
     if hasattr(backbone, "list_split_layers"):
         return [
@@ -203,10 +206,10 @@ def _places(backbone):
     return [_Place("backbone", ("",), ("",), ", ".join(backbone.output_shape()), BACKBONE)]
 
 
-def _stages(resnet, prefix, needed):
+def _stages(backbone, prefix, needed):
     """Lists the points after each stage; `needed` are stages that what follows the last one reads."""
     found, parts = [], [f"{prefix}stem"]
-    for name in resnet.stage_names:
+    for name in backbone.stage_names:
         parts.append(f"{prefix}{name}")
         coded = [n for n in needed if n in [part[len(prefix) :] for part in parts]]
         coded = coded if name in coded else [*coded, name]

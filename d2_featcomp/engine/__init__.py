@@ -4,7 +4,14 @@ from ..arguments import import_modules, parse_arguments
 from ..deprecation import make_getattr
 from ..errors import report_errors
 from .channel_selection import prepare_split, select_channels
-from .checkpoint import CheckpointError, FeatCompCheckpointer, load_weights, save_weights
+from .checkpoint import (
+    CheckpointError,
+    FeatCompCheckpointer,
+    load_weights,
+    read_state_dict,
+    save_backbone_weights,
+    save_weights,
+)
 from .command_line import (
     end_process_group,
     require_weights,
@@ -16,6 +23,7 @@ from .labelling import label_images
 from .steps import choose_stages, make_stage_config, require_stage_settings, train_stages
 from .terminal import setup_terminal
 from .timing import time_call
+from .timm_weights import TimmHandler
 from .trainer import Trainer
 
 # Of packages that import this one: found when they are asked for.

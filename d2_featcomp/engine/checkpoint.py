@@ -9,10 +9,18 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import write_text
+from ..modeling import TimmFeatures, TimmStages
 from .torchvision_names import is_torchvision_resnet, rename_as_detectron2
 from .weight_files import read_weight_file
 
-__all__ = ["CheckpointError", "FeatCompCheckpointer", "load_weights", "save_weights"]
+__all__ = [
+    "CheckpointError",
+    "FeatCompCheckpointer",
+    "load_weights",
+    "read_state_dict",
+    "save_backbone_weights",
+    "save_weights",
+]
 
 _DAMAGED = (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, AttributeError)
 _SPLIT_PREFIX = "feature_split."
@@ -105,6 +113,11 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint):
+        for module in self.model.modules():
+            if isinstance(module, (TimmStages, TimmFeatures)):
+                renamed = module.rename_timm_weights(checkpoint["model"])
+                if renamed is not None:
+                    checkpoint |= {"model": renamed, "matching_heuristics": True}
         incompatible = super()._load_model(checkpoint)
         wrong_shape = [key for key, _, _ in incompatible.incorrect_shapes]
         absent = {*incompatible.missing_keys, *wrong_shape}
@@ -178,6 +191,39 @@ def load_weights(model, path):
     checkpointer.load(path)
     if path:
         checkpointer.require_complete(path)
+
+
+def read_state_dict(path):
+    """Reads the weights in a file of torch.save, without running code that is in it.
+
+    Args:
+        path (str): a dictionary of tensors, or one that holds it as "model".
+
+    Returns:
+        dict[str, Tensor]
+
+    Raises:
+        FileNotFoundError: no such file. CheckpointError: it holds no weights.
+    """
+    try:
+        loaded = read_weight_file(path)
+    except _DAMAGED as error:
+        raise CheckpointError(f"{path!r} is no file of weights that can be read: {error}") from error
+    loaded = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not any(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path!r} holds no dictionary of weights")
+    return loaded
+
+
+def save_backbone_weights(weights, path):
+    """As :func:`save_weights`, of a backbone alone: the file fits networks that have it anywhere, e.g.
+    below an FPN, because Detectron2 compares the ends of names.
+
+    Args:
+        weights (dict[str, Tensor]): of the backbone, e.g. "stem.conv1.weight".
+        path (str): as for :func:`save_weights`.
+    """
+    write_checkpoint({"model": weights, "matching_heuristics": True}, path)
 
 
 def save_weights(weights, path):

@@ -45,18 +45,24 @@ def read_weight_file(path):
 
     Args:
         path (str): `.pkl` is a pickle of NumPy arrays, as in Detectron2's and Detectron1's model zoos;
-            anything else, e.g. `.pth` and `.pyth`, is of torch.save.
+            `.safetensors` is what timm's authors publish; anything else, e.g. `.pth` and `.pyth`, is of
+            torch.save.
 
     Returns:
         whatever the file holds: tensors (on the CPU) or arrays, numbers, text, lists, dictionaries.
 
     Raises:
-        FileNotFoundError: no such file. pickle.UnpicklingError: it holds other objects, which could run
-            code. Damaged files raise anything.
+        FileNotFoundError: no such file. ImportError: safetensors is not installed.
+        pickle.UnpicklingError: it holds other objects, which could run code.
+        Damaged files raise anything.
     """
     if path.endswith(".pkl"):
         with open(path, "rb") as file:
             return _PlainUnpickler(file, encoding="latin1").load()
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file  # which timm brings
+
+        return load_file(path)
     known = [np.ndarray, np.dtype, *_TYPES, *((value, name) for name, value in _NUMPY.items())]
     try:
         with torch.serialization.safe_globals(known):

@@ -2,6 +2,14 @@
 
 from ..codecs import build_feature_codec
 from ..deprecation import make_getattr
+from .backbones import (
+    EfficientNetLite,
+    EfficientNetLiteWeightsError,
+    StagedBackbone,
+    TimmFeatures,
+    TimmStages,
+    rename_efficientnet_lite_weights,
+)
 from .lazy import LazyNetwork
 from .multi_task import (
     TASK_HEAD_REGISTRY,

@@ -12,6 +12,8 @@ from detectron2.modeling.backbone.regnet import AnyNet
 from detectron2.modeling.backbone.utils import get_abs_pos
 from torch import nn
 
+from .backbones import StagedBackbone
+
 __all__ = ["Trunk", "find_trunk"]
 
 
@@ -74,6 +76,12 @@ class ResNetTrunk(Trunk):
         for name in names:
             x = found[name] = stages[name](x)
         return found
+
+
+class StagedTrunk(ResNetTrunk):
+    """ "res2" to "res5" of a backbone that is laid out as a ResNet: EfficientNet-lite, most of timm."""
+
+    kind = StagedBackbone
 
 
 class RegNetTrunk(ResNetTrunk):
@@ -249,7 +257,7 @@ class _BelowPyramid(Trunk):
         return view(None)
 
 
-TRUNKS = [ResNetTrunk, RegNetTrunk, ViTTrunk, SwinTrunk, MViTTrunk]
+TRUNKS = [ResNetTrunk, StagedTrunk, RegNetTrunk, ViTTrunk, SwinTrunk, MViTTrunk]
 PYRAMIDS = {FPN: "bottom_up", SimpleFeaturePyramid: "net"}
 
 

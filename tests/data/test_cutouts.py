@@ -194,6 +194,9 @@ def test_photographs_are_cropped_without_knowing_their_depth(tmp_path):
         assert background.semantic.dtype == np.uint8 and not background.semantic.any()
         assert background.disparity.dtype == np.float32 and not background.disparity.any()
         assert background.floor.shape == (192,) and (np.diff(background.floor) >= 0).all()
+        # The smallest objects, of 44 px (disparity 11), stand at half the height, the largest lowest.
+        feet = np.searchsorted(background.floor, (11, 32.5))
+        assert 85 <= feet[0] <= 96 and 180 <= feet[1] < 192
         (colour,) = np.unique(background.color.reshape(-1, 3), axis=0)
         seen.add(tuple(colour.tolist()))
     assert seen == {(1, 0, 0), (0, 0, 1)}

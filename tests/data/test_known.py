@@ -78,7 +78,7 @@ def packages(tmp_path, monkeypatch):
     return programs, calls
 
 
-def test_photo_scenes_are_built_from_two_packages(root, few, packages):
+def test_photo_scenes_are_built_from_two_packages(root, few, packages, monkeypatch):
     _, calls = packages
     folder = known.build_data_set("photo_scenes")
     assert folder == str(root / "photo_scenes") and is_complete(folder)
@@ -87,6 +87,13 @@ def test_photo_scenes_are_built_from_two_packages(root, few, packages):
     known.build_data_set("photo_scenes")  # complete
     os.rename(folder, root / "elsewhere")
     known.build_data_set("photo_scenes")  # nothing is downloaded again
+    manifest = os.path.join(folder, "scenes.json")
+    before = os.stat(manifest).st_ino
+    known.build_data_set("photo_scenes")
+    assert os.stat(manifest).st_ino == before
+    monkeypatch.setattr(known, "PHOTO_LAYOUT", 3)  # objects are placed otherwise: drawn again
+    known.build_data_set("photo_scenes")
+    assert os.stat(manifest).st_ino != before
     assert calls.read_text() == "download tuxpaint-stamps-default mate-backgrounds\n"
 
 

@@ -43,7 +43,7 @@ def lively_network(random_network):
     return build
 
 
-@pytest.mark.parametrize("name", ["msfc", "baf", "tasks"])
+@pytest.mark.parametrize("name", ["msfc", "efficientnet", "baf", "tasks"])
 def test_symbols_are_equal(lively_network, tmp_path, name):
     network = lively_network(name)
     sent = network.edge_features([{"image": torch.rand(3, 64, 96) * 255}])[0].tensors

@@ -61,6 +61,17 @@ def mvit_pyramid():
     return FPN(trunk, ["scale3", "scale4"], 8, square_pad=64)
 
 
+def efficientnet_pyramid():
+    settings = {"MODEL__EFFICIENTNET_LITE__NORM": "BN", "MODEL__BACKBONE__FREEZE_AT": 0}
+    return resnet(MODEL__BACKBONE__NAME="build_efficientnet_lite_fpn_backbone", **settings)
+
+
+def timm_pyramid():
+    pytest.importorskip("timm")
+    settings = {"MODEL__TIMM__NAME": "test_resnet", "MODEL__BACKBONE__FREEZE_AT": 0}
+    return resnet(MODEL__BACKBONE__NAME="build_timm_fpn_backbone", **settings)
+
+
 BACKBONES = {
     "FPN": resnet,
     "FPN with p6 and p7": lambda: resnet(MODEL__BACKBONE__NAME="build_retinanet_resnet_fpn_backbone"),
@@ -70,6 +81,9 @@ BACKBONES = {
     "Swin": swin_pyramid,
     "Swin with positions": lambda: swin_pyramid(ape=True, pretrain_img_size=32),
     "MViT": mvit_pyramid,
+    "EfficientNet-lite": efficientnet_pyramid,
+    "EfficientNet-lite alone": lambda: efficientnet_pyramid().bottom_up,
+    "timm": timm_pyramid,
 }
 SQUARE = ("ViT", "MViT")
 

@@ -121,6 +121,22 @@ def measure(network, configured, folder, name, *settings):
     return {cost.name: cost for cost in measure_splits(cfg, [make_input(pixels, cfg)])}
 
 
+@pytest.mark.parametrize("name", ["build_efficientnet_lite_fpn_backbone", "build_timm_fpn_backbone"])
+def test_stages_of_other_backbones_are_rows(networks, configured, tmp_path, name):
+    if "timm" in name:
+        pytest.importorskip("timm")
+    path, settings = networks.KINDS["msfc"]
+    chosen = ("MODEL.BACKBONE.NAME", name, "MODEL.TIMM.NAME", "test_resnet")
+    network = networks.build(path, [*networks.listed(settings), *chosen])
+    costs = measure(network, configured, tmp_path, "msfc", *chosen)
+    stages = ["C2", "C3", "C4", "C5"]
+    assert list(costs) == ["image", *stages, "pyramid", "answers", "MSFC"]
+    assert [costs[stage].split_point for stage in stages] == ["res2", "res3", "res4", "res5"]
+    edges = [costs[stage].edge_macs for stage in (*stages, "pyramid")]
+    assert edges == sorted(edges) and edges[0] > 0
+    assert costs["C5"].edge_macs + costs["C5"].cloud_macs == pytest.approx(costs["image"].cloud_macs)
+
+
 def test_what_reduction_adds_to_the_edge(random_network, configured, tmp_path):
     """MSFC of 16 channels at stride 8: 3 x 3 from 4 x 16 to 16 channels, 3 x 3 from these to 4."""
     costs = measure(random_network("msfc"), configured, tmp_path, "msfc")

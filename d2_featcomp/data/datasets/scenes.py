@@ -22,6 +22,7 @@ __all__ = ["find_data_root", "photo_recipe", "procedural_recipe", "register_scen
 
 PARTS = ("train", "val")
 SIZES = {"train": 2000, "val": 200}
+PHOTO_LAYOUT = 2  # where objects stand on photographs; 1, in manifests without it, put most at the top
 
 
 def find_data_root():
@@ -63,7 +64,7 @@ def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None,
             )
             for part in PARTS
         }
-        return composers, {"counts": counts or SIZES, "seed": seed}
+        return composers, {"counts": counts or SIZES, "seed": seed, "layout": PHOTO_LAYOUT}
 
     return recipe
 
