@@ -22,8 +22,8 @@ help:
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    the same comparison on that data set (half an hour; resumable)'
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
-	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
-	@echo '                   resumable; downloads two Debian packages)'
+	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, on COCO images and video frames (hours;'
+	@echo '                   resumable; downloads two Debian packages; see projects/BaF/README.md)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
 	@echo 'make mtl-scenes    the same with both encoders and three seeds (two hours; resumable)'
 	@echo 'make benchmark     speed, as ratios (8 minutes)'
@@ -76,7 +76,10 @@ baf: install
 
 baf-photos: install
 	sh projects/BaF/make_photos.sh $(run)
-	$(reproduce) '$(OUTPUT)/baf-photos' projects/BaF/photos.yaml
+	$(reproduce) '$(OUTPUT)/baf-coco' projects/BaF/coco.yaml
+	mkdir -p '$(OUTPUT)/baf-video'
+	ln -sfn ../baf-coco/trainings '$(OUTPUT)/baf-video/trainings'
+	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml
 
 mtl: install
 	$(reproduce) '$(OUTPUT)/mtl' projects/CompressibleMTL/quickstart.yaml
