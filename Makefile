@@ -80,6 +80,7 @@ baf-photos: install
 	mkdir -p '$(OUTPUT)/baf-video'
 	ln -sfn ../baf-coco/trainings '$(OUTPUT)/baf-video/trainings'
 	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml
+	$(reproduce) '$(OUTPUT)/baf-split-points' projects/BaF/split_points.yaml
 
 mtl: install
 	$(reproduce) '$(OUTPUT)/mtl' projects/CompressibleMTL/quickstart.yaml

@@ -116,6 +116,7 @@ PROJECT_PROTOCOLS = {"NanoDet/configs/nanodet_msfc": (*COCO, "")}
 EXPERIMENTS = {
     "BaF/coco": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/quickstart": ("quick/baf_yolov3_tiny", []),
+    "BaF/split_points": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/video": ("video_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "CompressibleMTL/learned_rate": ("quick/mtl_R34", []),
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
