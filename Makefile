@@ -23,8 +23,8 @@ help:
 	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
 	@echo 'make msfc-photo    MSFC, images and anchors on that data set, from ImageNet weights (three seeds; resumable)'
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
-	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, real photographs and video (1.5 hours;'
-	@echo '                   resumable; downloads two Debian packages)'
+	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, on COCO images and video frames (hours;'
+	@echo '                   resumable; downloads two Debian packages; see projects/BaF/README.md)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
 	@echo 'make mtl-scenes    the same with both encoders and three seeds (two hours; resumable)'
 	@echo 'make benchmark     speed, as ratios (8 minutes)'
@@ -81,7 +81,11 @@ baf: install
 
 baf-photos: install
 	sh projects/BaF/make_photos.sh $(run)
-	$(reproduce) '$(OUTPUT)/baf-photos' projects/BaF/photos.yaml
+	$(reproduce) '$(OUTPUT)/baf-coco' projects/BaF/coco.yaml
+	mkdir -p '$(OUTPUT)/baf-video'
+	ln -sfn ../baf-coco/trainings '$(OUTPUT)/baf-video/trainings'
+	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml
+	$(reproduce) '$(OUTPUT)/baf-split-points' projects/BaF/split_points.yaml
 
 mtl: install
 	$(reproduce) '$(OUTPUT)/mtl' projects/CompressibleMTL/quickstart.yaml

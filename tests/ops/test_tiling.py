@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +90,11 @@ def test_an_image_that_is_no_grid_is_refused(shape):
     """Eight channels lie in two rows of four."""
     with pytest.raises(ValueError, match=r"2 x 4"):
         untile_channels(torch.zeros(shape), 8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 8])
+def test_arrays_are_tiled_as_tensors(channels):
+    x = np.arange(channels * 6, dtype=np.uint16).reshape(channels, 2, 3)
+    found = tile_channels(x)
+    assert isinstance(found, np.ndarray) and found.dtype == np.uint16
+    np.testing.assert_array_equal(found, tile_channels(torch.from_numpy(x.astype(np.int32))).numpy())
