@@ -18,14 +18,14 @@ PAGES = [
 # What is run, where it neither trains nor sends: the rest is read.
 QUICK = ("info", "datasets", "bdrate", "export", "edge", "cloud", "demo")
 SLOW_OPTIONS = ("--connect", "--onnx", "--int8", "--build", "--target-kb", "--help")
+LANGUAGES = ("sh", "python", "text", "yaml", "json", "dockerfile")
 
 
 def list_blocks(page):
     """[(language, text)] of the code blocks of a page."""
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     for language, _ in found:
-        known = ("sh", "python", "text", "yaml", "json", "dockerfile")
-        assert language in known, f"{page}: a block of {language!r}"
+        assert language in LANGUAGES, f"{page}: a block of {language!r}"
     return found
 
 
@@ -66,7 +66,8 @@ def list_programs(page):
 
 def _is_quick(line):
     words = shlex.split(line, comments=True)
-    return words[0] == "featcomp" and words[1] in QUICK and not set(words) & set(SLOW_OPTIONS)
+    slow = set(words) & set(SLOW_OPTIONS) or any(word.endswith(".onnx") for word in words)
+    return words[0] == "featcomp" and words[1] in QUICK and not slow
 
 
 def without_code(text):
@@ -119,6 +120,8 @@ def _check_nothing(words):
 # Programs beside `featcomp` that pages name -> what is checked of them.
 OTHERS = {
     "make": _check_make,
+    "openssl": _check_nothing,
+    "python": _check_nothing,
     "pip": _check_pip,
     ".venv/bin/python": _check_nothing,
     ".": _check_nothing,  # sources the environment that make has made

@@ -13,10 +13,12 @@ import processes
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from d2_featcomp import __version__
 from d2_featcomp.cli import COMMANDS, main
+from d2_featcomp.codecs import QUANTIZER_REGISTRY
 from d2_featcomp.engine import setup_config
 from d2_featcomp.model_zoo import find_plan_file
 
@@ -92,6 +94,9 @@ def test_programs_run(page, tmp_path, monkeypatch, capsys):
     """The Python of a page, and those of its commands that are quick, one after the other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("D2_FEATCOMP_TRACEBACK", "1")
+    for registry in (QUANTIZER_REGISTRY, DatasetCatalog):  # what is registered is of this test alone
+        kept = "_obj_map" if hasattr(registry, "_obj_map") else "data"
+        monkeypatch.setattr(registry, kept, dict(getattr(registry, kept)))
     prepare(tmp_path)
     if page.name == "light-edge.md":
         prepare_light_edge(tmp_path)
