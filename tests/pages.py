@@ -109,7 +109,7 @@ def _check_pip(words):
 
 def _check_file(words):
     """Of programs that get a file of this project."""
-    path = words[-1] if words[0] in ("sh", "serve") else words[0]
+    path = {"sh": words[1], "serve": words[-1]}.get(words[0], words[0])
     assert (ROOT / path).is_file(), words
 
 
@@ -120,8 +120,6 @@ def _check_nothing(words):
 # Programs beside `featcomp` that pages name -> what is checked of them.
 OTHERS = {
     "make": _check_make,
-    "openssl": _check_nothing,
-    "python": _check_nothing,
     "pip": _check_pip,
     ".venv/bin/python": _check_nothing,
     ".": _check_nothing,  # sources the environment that make has made
@@ -130,6 +128,7 @@ OTHERS = {
     "python": _check_nothing,
     "npm": _check_nothing,
     "tar": _check_nothing,
+    "sh": _check_file,
     "serve": _check_file,  # Ray's
     "projects/NanoDet/convert_weights.py": _check_file,
 }
