@@ -11,8 +11,8 @@ from detectron2.engine import default_argument_parser
 
 from d2_featcomp import arguments, cli
 from d2_featcomp.cli import train
-from d2_featcomp.cli.cloud import add_limits
 from d2_featcomp.cli.program import CommandParser
+from d2_featcomp.cli.server_options import add_server
 from d2_featcomp.codecs import DecodeLimits
 from d2_featcomp.serving import ServiceSettings
 
@@ -170,10 +170,11 @@ def test_the_sections_are_those_of_detectron2():
 
 def test_the_limits_that_help_tells_are_those_of_a_server():
     parser = CommandParser()
-    add_limits(parser)
-    told = {action.dest: action.help.rpartition("(")[2].rstrip(")") for action in parser._actions}
-    found = {name: eval(text.replace("^", "**")) for name, text in told.items() if name != "help"}
+    add_server(parser)
+    (limits,) = (group for group in parser._action_groups if group.title == "limits of the server")
+    told = {one.dest: one.help.rpartition("(")[2].rstrip(")") for one in limits._group_actions}
+    found = {name: eval(text.replace("^", "**"), {"any": None}) for name, text in told.items()}
     settings = ServiceSettings()
     assert found.pop("queue") == settings.queue_size
     assert found.pop("max_pixels") == DecodeLimits.max_image_pixels
-    assert found == {name: getattr(settings, name) for name in found} and len(found) == 5
+    assert found == {name: getattr(settings, name) for name in found} and len(found) == 8
