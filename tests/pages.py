@@ -128,6 +128,7 @@ OTHERS = {
     "python": _check_nothing,
     "npm": _check_nothing,
     "tar": _check_nothing,
+    "unzip": _check_nothing,
     "sh": _check_file,
     "serve": _check_file,  # Ray's
     "projects/NanoDet/convert_weights.py": _check_file,

@@ -20,7 +20,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _PICTURE_HEADERS = {"Cache-Control": "private, max-age=600", "X-Content-Type-Options": "nosniff"}
-_DRAWING_LIMIT = 20.0  # seconds
+_DRAWING_LIMIT = 60.0  # seconds
 
 
 @functools.cache

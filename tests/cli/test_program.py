@@ -172,7 +172,7 @@ def test_the_limits_that_help_tells_are_those_of_a_server():
     parser = CommandParser()
     add_server(parser)
     (limits,) = (group for group in parser._action_groups if group.title == "limits of the server")
-    told = {action.dest: action.help.rpartition("(")[2].rstrip(")") for action in limits._group_actions}
+    told = {one.dest: one.help.rpartition("(")[2].rstrip(")") for one in limits._group_actions}
     found = {name: eval(text.replace("^", "**"), {"any": None}) for name, text in told.items()}
     settings = ServiceSettings()
     assert found.pop("queue") == settings.queue_size
