@@ -172,9 +172,9 @@ class _Uploads:
             return refuse(409, str(error), "bad")
         except ReceivingError as error:
             count("busy")
-            return refuse(503, str(error), **_AGAIN, Connection="close")
-        except BusyError as error:
-            return refuse(503, str(error), **_AGAIN)
+            return _refusal(identity, 503, str(error), **_AGAIN, Connection="close")
+        except BusyError as error:  # not remembered: there are many when there are some
+            return _refusal(identity, 503, str(error), **_AGAIN)
         return await self._wait(identity, client, body, future, refuse)
 
     async def _find_future(self, identity, request, admission):

@@ -15,11 +15,13 @@ _TEXT_LENGTH = 300
 
 @dataclasses.dataclass
 class _Client:
-    """Attributes:
-    codes (Counter): HTTP status -> requests.
-    bytes (int): of what was received whole.
-    times (deque): of the last answers.
-    last (float): time of the last request, seconds since 1970.
+    """What one client has asked and got.
+
+    Attributes:
+        codes (Counter): HTTP status -> requests.
+        bytes (int): of its bitstreams, as far as they were kept.
+        times (deque): of the last answers.
+        last (float): time of the last request, seconds since 1970.
     """
 
     codes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
