@@ -36,7 +36,16 @@ cat "$folder/lowest.txt"
 cd "$root"
 export PYTHONPATH="$root" PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 case ,$extras, in
-    *,torch,*) set -- tests/ops tests/codecs ;;
+    *,torch,*)
+        # Detectron2, as tools/install.sh has it, with what its Python code imports.
+        site=$("$run" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        detectron2=$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' tools/requirements.txt)
+        "$run" -m pip --disable-pip-version-check install --quiet --no-deps --only-binary=:all: \
+            --python-version 3.10 --upgrade --target "$site" "$detectron2"
+        "$run" -m pip --disable-pip-version-check install --quiet --constraint "$folder/lowest.txt" \
+            cloudpickle omegaconf hydra-core tensorboard 'setuptools<81' opencv-python-headless==4.9.0.80
+        set -- tests/ops tests/codecs
+        ;;
     *) set -- --noconftest tests/test_files.py tests/serving/test_spool.py tests/serving/test_inputs.py \
         tests/codecs/test_image_codecs.py tests/codecs/test_image_codec_damage.py \
         tests/codecs/test_packed_symbols.py tests/codecs/test_rate_control.py ;;
