@@ -116,9 +116,11 @@ class Report:
             logger.info("More bits for the same quality (BD-rate)\n\n%s\n", format_bd_rates(bd_rates))
         if self.plan.differences:
             logger.info("Differences\n\n%s\n", format_differences(self.differences()))
-        plots = [f"{stem}{end}" for stem, _, _ in self.plots() for end in (".png", ".svg")]
+        plots = [f"{stem}.png" for stem, _, _ in self.plots()]
         names = ["results.csv", "results.json", "curves.csv", "per_image.csv", "summary.json", *plots]
-        for name in [*names, *(["pictures"] if self.plan.pictures else []), "report.html"]:
+        there = [name for name in names if os.path.exists(self._path(name))]
+        logger.info("%s: %s", self.output, ", ".join(there))
+        for name in (*(["pictures"] if self.plan.pictures else []), "report.html"):
             if os.path.exists(self._path(name)):
                 logger.info("%s", self._path(name))
 

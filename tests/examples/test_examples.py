@@ -20,13 +20,16 @@ SMALL = networks.listed(
         **dict.fromkeys(STAGES, 1),
         "INPUT.MIN_SIZE_TRAIN": (64,),
         "INPUT.MIN_SIZE_TEST": 64,
+        "TEST.EVAL_PERIOD": -1,
     }
 )
 FEW = networks.listed({"DATASETS.TRAIN": "('few_train',)", "DATASETS.TEST": "('few_val',)"})
 FEW_TASKS = [word.replace("few_", "few_multi_task_") for word in FEW]
 DETECTOR = networks.listed(networks.SHRUNK | {"MODEL.ROI_HEADS.NUM_CLASSES": 2})
 LAZY = [
-    *("train.device=cpu", "train.init_checkpoint=", "dataloader.train.total_batch_size=2"),
+    *("train.device=cpu", "train.init_checkpoint=", "train.eval_period=-1"),
+    "model.roi_heads.box_predictor.test_topk_per_image=3",
+    "dataloader.train.total_batch_size=2",
     *("dataloader.train.num_workers=0", "dataloader.train.mapper.instance_mask_format=bitmask"),
     *("dataloader.train.dataset.names=few_train", "dataloader.test.dataset.names=few_val"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
