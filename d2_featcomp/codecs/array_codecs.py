@@ -7,7 +7,7 @@ Shape shorthand in this module:
 from functools import partial
 
 from ..ops import FLOAT_BITS, arrays
-from .entropy import RATE_CODES, find_rate_code
+from .entropy import HasRate
 from .symbol_coding import code_floats, code_symbols, prepend_rate, scale_range
 
 __all__ = ["ArrayCodec", "VariableRateArrayCodec"]
@@ -57,7 +57,7 @@ class ArrayCodec:
         return code_symbols(symbols, ranges, self.bits, self.quantizer, encode)
 
 
-class VariableRateArrayCodec(ArrayCodec):
+class VariableRateArrayCodec(HasRate, ArrayCodec):
     """As :class:`VariableRateFeatureCodec`, for arrays.
 
     Args:
@@ -76,17 +76,6 @@ class VariableRateArrayCodec(ArrayCodec):
         super().__init__(encode=self._encode_at_rate, **settings)
         self._models, self._step_sizes = models, step_sizes
         self.rate, self.target_bytes = rate, target_bytes
-
-    @property
-    def rate(self):
-        """float: 0 (fewest bytes) to 1 (most), at which images are coded; a multiple of 1 / 255."""
-        return self._code / (RATE_CODES - 1)
-
-    @rate.setter
-    def rate(self, value):
-        if not 0 <= value <= 1:
-            raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
-        self._code = find_rate_code(value)
 
     def _compress_latent(self, y, index):
         sent = self.quantizer.find_range(y)

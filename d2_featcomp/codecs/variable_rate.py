@@ -12,12 +12,7 @@ from torch import nn
 
 from ..ops import quantize_uniform
 from .base import FEATURE_CODEC_REGISTRY
-from .entropy import (
-    RATE_CODES,
-    IntegerWeights,
-    find_rate_code,
-    interpolate,
-)
+from .entropy import HasRate, IntegerWeights, find_rate_code, interpolate
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
 from .quantized import as_array
@@ -31,7 +26,7 @@ _MOST = 6.0  # logarithm of the largest step size
 
 
 @FEATURE_CODEC_REGISTRY.register()
-class VariableRateFeatureCodec(LearnedFeatureCodec):
+class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
     """A :class:`LearnedFeatureCodec` whose rate is chosen for each image, when it is coded.
 
     The rate, between 0 and 1, sets the step size of each channel, and the entropy model knows it. Both
@@ -100,18 +95,6 @@ class VariableRateFeatureCodec(LearnedFeatureCodec):
             "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
             "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
         }
-
-    @property
-    def rate(self):
-        """float: 0 (fewest bytes) to 1 (most), at which images are coded and evaluated; a multiple of
-        1 / 255."""
-        return self._code / (RATE_CODES - 1)
-
-    @rate.setter
-    def rate(self, value):
-        if not 0 <= value <= 1:
-            raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
-        self._code = find_rate_code(value)
 
     # ---- training ----------------------------------------------------------------------------------
 

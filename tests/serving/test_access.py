@@ -3,7 +3,6 @@
 import base64
 
 import pytest
-import torch
 from servers import port_of, running
 
 from d2_featcomp.serving import (
@@ -23,17 +22,6 @@ pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 httpx = pytest.importorskip("httpx")
 NORTH, OTHER, WRONG = "north-0123456789", "other-0123456789", "wrong-0123456789"
-
-
-@pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
-def data(network):
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 255
-    return network.edge_inference([{"image": image}])[0].to_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import contextlib
 import time
 
 import pytest
-import torch
 from gate import Gate
 from servers import port_of, running
 
@@ -99,17 +98,6 @@ def test_settings_that_do_not_fit():
     for wrong in ({"client_rate": 0.0}, {"client_requests": 0}, {"score_threshold": 1.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ServiceSettings(**wrong)
-
-
-@pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
-def data(network):
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 255
-    return network.edge_inference([{"image": image}])[0].to_bytes()
 
 
 @pytest.fixture

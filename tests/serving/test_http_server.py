@@ -10,7 +10,6 @@ import time
 import tracemalloc
 
 import pytest
-import torch
 from gate import Gate
 from servers import port_of, running
 
@@ -24,17 +23,6 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 MOST = 8
 LIMITS = {"max_connections": MOST, "header_timeout": 0.5, "idle_timeout": 0.7, "receive_timeout": 1.0}
-
-
-@pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
-def stream(network):
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 255
-    return network.edge_inference([{"image": image}])[0]
 
 
 @pytest.fixture

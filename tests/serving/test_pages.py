@@ -27,11 +27,6 @@ from prometheus_client.parser import text_string_to_metric_families as read_metr
 
 
 @pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
 def stream(network):
     image = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(2)) * 255
     return network.edge_inference([{"image": image}])[0]

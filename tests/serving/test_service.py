@@ -37,11 +37,6 @@ STEPS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
 def sent(network):
     """list of (id, bytes)."""
     generator = torch.Generator().manual_seed(2)

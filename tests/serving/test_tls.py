@@ -7,7 +7,6 @@ import time
 
 import certificates
 import pytest
-import torch
 from servers import port_of, running
 
 from d2_featcomp.serving import (
@@ -27,17 +26,6 @@ pytest.importorskip("prometheus_client")
 httpx = pytest.importorskip("httpx")
 if not certificates.find_openssl():
     pytest.skip("the program openssl is not installed", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def network(random_network):
-    return random_network("msfc")
-
-
-@pytest.fixture(scope="module")
-def data(network):
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)) * 255
-    return network.edge_inference([{"image": image}])[0].to_bytes()
 
 
 @pytest.fixture(scope="module")

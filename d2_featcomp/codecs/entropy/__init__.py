@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...lazy_names import make_lazy_getattr
 from .integer_model import IntegerModel
-from .rates import RATE_CODES, find_rate_code, interpolate, interpolate_integers
+from .rates import RATE_CODES, HasRate, find_rate_code, interpolate, interpolate_integers
 
 if TYPE_CHECKING:
     from .needs_torch import *

@@ -6,7 +6,7 @@ Shape shorthand in this module:
 
 import numpy as np
 
-__all__ = ["RATE_CODES", "find_rate_code", "interpolate", "interpolate_integers"]
+__all__ = ["RATE_CODES", "HasRate", "find_rate_code", "interpolate", "interpolate_integers"]
 
 RATE_CODES = 256  # a rate is sent as a byte
 
@@ -14,6 +14,25 @@ RATE_CODES = 256  # a rate is sent as a byte
 def find_rate_code(rate):
     """Returns the byte, 0..255, of a rate."""
     return round(rate * (RATE_CODES - 1))
+
+
+class HasRate:
+    """Has an attribute `rate`, which codecs with several rates code at.
+
+    Raises:
+        ValueError: it is set out of range.
+    """
+
+    @property
+    def rate(self):
+        """float: 0 (fewest bytes) to 1 (most), at which images are coded; a multiple of 1 / 255."""
+        return self._code / (RATE_CODES - 1)
+
+    @rate.setter
+    def rate(self, value):
+        if not 0 <= value <= 1:
+            raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
+        self._code = find_rate_code(value)
 
 
 def interpolate(points, rate):
