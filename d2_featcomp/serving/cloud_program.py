@@ -109,7 +109,7 @@ def decode_files(network, args, categories):
             except FileNotFoundError as error:
                 tqdm.write(str(error), file=sys.stderr)
     if args.draw:
-        draw_frames(args, {result["image_id"] for result in results})
+        draw_frames(args, {result["image_id"] for result in results}, categories)
     count = write_coco_results(results, categories, table, args.output)
     print(f"{args.output}/results.json: {count} instances")
     if table.unknown:
@@ -121,9 +121,10 @@ def decode_files(network, args, categories):
     return failed
 
 
-def draw_frames(args, names):
-    """Writes the video of --images with what was found in those of its frames that have these names."""
+def draw_frames(args, names, categories):
+    """Writes the video of --images with what was found in those of its frames that have these names;
+    `categories` are those of the network."""
     frames = (frame for frame in read_timed_frames(args.images) if frame.name in names)
     found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
-    count = draw_video(found, args.draw)
+    count = draw_video(found, args.draw, categories)
     print(f"{args.draw}: {count} frames")

@@ -87,7 +87,7 @@ def run_edge(args):
     elif listed or table.tells_times():  # of a data set, of a video
         write_image_table(table, listed or categories, args.output)
     if args.draw:
-        _draw_answers(args, table)
+        _draw_answers(args, table, categories)
     _print_rates(args, rows, off_target)
     if rows and link:
         print(_make_table(rows))
@@ -257,14 +257,15 @@ def make_controller(args, codec):
     return RateController(args.target_kbit_s, args.fps)
 
 
-def _draw_answers(args, table):
+def _draw_answers(args, table, categories):
     """Writes the video of --input with what the server found in those frames that it has answered."""
+    from .outputs import list_categories
     from .videos import draw_video
 
     answers = dict(read_answers(args.output))
     frames = read_timed_frames(args.input[0], None, Sampling(args.stride, args.fps))
     taken = ((frame, answers.get(frame.name)) for frame in itertools.islice(frames, args.limit))
-    count = draw_video(taken, args.draw)
+    count = draw_video(taken, args.draw, categories or list_categories(answers.values()))
     print(f"{args.draw}: {count} frames, {len(answers.keys() & table.entries.keys())} of them answered")
 
 

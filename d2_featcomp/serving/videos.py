@@ -1,20 +1,15 @@
 """Videos of what was found in the frames of another one."""
 
-import base64
 import contextlib
 import fractions
-import io
 import os
 
 import numpy as np
-import pycocotools.mask
-import torch
-from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 from ..deploy.pictures import collect_metadata, draw_outputs
+from .outputs import read_outputs
 
-__all__ = ["VideoWriter", "draw_answer", "draw_video", "read_outputs"]
+__all__ = ["VideoWriter", "draw_answer", "draw_video"]
 
 _TICKS = 1000  # of a second: some codecs take no finer ones
 _CODECS = ("libx264", "h264", "libx265", "mpeg4")  # the first that this build of FFmpeg has
@@ -80,13 +75,14 @@ class VideoWriter(contextlib.AbstractContextManager):
         self._container.close()
 
 
-def draw_video(frames, path, threshold=0.5):
+def draw_video(frames, path, categories=(), threshold=0.5):
     """Writes a video of what was found in the frames of another one.
 
     Args:
         frames (iterable[(Frame, dict or None)]): of one video, with the result of each, from
             :func:`make_result`; None: the frame is shown as it is.
         path (str): of the video to write.
+        categories (sequence[dict]): as :func:`read_outputs` takes them; each keeps its colour.
         threshold (float): instances of a lower score are left out.
 
     Returns:
@@ -98,58 +94,22 @@ def draw_video(frames, path, threshold=0.5):
     count = 0
     with VideoWriter(path) as writer:
         for frame, answer in frames:
-            writer.write(draw_answer(frame.picture, answer, threshold), frame.time)
+            writer.write(draw_answer(frame.picture, answer, categories, threshold), frame.time)
             count += 1
     return count
 
 
-def draw_answer(picture, answer, threshold=0.5):
+def draw_answer(picture, answer, categories=(), threshold=0.5):
     """Draws the JSON result of an image onto it.
 
     Args:
         picture (ndarray): (H, W, 3) uint8 RGB, the original image.
         answer (dict or None): from :func:`make_result`; None: nothing is known of it.
+        categories (sequence[dict]): as :func:`read_outputs` takes them.
         threshold (float): instances of a lower score are left out.
 
     Returns:
         ndarray: as of :func:`draw_outputs`.
     """
-    outputs, categories = read_outputs(answer or {}, picture.shape[:2])
+    outputs = read_outputs(answer or {}, picture.shape[:2], categories)
     return draw_outputs(picture, outputs, collect_metadata(outputs, categories), threshold)
-
-
-def read_outputs(answer, size):
-    """Inverse of :func:`make_result`, of what can be drawn onto an image.
-
-    Args:
-        answer (dict): the result.
-        size ((int, int)): height and width of the image.
-
-    Returns:
-        (dict, list[dict]): the network's output, with "instances" and, where there are such maps,
-        "sem_seg" or "panoptic_seg"; and the categories of its instances, "id" and "name" of each.
-    """
-    found = answer.get("instances", [])
-    names = {entry["category_id"]: entry.get("category", str(entry["category_id"])) for entry in found}
-    places = {number: place for place, number in enumerate(sorted(names))}
-    instances = Instances(tuple(size))
-    boxes = torch.tensor([entry["bbox"] for entry in found], dtype=torch.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    instances.pred_boxes = Boxes(boxes)
-    instances.scores = torch.tensor([entry["score"] for entry in found])
-    instances.pred_classes = torch.tensor([places[entry["category_id"]] for entry in found]).long()
-    if found and all("segmentation" in entry for entry in found):
-        masks = [pycocotools.mask.decode(entry["segmentation"]) for entry in found]
-        instances.pred_masks = torch.from_numpy(np.stack(masks)).bool()
-    outputs, maps = {"instances": instances}, answer.get("maps", {})
-    if "panoptic" in maps:
-        outputs["panoptic_seg"] = _read_labels(maps["panoptic"]), answer["segments"]
-    elif "segmentation" in maps:
-        labels = _read_labels(maps["segmentation"]).long()
-        outputs["sem_seg"] = torch.nn.functional.one_hot(labels).permute(2, 0, 1)
-    return outputs, [{"id": number, "name": names[number]} for number in places]
-
-
-def _read_labels(data):
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return torch.from_numpy(np.asarray(image).astype(np.int32))

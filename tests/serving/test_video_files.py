@@ -8,8 +8,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from d2_featcomp.codecs import ImageSizes
+from d2_featcomp.deploy.classes import make_categories
 from d2_featcomp.serving import make_result, read_frames
-from d2_featcomp.serving.videos import VideoWriter, draw_answer, read_outputs
+from d2_featcomp.serving.outputs import list_categories, read_outputs
+from d2_featcomp.serving.videos import VideoWriter, draw_answer
 
 av = pytest.importorskip("av")
 SIZE = (64, 97)  # the width becomes even
@@ -36,10 +38,12 @@ def make_output():
 def test_results_are_read_back():
     output = make_output()
     answer = json.loads(json.dumps(make_result("x", output, ["dog", "cat", "cow"])))
-    outputs, categories = read_outputs(answer, SIZE)
-    read, written = outputs["instances"], output["instances"]
+    categories = list_categories([answer])
     assert [c["name"] for c in categories] == ["dog", "cow"]
-    assert [categories[index]["name"] for index in read.pred_classes] == ["cow", "dog"]
+    read, written = read_outputs(answer, SIZE)["instances"], output["instances"]
+    assert torch.equal(read.pred_classes, written.pred_classes)
+    named = read_outputs(answer, SIZE, categories)["instances"].pred_classes
+    assert [categories[index]["name"] for index in named] == ["cow", "dog"]
     torch.testing.assert_close(read.pred_boxes.tensor, written.pred_boxes.tensor)
     torch.testing.assert_close(read.scores, written.scores)
     assert torch.equal(read.pred_masks, written.pred_masks)
@@ -49,11 +53,11 @@ def test_maps_are_read_back():
     labels = torch.randint(0, 5, SIZE, generator=torch.Generator().manual_seed(0))
     scores = torch.nn.functional.one_hot(labels).permute(2, 0, 1)
     answer = make_result("x", {"bitstream": Sizes(), "sem_seg": scores})
-    outputs, _ = read_outputs(answer, SIZE)
+    outputs = read_outputs(answer, SIZE)
     assert torch.equal(outputs["sem_seg"].argmax(dim=0), labels)
     segments = [{"id": 1, "category_id": 3, "isthing": True}]
     answer = make_result("x", {"bitstream": Sizes(), "panoptic_seg": (labels, segments)})
-    outputs, _ = read_outputs(answer, SIZE)
+    outputs = read_outputs(answer, SIZE)
     assert torch.equal(outputs["panoptic_seg"][0].long(), labels)
     assert outputs["panoptic_seg"][1] == segments
 
@@ -61,12 +65,29 @@ def test_maps_are_read_back():
 def test_only_what_is_sure_enough_is_drawn():
     picture = np.full((*SIZE, 3), 127, np.uint8)
     answer = make_result("x", make_output())
-    both, one, none = (draw_answer(picture, answer, threshold) for threshold in (0.5, 0.8, 0.95))
+    both, one, none = (draw_answer(picture, answer, (), threshold) for threshold in (0.5, 0.8, 0.95))
     assert np.array_equal(none, draw_answer(picture, None))
     scale = none.shape[0] // SIZE[0]
     second = np.s_[scale * 30, scale * 65]  # in its mask
     assert (both[second] != 127).any() and (one[second] == 127).all()
     assert (one[scale * 30, scale * 20] != 127).any()  # in the first one's
+
+
+def test_a_class_has_one_colour_in_all_frames():
+    picture, output = np.full((*SIZE, 3), 127, np.uint8), make_output()
+    alone = {**output, "instances": output["instances"][:1]}
+    names = ["dog", "cat", "cow"]
+    categories = make_categories(names)
+    drawn = [
+        draw_answer(picture, make_result("x", one, names), categories, threshold=0.8)
+        for one in (output, alone)
+    ]
+    assert np.array_equal(*drawn)
+    found = output["instances"]
+    both = [draw_answer(picture, make_result("x", one, names), categories) for one in (output, alone)]
+    scale = both[0].shape[0] // SIZE[0]
+    place = np.s_[scale * 30, scale * 20]  # in the mask of a cow
+    assert len(found) == 2 and np.array_equal(both[0][place], both[1][place])
 
 
 def test_videos_keep_times_and_pictures(tmp_path):
