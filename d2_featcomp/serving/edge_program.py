@@ -145,7 +145,8 @@ def _open_sender(args):
     """Sender or None; puts back what the server refused, and sends what is in the spool."""
     sender = None
     if args.connect:
-        sender = Sender(Spool(args.spool), _open_client(args), args.output, tell=_tell)
+        client = _open_client(args)  # before the spool's folder is made
+        sender = Sender(Spool(args.spool), client, args.output, tell=_tell)
     if args.output:
         os.makedirs(args.output, exist_ok=True)
     if args.requeue:
