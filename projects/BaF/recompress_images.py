@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Codes the images of a data set at their full size, as a camera would send them to the cloud.
+"""Codes the images of a data set at their full size, as a camera would for a network in the cloud.
 
     recompress_images.py --dataset coco_2017_val --codec jpeg420 --quality 75 --output jpeg75
 
