@@ -12,6 +12,7 @@ from torch import nn
 
 from .images import IMAGE_CODEC_REGISTRY
 from .images.base import CodecRegistry
+from .rate_control import require_no_target
 
 __all__ = ["FEATURE_CODEC_REGISTRY", "FeatureCodec", "build_feature_codec"]
 
@@ -208,10 +209,7 @@ def build_feature_codec(cfg, feature_split):
             f"unknown codec {name!r} (MODEL.FEATCOMP.CODEC.NAME): choose an image codec ({images}) or a "
             f"registered feature codec ({others})"
         )
-    codec, target = kind.from_config(cfg, feature_split), cfg.MODEL.FEATCOMP.CODEC.TARGET_KB
-    if target and codec.rate is None:
-        raise ValueError(
-            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target:g}, but codec {name!r} has one rate: set "
-            "it to 0, or train with CODEC.NAME variable_rate"
-        )
+    codec = kind.from_config(cfg, feature_split)
+    if codec.rate is None:
+        require_no_target(cfg.MODEL.FEATCOMP.CODEC.TARGET_KB, name)
     return codec

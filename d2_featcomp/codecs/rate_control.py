@@ -7,12 +7,41 @@ from typing import Any
 from .bitstream import FeatureBitstream
 from .entropy import RATE_CODES
 
-__all__ = ["TOLERANCE", "RateController", "find_rate", "meet_target"]
+__all__ = [
+    "TOLERANCE",
+    "RateController",
+    "find_rate",
+    "find_target_bytes",
+    "meet_target",
+    "require_no_target",
+]
 
 TOLERANCE = 0.03  # share of a target by which a size may differ
 _ATTEMPTS = 6
 _USUAL_SPAN = math.log(10)  # of bytes, between rates 0 and 1; where the search begins
 _REACH = 1.3  # rather too far than too near, so that the target lies in between
+
+
+def find_target_bytes(kilobytes: float) -> float | None:
+    """Returns the bytes of MODEL.FEATCOMP.CODEC.TARGET_KB; None for 0, which is no target.
+
+    Raises:
+        ValueError: it is not a positive number or 0.
+    """
+    if not kilobytes >= 0:
+        raise ValueError(
+            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {kilobytes}: it must be positive, or 0 for none"
+        )
+    return 1000 * kilobytes or None
+
+
+def require_no_target(kilobytes: float, name: str) -> None:
+    """Raises ValueError for a MODEL.FEATCOMP.CODEC.TARGET_KB of a codec, `name`, with one rate."""
+    if kilobytes:
+        raise ValueError(
+            f"MODEL.FEATCOMP.CODEC.TARGET_KB is {kilobytes:g}, but codec {name!r} has one rate: set "
+            "it to 0, or train with CODEC.NAME variable_rate"
+        )
 
 
 def find_rate(

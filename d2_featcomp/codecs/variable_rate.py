@@ -16,6 +16,7 @@ from .entropy import HasRate, IntegerWeights, find_rate_code, interpolate
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
 from .quantized import as_array
+from .rate_control import find_target_bytes
 from .structures import CodedTensor
 from .symbol_coding import STEP_UNIT, prepend_rate, scale_range
 from .symbols import SymbolDecoder
@@ -84,14 +85,9 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
     @classmethod
     def read_rate_settings(cls, featcomp):
         """See :meth:`LearnedFeatureCodec.read_rate_settings`."""
-        target = featcomp.CODEC.TARGET_KB
-        if not target >= 0:
-            raise ValueError(
-                f"MODEL.FEATCOMP.CODEC.TARGET_KB is {target}: it must be positive, or 0 for none"
-            )
         return {
             "rate": featcomp.CODEC.RATE,
-            "target_bytes": 1000 * target or None,
+            "target_bytes": find_target_bytes(featcomp.CODEC.TARGET_KB),
             "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
             "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
         }

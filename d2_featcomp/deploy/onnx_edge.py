@@ -18,6 +18,7 @@ from ..codecs import (
     meet_target,
 )
 from ..codecs.entropy import IntegerModel
+from ..codecs.rate_control import find_target_bytes, require_no_target
 from ..codecs.symbol_coding import arrange
 from ..onnx_session import open_session
 from ..ops import FLOAT_BITS
@@ -207,20 +208,14 @@ def build_array_codec(metadata, settings, path):
     ]
     if "step_sizes" in metadata:
         steps = [np.array(each, np.int32) for each in json.loads(metadata["step_sizes"])]
-        if not target >= 0:
-            raise ValueError(f"{_TARGET} is {target}: it must be positive, or 0 for none")
         return VariableRateArrayCodec(
             models=models,
             step_sizes=steps,
             rate=settings["RATE"],
-            target_bytes=1000 * target or None,
+            target_bytes=find_target_bytes(target),
             **common,
         )
-    if target:
-        raise ValueError(
-            f"{_TARGET} is {target:g}, but codec {name!r} has one rate: set it to 0, or train with "
-            "CODEC.NAME variable_rate"
-        )
+    require_no_target(target, name)
     if models:
         return ArrayCodec(encode=lambda symbols, index: models[index].encode(symbols), **common)
     try:

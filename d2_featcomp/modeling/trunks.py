@@ -158,11 +158,8 @@ class SwinTrunk(Trunk):
         return found
 
     def finish(self, features):
-        return {name: self._normalize(name, x) for name, x in features.items()}
-
-    def _normalize(self, name, x):
-        norm = getattr(self.module, f"norm{name.removeprefix('p')}")
-        return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+        norms = {name: getattr(self.module, f"norm{name.removeprefix('p')}") for name in features}
+        return {name: _normalize(norms[name], x).contiguous() for name, x in features.items()}
 
 
 class MViTTrunk(Trunk):
@@ -201,11 +198,7 @@ class MViTTrunk(Trunk):
         return found
 
     def finish(self, features):
-        return {name: self._normalize(name, x) for name, x in features.items()}
-
-    def _normalize(self, name, x):
-        norm = getattr(self.module, f"{name}_norm")
-        return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return {n: _normalize(getattr(self.module, f"{n}_norm"), x) for n, x in features.items()}
 
 
 def _embed_patches(vit, images):
@@ -214,6 +207,11 @@ def _embed_patches(vit, images):
     if vit.pos_embed is not None:
         x = x + get_abs_pos(vit.pos_embed, vit.pretrain_use_cls_token, x.shape[1:3])
     return x
+
+
+def _normalize(norm, x):
+    """Applies a norm of the last dimension to the channels of (N, C, H, W)."""
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _Given(nn.Module):

@@ -8,7 +8,6 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..deploy.naming import name_files
 from ..images import IMAGE_SUFFIXES, list_images, read_picture
@@ -205,7 +204,7 @@ def read_timed_frames(entry, name=None, sampling=None):
     else:
         try:
             yield Frame(name, read_picture(entry), None)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except FileNotFoundError as error:  # since it was listed
             raise ValueError(f"{entry!r} is no image that can be read ({error})") from error
 
 
