@@ -199,6 +199,21 @@ def _shrunk(overrides):
     return [part for item in keyed.items() for part in item]
 
 
+def show_noise(network, sizes):
+    """Fits the norms of the edge sub-model of a network to noise of these sizes, so that its features
+    vary; returns the generator of the noise."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+            module.reset_running_stats()
+            module.train()
+    generator = torch.Generator().manual_seed(1)
+    for size in sizes:
+        network.edge_features([{"image": torch.rand(3, *size, generator=generator) * 255}])
+    network.eval()
+    return generator
+
+
 @torch.no_grad()
 def calibrate(network):
     """Fits the norms of a network to noise."""

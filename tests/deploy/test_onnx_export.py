@@ -30,15 +30,8 @@ def lively_network(random_network):
 
     def build(name):
         network = random_network(name)
-        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = None
-            norm.reset_running_stats()
-            norm.train()
-        generator = torch.Generator().manual_seed(1)
-        for size in ((64, 96), (96, 64)):
-            network.edge_features([{"image": torch.rand(3, *size, generator=generator) * 255}])
-        return network.eval()
+        networks.show_noise(network, [(64, 96), (96, 64)])
+        return network
 
     return build
 

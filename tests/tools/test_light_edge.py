@@ -94,17 +94,9 @@ def enliven(network):
     """Norms that fit random images, so that features vary, and an entropy model that tells symbols
     apart."""
     networks.randomize(network)
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
-        norm.reset_running_stats()
-        norm.train()
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(2):
-        network.edge_features([{"image": torch.rand(3, 64, 96, generator=generator) * 255}])
+    generator = networks.show_noise(network, [(64, 96)] * 2)
     for parameter in network.feature_codec.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    network.eval()
     network.feature_codec.update()
 
 
