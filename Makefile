@@ -20,7 +20,7 @@ help:
 	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
 	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
-	@echo 'make photo-scenes  build the data set of real pixels from two Debian packages'
+	@echo 'make photo-scenes  build the data set of real pixels from three Debian packages'
 	@echo 'make msfc-photo    MSFC, images and anchors on that data set, from ImageNet weights (three seeds; resumable)'
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, on COCO images and video frames (hours;'

@@ -22,7 +22,7 @@ def fetch_debian_packages(names, folder):
         FileNotFoundError: this machine has no apt-get or no dpkg-deb. OSError: apt-get cannot get them.
     """
     mark = os.path.join(folder, _COMPLETE)
-    if os.path.isfile(mark):
+    if os.path.isfile(mark) and _read(mark) == _name_all(names):
         return
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise FileNotFoundError(
@@ -39,5 +39,14 @@ def fetch_debian_packages(names, folder):
         raise OSError(
             f"cannot download or unpack {' and '.join(names)}: check the network, and run apt-get update"
         ) from error
-    with open(mark, "wb"):
-        pass
+    with open(mark, "w", encoding="utf-8") as file:
+        file.write(_name_all(names))
+
+
+def _name_all(names):
+    return "".join(f"{name}\n" for name in names)
+
+
+def _read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()

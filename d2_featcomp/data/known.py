@@ -10,7 +10,60 @@ from .scenes import ensure_scenes, is_complete, read_manifest, write_scenes
 __all__ = ["BUILT_HERE", "KnownDataSet", "build_data_set", "list_data_sets"]
 
 _PHOTO_CLASSES = ("animals", "food", "plants", "vehicles", "household", "hobbies")
-_PHOTO_PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds")
+# Shares of the path of a cut-out -> its size relative to others at the same distance. The true ones
+# differ by a hundred times and more; these keep their order and everything large enough to be seen.
+_PHOTO_RELATIVE_SIZES = {
+    "animals/insects": 0.7,
+    "animals/shellfish": 0.7,
+    "animals/amphibians": 0.7,
+    "animals/fish": 0.8,
+    "animals/lizards": 0.8,
+    "animals/birds": 0.8,
+    "animals/mammals/": 1.2,
+    "animals/mammals/rodents": 0.7,
+    "animals/mammals/hedgehog": 0.7,
+    "animals/mammals/echidna": 0.7,
+    "animals/mammals/ferret": 0.7,
+    "animals/mammals/rabbit": 0.7,
+    "animals/mammals/aquatic/orca": 1.5,
+    "animals/mammals/aquatic/whale": 1.5,
+    "animals/mammals/elephant": 1.5,
+    "animals/mammals/giraffe": 1.5,
+    "food/": 0.7,
+    "food/nuts": 0.6,
+    "hobbies/": 0.9,
+    "hobbies/binoculars": 0.7,
+    "hobbies/camera": 0.7,
+    "hobbies/music/percussion": 1.2,
+    "household/": 0.8,
+    "household/garbagecan": 1.1,
+    "household/toilet": 1.1,
+    "household/tools/cementmixer": 1.3,
+    "household/wheelie_bin": 1.1,
+    "plants/": 0.8,
+    "plants/trees/": 1.5,
+    "plants/trees/pinecone": 0.7,
+    "plants/trees/holly_leaves": 0.8,
+    "plants/trees/rambutan": 0.7,
+    "vehicles/": 1.5,
+    "vehicles/cycle": 1.0,
+}
+# Cut-outs of parts of an object, and drawings.
+_PHOTO_EXCLUDED = ("cartoon", "sedan_police", "7spoke256", "wheel_tractor")
+# Photographs of a ground on which objects can stand.
+_PHOTO_GROUNDS = (
+    "Bridge_by",
+    "aitzgorri_by",
+    "life_by",
+    "picosdeeuropa_by",
+    "seeding_by",
+    "sunset_by",
+    "nature/Dune",
+    "nature/GreenMeadow",
+    "nature/Storm",
+    "nature/Wood",
+)
+_PHOTO_PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds", "lomiri-wallpapers-16.04")
 
 # Below DETECTRON2_DATASETS: folder -> (registered names, files and folders needed, how to get them).
 _DOWNLOADED = {
@@ -60,7 +113,7 @@ def list_data_sets():
     """Lists the data sets of this project: list[KnownDataSet]."""
     root = find_data_root()
     made = {"scenes": "drawn when it is first used, or by featcomp datasets --build scenes"}
-    made["photo_scenes"] = "featcomp datasets --build photo_scenes (downloads 208 MB, on Debian)"
+    made["photo_scenes"] = "featcomp datasets --build photo_scenes (downloads 224 MB, on Debian)"
     for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
         if read_manifest(os.path.join(root, name)) is not None:
             made.setdefault(name, "featcomp make-scenes")
@@ -81,16 +134,18 @@ def _build_scenes(folder):
 
 
 def _build_photo_scenes(folder):
-    """From the cut-outs and the photographs of two Debian packages, which are kept beside it."""
+    """From the cut-outs and the photographs of three Debian packages, which are kept beside it."""
     if is_complete(folder) and read_manifest(folder).get("layout") == PHOTO_LAYOUT:
         return
     sources = f"{folder}_sources"
     fetch_debian_packages(_PHOTO_PACKAGES, sources)
     recipe = photo_recipe(
         os.path.join(sources, "usr/share/tuxpaint/stamps"),
-        os.path.join(sources, "usr/share/backgrounds/mate/nature"),
+        os.path.join(sources, "usr/share/backgrounds"),
         classes=_PHOTO_CLASSES,
-        exclude=("cartoon",),
+        exclude=_PHOTO_EXCLUDED,
+        photos=_PHOTO_GROUNDS,
+        relative_sizes=_PHOTO_RELATIVE_SIZES,
     )
     write_scenes(folder, *recipe())
 

@@ -292,3 +292,30 @@ def test_make_scenes_reports_unusable_folders_in_one_line(tmp_path):
     assert errors.startswith("make_scenes.py: error: ") and errors.count("\n") == 1
     assert str(tmp_path / "cutouts") in errors
     assert not (tmp_path / "datasets").exists()
+
+
+def test_cutouts_have_sizes_relative_to_each_other(tmp_path):
+    wren, cow, nut = (
+        str(tmp_path / path) for path in ("animals/birds/wren.png", "animals/cow.png", "food/nut.png")
+    )
+    for path in (wren, cow, nut):
+        write_cutout(Path(path), size=(60, 48))
+    cutouts = {"animals": [wren, cow], "food": [nut]}
+    objects = CutoutObjects(cutouts, {"animals/": 1.5, "animals/birds": 0.5})
+    plain = CutoutObjects(cutouts)
+    ratios = {0: set(), 1: set()}
+    for seed in range(24):
+        sprite, class_id = objects.draw(np.random.default_rng(seed), 80.0, None)
+        same, _ = plain.draw(np.random.default_rng(seed), 80.0, None)
+        ratios[class_id].add(round(sprite.shape[1] / same.shape[1] * 2) / 2)
+    assert ratios == {0: {0.5, 1.5}, 1: {1.0}}
+
+
+def test_photographs_can_be_chosen(tmp_path):
+    for name in ("a/Dune", "a/Storm", "b/Wood", "b/Flower"):
+        write_photo(tmp_path / f"{name}.png")
+    chosen = ("a/", "Wood")
+    found = [list_photos(str(tmp_path), part, include=chosen) for part in ("train", "val")]
+    assert [[Path(path).stem for path in paths] for paths in found] == [["Dune", "Storm"], ["Wood"]]
+    with pytest.raises(ValueError, match="holds 1 images of Wood: two or more"):
+        list_photos(str(tmp_path), "val", include=("Wood",))

@@ -46,7 +46,8 @@ DPKG = """#!/bin/sh
 mkdir -p "$3/usr/share/tuxpaint/stamps" "$3/usr/share/backgrounds/mate"
 case "$2" in
     *stamps*) cp -r "$FILES"/stamps/* "$3/usr/share/tuxpaint/stamps" ;;
-    *) cp -r "$FILES/photos" "$3/usr/share/backgrounds/mate/nature" ;;
+    *mate*) cp -r "$FILES/photos" "$3/usr/share/backgrounds/mate/nature" ;;
+    *) cp "$FILES"/photos/* "$3/usr/share/backgrounds" ;;
 esac
 """
 
@@ -63,9 +64,9 @@ def packages(tmp_path, monkeypatch):
             pixels[5:35, 5:35] = (30 * number, 8 * index, 90, 255)
             Image.fromarray(pixels).save(folder / f"{index}.png")
     (tmp_path / "files" / "photos").mkdir()
-    for index in range(5):
+    for name in ("Dune", "Storm", "aitzgorri_by_somebody", "FreshFlower"):
         pixels = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "files" / "photos" / f"{index}.jpg")
+        Image.fromarray(pixels).save(tmp_path / "files" / "photos" / f"{name}.jpg")
     programs = tmp_path / "bin"
     programs.mkdir()
     calls = tmp_path / "calls"
@@ -78,7 +79,7 @@ def packages(tmp_path, monkeypatch):
     return programs, calls
 
 
-def test_photo_scenes_are_built_from_two_packages(root, few, packages, monkeypatch):
+def test_photo_scenes_are_built_from_packages(root, few, packages, monkeypatch):
     _, calls = packages
     folder = known.build_data_set("photo_scenes")
     assert folder == str(root / "photo_scenes") and is_complete(folder)
@@ -91,10 +92,18 @@ def test_photo_scenes_are_built_from_two_packages(root, few, packages, monkeypat
     before = os.stat(manifest).st_ino
     known.build_data_set("photo_scenes")
     assert os.stat(manifest).st_ino == before
-    monkeypatch.setattr(known, "PHOTO_LAYOUT", 3)  # objects are placed otherwise: drawn again
+    monkeypatch.setattr(known, "PHOTO_LAYOUT", 0)  # objects are placed otherwise: drawn again
     known.build_data_set("photo_scenes")
     assert os.stat(manifest).st_ino != before
-    assert calls.read_text() == "download tuxpaint-stamps-default mate-backgrounds\n"
+    packages = "tuxpaint-stamps-default mate-backgrounds lomiri-wallpapers-16.04"
+    assert calls.read_text() == f"download {packages}\n"
+
+
+def test_other_packages_are_downloaded_though_some_were(tmp_path, packages):
+    _, calls = packages
+    for names in (["a-stamps"], ["a-stamps"], ["a-stamps", "mate"], ["a-stamps", "mate"]):
+        debian.fetch_debian_packages(names, str(tmp_path / "sources"))
+    assert calls.read_text() == "download a-stamps\ndownload a-stamps mate\n"
 
 
 def test_a_download_that_fails_is_told(tmp_path, packages):

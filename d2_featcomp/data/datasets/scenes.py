@@ -22,7 +22,9 @@ __all__ = ["find_data_root", "photo_recipe", "procedural_recipe", "register_scen
 
 PARTS = ("train", "val")
 SIZES = {"train": 2000, "val": 200}
-PHOTO_LAYOUT = 2  # where objects stand on photographs; 1, in manifests without it, put most at the top
+# How objects are placed on photographs. 1, in manifests without it, put most at the top; in 2 apples were
+# as large as drum kits.
+PHOTO_LAYOUT = 3
 
 
 def find_data_root():
@@ -45,7 +47,17 @@ def procedural_recipe(counts=None, seed=2021):
     return recipe
 
 
-def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None, seed=2021):
+def photo_recipe(
+    cutouts,
+    backgrounds,
+    *,
+    classes=None,
+    exclude=(),
+    photos=(),
+    relative_sizes=None,
+    counts=None,
+    seed=2021,
+):
     """Makes the recipe of a data set of real pixels: RGBA cut-outs over photographs; "train" and "val"
     share neither.
 
@@ -53,14 +65,18 @@ def photo_recipe(cutouts, backgrounds, *, classes=None, exclude=(), counts=None,
         cutouts (str): folder with a sub-folder a class, see :func:`list_cutouts`.
         backgrounds (str): folder of photographs.
         classes, exclude: see :func:`list_cutouts`.
+        photos: `include` of :func:`list_photos`.
+        relative_sizes: see :class:`CutoutObjects`.
         counts, seed: see :func:`procedural_recipe`.
     """
 
     def recipe():
         composers = {
             part: SceneComposer(
-                objects=CutoutObjects(list_cutouts(cutouts, part, classes=classes, exclude=exclude)),
-                backgrounds=PhotoBackgrounds(list_photos(backgrounds, part)),
+                objects=CutoutObjects(
+                    list_cutouts(cutouts, part, classes=classes, exclude=exclude), relative_sizes
+                ),
+                backgrounds=PhotoBackgrounds(list_photos(backgrounds, part, include=photos)),
             )
             for part in PARTS
         }

@@ -73,8 +73,8 @@ class _Placed:
 class SceneComposer:
     """Places objects at random depths, lets near ones hide far ones, lights and renders the scene.
 
-    An object's disparity is proportional to its size on the image, so depth can be told from one
-    view.
+    Disparity is proportional to the size that an object is drawn for, so depth can be told from one
+    view. An object whose source makes it larger or smaller than others is no nearer or farther.
 
     Args:
         objects: source with `classes` and `draw(rng, size, light) -> (RGBA, class id)`.

@@ -96,15 +96,30 @@ def _is_cutout(path):
     return open_image(path, look)
 
 
-def list_photos(folder, part, *, val_fraction=0.25):
+def list_photos(folder, part, *, include=(), val_fraction=0.25):
     """Lists the photographs of one part, "train" or "val"; the two never share one.
 
+    Args:
+        folder (str): images at any depth below it are photographs.
+        part (str): "train" or "val".
+        include (sequence[str]): photographs whose path below `folder` contains one of these are
+            used; none: all.
+        val_fraction (float): share that goes to "val".
+
     Raises:
-        FileNotFoundError: no such folder. ValueError: fewer than two images in it.
+        FileNotFoundError: no such folder. ValueError: fewer than two such images in it.
     """
-    photos = [[path] for path in _walk_images(folder)]
+    photos = [
+        [path]
+        for path in _walk_images(folder)
+        if not include or any(word in os.path.relpath(path, folder) for word in include)
+    ]
     if len(photos) < 2:
-        raise ValueError(f"{folder!r} holds {len(photos)} images: two or more backgrounds are needed")
+        raise ValueError(
+            f"{folder!r} holds {len(photos)} images"
+            + (f" of {', '.join(include)}" if include else "")
+            + ": two or more backgrounds are needed"
+        )
     return _split(photos, part, val_fraction)
 
 
@@ -113,20 +128,32 @@ class CutoutObjects:
 
     Args:
         cutouts (dict[str, list[str]]): class name -> image paths, as :func:`list_cutouts` gives.
+        relative_sizes (dict[str, float]): part of a path -> size of such cut-outs relative to others
+            at the same distance; the longest that a path contains counts, 1 where there is none.
     """
 
-    def __init__(self, cutouts):
+    def __init__(self, cutouts, relative_sizes=None):
         self.classes = tuple(cutouts)
-        self._sprites = [[_load_cutout(path) for path in paths] for paths in cutouts.values()]
+        self._relative_sizes = relative_sizes or {}
+        self._sprites = [
+            [(_load_cutout(path), self._find_relative_size(path)) for path in paths]
+            for paths in cutouts.values()
+        ]
+
+    def _find_relative_size(self, path):
+        path = path.replace(os.sep, "/")
+        found = [part for part in self._relative_sizes if part in path]
+        return self._relative_sizes[max(found, key=len)] if found else 1.0
 
     def draw(self, rng, size, light):
-        """See :meth:`ProceduralObjects.draw`; `light` is unused: photographs bring their own."""
+        """See :meth:`ProceduralObjects.draw`; `size` is multiplied by the relative size of the cut-out
+        that is drawn, `light` is unused: photographs bring their own."""
         class_id = int(rng.integers(len(self.classes)))
         sprites = self._sprites[class_id]
-        sprite = sprites[rng.integers(len(sprites))]
+        sprite, relative_size = sprites[rng.integers(len(sprites))]
         if rng.random() < 0.5:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        scale = size / max(sprite.size)
+        scale = relative_size * size / max(sprite.size)
         sprite = sprite.resize(
             [max(4, round(side * scale)) for side in sprite.size], Image.Resampling.LANCZOS
         )
@@ -176,7 +203,7 @@ class PhotoBackgrounds:
         largest = min(photo.width / width, photo.height / height)
         scale = rng.uniform(0.4, 1.0) * largest
         left = rng.uniform(0, photo.width - scale * width)
-        top = rng.uniform(0, photo.height - scale * height)
+        top = rng.uniform(0.6, 1.0) * (photo.height - scale * height)  # the ground is below
         crop = photo.resize(
             (width, height),
             Image.Resampling.LANCZOS,
