@@ -22,8 +22,8 @@ __all__ = ["find_data_root", "photo_recipe", "procedural_recipe", "register_scen
 
 PARTS = ("train", "val")
 SIZES = {"train": 2000, "val": 200}
-# How objects are placed on photographs. 1, in manifests without it, put most at the top; in 2 apples were
-# as large as drum kits.
+# How objects are placed on photographs. 1, in manifests without it, put most at the top; 2 drew them all
+# of one size.
 PHOTO_LAYOUT = 3
 
 
