@@ -254,6 +254,11 @@ def add_featcomp_config(cfg):
         if stage > 1:
             # See LOSS above.
             node.LOSS = "task"
+        if stage == 2:
+            # With LOSS "distill" or "both": errors of channels count by the squared gradient of the
+            # network's own losses, measured on so many training images with their labels before the
+            # stage begins. 0: levels count by their variance alone.
+            node.IMPORTANCE_IMAGES = 0
         featcomp.TRAIN[f"STEP{stage}"] = node
     # Of stages 2 and 3: the learning rate of the entropy model.
     featcomp.TRAIN.ENTROPY_LR = 0.005

@@ -4,6 +4,7 @@ from detectron2.data import DatasetCatalog
 
 from ..data.mappers import train_dicts
 from ..evaluation.build import build_task_evaluators
+from .importance import make_label_config
 
 __all__ = ["check_data"]
 
@@ -18,7 +19,8 @@ def check_data(stages):
         ValueError: see :func:`train_dicts` and :func:`build_evaluator`. OSError: a data set is missing.
     """
     # What the network's own losses need holds for the stages that use them; one of them is looked at.
-    train_dicts(max(stages, key=_uses_task_losses))
+    chosen = max(stages, key=_uses_task_losses)
+    train_dicts(make_label_config(chosen) if _uses_task_losses(chosen) else chosen)
     if stages[-1].TEST.EVAL_PERIOD >= 0:
         for name in stages[-1].DATASETS.TEST:
             DatasetCatalog.get(name)  # sets what metadata its evaluators need
@@ -26,4 +28,6 @@ def check_data(stages):
 
 
 def _uses_task_losses(cfg):
-    return not cfg.MODEL.FEATCOMP.ENABLED or cfg.MODEL.FEATCOMP.LOSS != "distill"
+    settings = cfg.MODEL.FEATCOMP
+    weights_channels = settings.FREEZE_TASK_NETWORK and settings.TRAIN.STEP2.IMPORTANCE_IMAGES > 0
+    return not settings.ENABLED or settings.LOSS != "distill" or weights_channels

@@ -19,6 +19,7 @@ from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, save_weights
 from .data_checks import check_data
 from .entropy_stage import fit_entropy_model
+from .importance import measure_channel_weights
 from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .trainer import Trainer
@@ -205,6 +206,8 @@ def train_stages(cfg, resume=False):
                 trainer.checkpointer.require_complete(weights or "(none)", split=False)
                 prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
                 _seed(cfg)  # so that it does not matter what that had to do
+            if step == SPLIT and step_cfg.MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES:
+                _weight_channels(step_cfg, trainer)
             if trainer.start_iter == 0:
                 reset_loss_weights(trainer.checkpointer.model)
             if trainer.start_iter < trainer.max_iter:
@@ -222,6 +225,14 @@ def train_stages(cfg, resume=False):
         logger.info("%s: trained in stages %s", path, ", ".join(map(str, steps)))
     comm.synchronize()
     return results
+
+
+def _weight_channels(cfg, trainer):
+    """Of a training that is resumed, too: the network whose losses are looked at is frozen."""
+    if trainer.start_iter < trainer.max_iter:
+        network = trainer.checkpointer.model.train()
+        images = cfg.MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES
+        network.channel_weights = measure_channel_weights(cfg, network, images)
 
 
 def _seed(cfg):
@@ -263,6 +274,15 @@ def _check_steps(cfg, steps):
                 f"unknown training loss {loss!r} (MODEL.FEATCOMP.TRAIN.STEP{step}.LOSS): choose one of "
                 f"{', '.join(LOSSES)}"
             )
+    second = cfg.MODEL.FEATCOMP.TRAIN.STEP2
+    if SPLIT in steps and (
+        second.IMPORTANCE_IMAGES < 0 or (second.IMPORTANCE_IMAGES and second.LOSS == "task")
+    ):
+        raise ValueError(
+            f"MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES is {second.IMPORTANCE_IMAGES} and STEP2.LOSS "
+            f"{second.LOSS!r}: give 0, or a number of images with LOSS distill or both, whose errors it "
+            "weights"
+        )
     rate_weight = cfg.MODEL.FEATCOMP.TRAIN.RATE_WEIGHT
     if {SPLIT, END_TO_END} & set(steps) and rate_weight and not _is_learned(cfg):
         raise ValueError(

@@ -11,6 +11,8 @@ from inspect import signature
 
 from detectron2.modeling.backbone import Backbone
 
+from .splits.base import compute_distillation_loss
+
 __all__ = ["DecodedLatents", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
 
 
@@ -39,17 +41,25 @@ class SplitCall:
         encode (callable or None): computes latents from images in place of
             :meth:`SplitBackbone.encode_features`: the same, faster. Not with `distill`.
         distill (bool): compute the distance of the restored from the original features.
+        channel_weights (dict[str, Tensor] or None): of that distance, see
+            :func:`compute_distillation_loss`; None is the split's own distance.
+        uncoded (bool): neither reduce nor code; for the gradient of what follows.
         tail (bool): compute what comes after the split point.
         losses (dict[str, Tensor]): "loss_distill", if asked for.
         rates (dict[str, Tensor]): rate terms of the codec, not weighted.
+        features (dict[str, Tensor]): where `uncoded`, those at the split point, from which gradients are
+            computed.
     """
 
     decoded: DecodedLatents | None = None
     encode: Callable | None = None
     distill: bool = False
+    channel_weights: dict | None = None
+    uncoded: bool = False
     tail: bool = True
     losses: dict = field(default_factory=dict)
     rates: dict = field(default_factory=dict)
+    features: dict = field(default_factory=dict)
 
 
 # Of this thread (or task), so that a server may use one network in several.
@@ -120,6 +130,10 @@ class SplitBackbone(Backbone):
             return self.backbone(images)
         if call.decoded is not None:
             return self.decode_features(call.decoded)
+        if call.uncoded:
+            found = self.split_point.head(images)
+            call.features = {name: x.detach().requires_grad_() for name, x in found.items()}
+            return self.split_point.tail(call.features)
         if call.encode is not None:
             y = call.encode(images)
         else:
@@ -130,7 +144,11 @@ class SplitBackbone(Backbone):
         restored = self.restore(DecodedLatents(y_hats, steps, tuple(images.shape[-2:])))
         call.rates.update(rates)
         if call.distill:
-            call.losses["loss_distill"] = self.feature_split.distillation_loss(restored, features)
+            call.losses["loss_distill"] = (
+                self.feature_split.distillation_loss(restored, features)
+                if call.channel_weights is None
+                else compute_distillation_loss(restored, features, call.channel_weights)
+            )
         return self.split_point.tail(restored) if call.tail else {}
 
     def encode_features(self, images):

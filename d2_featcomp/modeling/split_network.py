@@ -43,6 +43,10 @@ class SplitNetwork(SplitInference, nn.Module):
 
     Built from a config with `MODEL.FEATCOMP.ENABLED` False, it is the network `TASK_NETWORK` itself.
 
+    Attributes:
+        channel_weights (dict[str, Tensor] or None): of the loss "distill", see
+            :func:`compute_distillation_loss`; not stored in checkpoints.
+
     Args:
         network (nn.Module): a meta-architecture with an attribute `backbone`.
         feature_split (FeatureSplit): built for its features at the split point.
@@ -114,6 +118,7 @@ class SplitNetwork(SplitInference, nn.Module):
         self._loss = loss
         self._frozen = freeze_task_network
         self._accelerates_training = accelerate_training and loss == "task"
+        self.channel_weights = None
         self._fingerprints = {}
         self._given_fingerprints = None
         self._sub_model = None  # both
@@ -198,7 +203,12 @@ class SplitNetwork(SplitInference, nn.Module):
     def _training_losses(self, batched_inputs):
         whole = self._loss != "distill"  # else nothing beyond the features is needed
         quick = find_quick_encoder(self.network.backbone) if self._accelerates_training else None
-        with open_call(distill=self._loss != "task", tail=whole, encode=quick) as call:
+        with open_call(
+            distill=self._loss != "task",
+            channel_weights=self.channel_weights,
+            tail=whole,
+            encode=quick,
+        ) as call:
             if whole:
                 losses = dict(self.network(batched_inputs))
             else:
@@ -210,6 +220,30 @@ class SplitNetwork(SplitInference, nn.Module):
         for name, rate in call.rates.items():
             losses.update(self._weighted(name, rate))
         return losses
+
+    def compute_feature_gradients(self, batched_inputs):
+        """Computes how the network's own losses change with the features at the split point, if these
+        are not coded.
+
+        Args:
+            batched_inputs (list[dict]): as the network takes them in training.
+
+        Returns:
+            dict[str, Tensor]: name of the features -> gradient of the sum of the losses, (N, C, H, W).
+
+        Raises:
+            RuntimeError: the network is in evaluation mode.
+        """
+        if not self.training:
+            raise RuntimeError("gradients need training mode: call model.train() first")
+        with open_call(uncoded=True) as call:
+            losses = self.network(batched_inputs)
+        features = call.features
+        gradients = torch.autograd.grad(sum(losses.values()), list(features.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(features[name]) if gradient is None else gradient
+            for name, gradient in zip(features, gradients, strict=True)
+        }
 
     def _weighted(self, name, rate):
         weight_losses = getattr(self.network, "weight_losses", None)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import networks
 import processes
@@ -22,6 +23,7 @@ from d2_featcomp.engine import (
     steps,
     train_stages,
 )
+from d2_featcomp.engine.importance import measure_channel_weights
 
 TINY = {
     **networks.TINY,
@@ -111,6 +113,50 @@ def test_distillation_is_chosen_by_the_config(train):
     assert losses(2) == set()  # Detectron2 logs a single loss as the total alone
     assert {"loss_mask", "loss_distill"} <= losses(3)
     assert "loss_mask" in losses(1) and "loss_distill" not in losses(1)
+
+
+def test_errors_count_by_what_they_matter_to_the_task(train, trained, monkeypatch):
+    measured = []
+
+    def measure(cfg, network, images):
+        before = torch.get_rng_state()
+        measured.append(measure_channel_weights(cfg, network, images))
+        assert torch.equal(torch.get_rng_state(), before)
+        return measured[-1]
+
+    monkeypatch.setattr(steps, "measure_channel_weights", measure)
+    settings = {
+        "MODEL__WEIGHTS": str(trained[0] / "step1" / "model_final.pth"),
+        "MODEL__FEATCOMP__TRAIN__STEPS": (2,),
+        "MODEL__FEATCOMP__TRAIN__STEP2__LOSS": "distill",
+        "SOLVER__CHECKPOINT_PERIOD": 1,
+        "MODEL__FEATCOMP__TRAIN__STEP2__IMPORTANCE_IMAGES": 2,
+    }
+    cfg = train(**settings)
+    weights_of_levels = torch.cat(list(measured[0].values()))
+    assert set(measured[0]) == {"p2", "p3", "p4", "p5", "p6"} and len(weights_of_levels) == 5 * 16
+    assert weights_of_levels.mean() == pytest.approx(1) and weights_of_levels.std() > 0.1
+    weighted = weights(os.path.join(cfg.OUTPUT_DIR, "step2", "model_final.pth"))
+    assert set(weighted) == set(weights(trained[0] / "step2" / "model_final.pth"))
+    # Interrupted after the first iteration: the same weights are measured again.
+    folder = Path(cfg.OUTPUT_DIR, "step2")
+    (folder / "model_final.pth").unlink()
+    (folder / "last_checkpoint").write_text("model_0000000.pth")
+    train(resume=True, **settings)
+    assert len(measured) == 2
+    assert all(torch.equal(x, measured[1][name]) for name, x in measured[0].items())
+    assert not changed(weighted, weights(folder / "model_final.pth"))
+    train(**{**settings, "MODEL__FEATCOMP__TRAIN__STEP2__IMPORTANCE_IMAGES": 0})
+    assert len(measured) == 2 and changed(weighted, weights(folder / "model_final.pth"))
+
+
+@pytest.mark.parametrize(("loss", "images"), [("task", 2), ("distill", -1)])
+def test_importance_needs_a_distance_to_weight(train, loss, images):
+    with pytest.raises(ValueError, match=r"STEP2\.IMPORTANCE_IMAGES is .* with LOSS distill or both"):
+        train(
+            MODEL__FEATCOMP__TRAIN__STEP2__LOSS=loss,
+            MODEL__FEATCOMP__TRAIN__STEP2__IMPORTANCE_IMAGES=images,
+        )
 
 
 def test_a_training_can_be_repeated(train, trained):

@@ -126,6 +126,66 @@ def test_distillation_loss_by_hand():
     assert compute_distillation_loss(features, features).item() == 0
 
 
+def test_distillation_loss_with_weights_of_channels_by_hand():
+    features = {
+        "p2": torch.tensor([[[[0.0, 2.0]], [[5.0, 5.0]]]]),
+        "p3": torch.tensor([[[[1.0]], [[3.0]]], [[[5.0]], [[3.0]]]]),
+    }
+    restored = {
+        "p2": torch.tensor([[[[1.0, 2.0]], [[5.0, 7.0]]]]),
+        "p3": torch.tensor([[[[1.0]], [[3.0]]], [[[5.0]], [[9.0]]]]),
+    }
+    weights = {"p2": torch.tensor([4.0, 1.0]), "p3": torch.tensor([2.0, 0.5])}
+    # Errors 1 and 4, 0 and 36; squared distances from the mean 2 and 0, 8 and 0.
+    loss = compute_distillation_loss(restored, features, weights)
+    assert loss.item() == pytest.approx((4 * 1 + 1 * 4 + 2 * 0 + 0.5 * 36) / (4 * 2 + 2 * 8))
+    constant = {name: x.mean(dim=(0, 2, 3), keepdim=True).expand_as(x) for name, x in features.items()}
+    assert compute_distillation_loss(constant, features, weights).item() == pytest.approx(1)
+
+
+def test_feature_gradients_are_those_of_the_losses(make_record):
+    # Of a network that samples no proposals, so that its losses are smooth.
+    model = networks.shrunk_network(
+        MODEL__FEATCOMP__TASK_NETWORK="RetinaNet",
+        MODEL__RETINANET__IN_FEATURES=["p2", "p3", "p4", "p5", "p6"],
+    ).train()
+    records = [make_record(), make_record(seed=1)]
+    gradients = model.compute_feature_gradients(records)
+    images = model.normalized_images(records).tensor
+    features = model.split_point.head(images)
+    assert {name: x.shape for name, x in gradients.items()} == {n: x.shape for n, x in features.items()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # The loss falls by as much as its gradient says.
+    step = 3e-3 / max(gradient.abs().max().item() for gradient in gradients.values())
+
+    def loss(sign):
+        moved = {name: x + sign * step * gradients[name] for name, x in features.items()}
+        model.network.backbone.forward = lambda images: model.split_point.tail(moved)
+        model.network.loss_normalizer = 100  # a running mean, and its first value
+        return sum(model.network(records).values()).item()
+
+    fallen = loss(1) - loss(-1)
+    expected = 2 * step * sum(gradient.square().sum().item() for gradient in gradients.values())
+    assert fallen == pytest.approx(expected, rel=0.1)
+    with pytest.raises(RuntimeError, match=r"call model.train\(\)"):
+        model.eval().compute_feature_gradients(records)
+
+
+def test_distillation_weights_channels(make_record, monkeypatch):
+    model = networks.shrunk_network(MODEL__FEATCOMP__LOSS="distill").train()
+    features = model.split_point.head(model.normalized_images([make_record()]).tensor)
+    restored = {}
+    restore = model.feature_split.restore
+    monkeypatch.setattr(
+        model.feature_split, "restore", lambda *given: restored.update(restore(*given)) or restored
+    )
+    model.channel_weights = {name: torch.rand(x.shape[1]) for name, x in features.items()}
+    loss = model([make_record()])["loss_distill"]
+    expected = compute_distillation_loss(restored, features, model.channel_weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() != pytest.approx(compute_distillation_loss(restored, features).item(), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

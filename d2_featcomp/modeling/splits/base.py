@@ -135,22 +135,38 @@ class FeatureSplit(nn.Module, abc.ABC):
         return compute_distillation_loss(restored, features)
 
 
-def compute_distillation_loss(restored, features):
+def compute_distillation_loss(restored, features, channel_weights=None):
     """Computes the distance of the restored features from the original ones.
 
     Args:
         restored, features (dict[str, Tensor]): same keys; (N, C, H, W) float.
+        channel_weights (dict[str, Tensor] or None): level -> (C,) float, weights of the squared errors.
 
     Returns:
-        Tensor: scalar; for each level the mean squared error over the level's variance, averaged over
-        the levels. 1 is what a constant (the mean) would reach. No gradient flows into `features`.
+        Tensor: scalar. Without weights, for each level the mean squared error over the level's
+        variance, averaged over the levels. With them, the weighted sum of all squared errors over that
+        of the features' squared distances from their channel's mean. 1 is what a constant (the mean)
+        would reach. No gradient flows into `features`.
     """
+    if channel_weights is not None:
+        return _compute_weighted_loss(restored, features, channel_weights)
     losses = []
     for name, target in features.items():
         target = target.detach().float()
         error = (restored[name].float() - target).square().mean()
         losses.append(error / target.var(unbiased=False).clamp(min=1e-6))
     return torch.stack(losses).mean()
+
+
+def _compute_weighted_loss(restored, features, channel_weights):
+    errors, spreads = [], []
+    for name, target in features.items():
+        target = target.detach().float()
+        weights = channel_weights[name].to(target).view(1, -1, 1, 1)
+        centred = target - target.mean(dim=(0, 2, 3), keepdim=True)
+        errors.append((weights * (restored[name].float() - target).square()).sum())
+        spreads.append((weights * centred.square()).sum())
+    return torch.stack(errors).sum() / torch.stack(spreads).sum().clamp(min=1e-12)
 
 
 def build_feature_split(cfg, backbone):

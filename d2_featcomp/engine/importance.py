@@ -1,0 +1,71 @@
+"""How much the channels at a split point matter to the task."""
+
+import logging
+import random
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
+
+from ..data.mappers import build_train_mapper, train_dicts
+from .lazy_config import lazy_train_mapper
+from .resuming import same_generators_after
+
+__all__ = ["make_label_config", "measure_channel_weights"]
+
+
+def make_label_config(cfg):
+    """Makes the config by which images are read with the labels that the network's own losses need."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FEATCOMP.LOSS = "task"
+    cfg.freeze()
+    return cfg
+
+
+def measure_channel_weights(cfg, network, images):
+    """Measures how sensitive the network's own losses are to errors in each channel of the features at
+    the split point, on training images as they are augmented.
+
+    The mean of the squared gradient stands for the curvature of the loss: the diagonal of the empirical
+    Fisher information. So an error that the sum of squares, weighted with it, calls larger is one that
+    the task suffers more from.
+
+    Args:
+        cfg (CfgNode): of the training stage; `DATASETS.TRAIN` gives the images, `SEED` which of them.
+        network (SplitNetwork): with trained weights, in training mode; not changed.
+        images (int): how many to look at, at most.
+
+    Returns:
+        dict[str, Tensor]: name of the features -> (C,) float32, on the network's device; their mean over
+        all channels of all levels is 1. The same in all processes.
+
+    Raises:
+        ValueError: see :func:`train_dicts`; or no loss depends on the features.
+    """
+    cfg = make_label_config(cfg)
+    records = train_dicts(cfg)
+    chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
+    sums, seed = {}, max(cfg.SEED, 0)
+    with same_generators_after(), EventStorage():  # to which networks write while they train
+        seed_all_rng(seed)
+        mapper = lazy_train_mapper(cfg) or build_train_mapper(cfg)
+        bar = tqdm(sorted(chosen), desc="measuring importance", mininterval=1)
+        for index in bar if comm.is_main_process() else sorted(chosen):
+            for name, gradient in network.compute_feature_gradients([mapper(records[index])]).items():
+                squares = gradient.double().square().mean(dim=(0, 2, 3))
+                sums[name] = sums.get(name, 0.0) + squares
+    mean = torch.cat(list(sums.values())).mean()
+    if not mean > 0 or not mean.isfinite():
+        raise ValueError(
+            "the network's losses do not depend on the features at the split point, or are infinite: "
+            "set MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES to 0"
+        )
+    weights = {name: (total / mean).float() for name, total in sums.items()}
+    shares = ", ".join(f"{name} {value.mean():.3g}" for name, value in weights.items())
+    logging.getLogger("d2_featcomp").info(
+        "Importance of channels, measured on %d images; mean of each level: %s", len(chosen), shares
+    )
+    return weights
