@@ -1,5 +1,6 @@
 """Before d2_featcomp is imported: one thread, and a folder of our own for data sets."""
 
+import gc
 import importlib.util
 import os
 import runpy
@@ -14,6 +15,7 @@ import torch
 _DATASETS = tempfile.mkdtemp(prefix="d2_featcomp-tests-")
 os.environ["DETECTRON2_DATASETS"] = _DATASETS
 torch.set_num_threads(1)
+gc.disable()  # until all tests are collected: hardly anything of what is imported is garbage
 
 
 def pytest_addoption(parser):
@@ -25,6 +27,12 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """Files with few tests that take long first, so that no worker begins one of them last."""
     items.sort(key=lambda item: item.path.parent.name not in ("engine", "experiments", "tools"))
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure():
