@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
@@ -23,6 +24,8 @@ from .seeds import name_repeat
 from .subsets import limit_images
 
 __all__ = ["choose_setting", "run_experiment", "run_plan", "run_sweep"]
+
+REPORT_PERIOD = 60  # seconds at least between reports of what was measured so far
 
 
 def run_experiment(experiment, output, *, retrain=False):
@@ -73,6 +76,7 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
     run.check_trainings()
     os.makedirs(output, exist_ok=True)
     report = Report(plan, output, method=method, command=command)
+    written = time.monotonic()
     for training in plan.trainings.values():
         run.train(training)
         points = {point.name: point for point in plan.points.values() if point.training == training.name}
@@ -80,9 +84,12 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
         if points:
             configs = {name: report.configs[name] for name in points}
             report.results |= measure_settings(configs, os.path.join(output, "records"))
-        if comm.is_main_process() and report.results:
+        if comm.is_main_process() and report.results and time.monotonic() - written > REPORT_PERIOD:
             report.write()
+            written = time.monotonic()
     if comm.is_main_process():
+        if report.results:
+            report.write()
         panels = run.draw(**plan.pictures) if plan.pictures else {}
         if report.results:
             report.write_html(panels)

@@ -105,7 +105,7 @@ def test_forged_bytes_are_decoded_or_refused_with_little_memory(stream, codec):
     assert zlib.crc32(data) == 0x2144DF1C
     forged.append(sealed(data))
     for position in range(2, len(data) - 4):
-        for mask in (0x01, 0x10, 0x80, 0xFF):
+        for mask in ((0x01, 0x80), (0x10, 0xFF))[position % 2]:
             changed = bytes([data[position] ^ mask])
             forged.append(sealed(data[:position] + changed + data[position + 1 : -4]))
     peak = 0
@@ -129,7 +129,7 @@ def test_forged_bytes_are_decoded_or_refused_with_little_memory(stream, codec):
     assert 0 < peak < 8 * MEGABYTE
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused_or_read_as_they_are(data):
     for candidate in (data, sealed(data), sealed(b"D2\x02" + data)):

@@ -59,7 +59,7 @@ def expected_latent(y, bits, quantizer):
     return dequantize_uniform(quantize_uniform(y, bits, low, high), bits, low, high)
 
 
-@settings(deadline=None, derandomize=True, max_examples=250)
+@settings(deadline=None, derandomize=True, max_examples=150)
 @given(codings())
 def test_every_coding_round_trips(coding):
     ys, codec = coding
@@ -108,7 +108,7 @@ def coded_tensors(draw):
     return CodedTensor(strings, np.array(pairs), draw(st.booleans()) and "y" in strings)
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=120)
 @given(
     tensors=st.lists(coded_tensors(), min_size=1, max_size=4),
     fingerprint=st.binary(min_size=4, max_size=4),

@@ -153,7 +153,9 @@ def test_a_resumed_update_goes_on_where_it_stopped():
         assert after.weights() == expected.weights()
 
 
-@pytest.mark.parametrize(("update", "epochs"), [("epoch", 250), ("iteration", 37200)])
+@pytest.mark.parametrize(
+    ("update", "epochs"), [("epoch", 250), pytest.param("iteration", 37200, marks=pytest.mark.slow)]
+)
 def test_weights_arrive_at_their_optimum(update, epochs):
     """At 1 / (2 L) within the paper's training, which is far from where they begin."""
     cfg = setup_config("configs/mtl_R34_encoder2.yaml", ["MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE", update])

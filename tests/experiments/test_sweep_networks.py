@@ -29,7 +29,7 @@ def scenes(tmp_path_factory):
     DatasetCatalog.get("networks_val")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param("baf", marks=pytest.mark.slow), "tasks"])
 def test_all_anchors(random_network, tmp_path, name):
     config, dataset, settings, quality = NETWORKS[name]
     torch.save({"model": random_network(name).state_dict()}, tmp_path / "weights.pth")

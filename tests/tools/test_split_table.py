@@ -121,7 +121,13 @@ def measure(network, configured, folder, name, *settings):
     return {cost.name: cost for cost in measure_splits(cfg, [make_input(pixels, cfg)])}
 
 
-@pytest.mark.parametrize("name", ["build_efficientnet_lite_fpn_backbone", "build_timm_fpn_backbone"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "build_efficientnet_lite_fpn_backbone",
+        pytest.param("build_timm_fpn_backbone", marks=pytest.mark.slow),
+    ],
+)
 def test_stages_of_other_backbones_are_rows(networks, configured, tmp_path, name):
     if "timm" in name:
         pytest.importorskip("timm")
