@@ -13,6 +13,8 @@ __all__ = ["setup_terminal"]
 _LOGGERS = ("detectron2", "fvcore", "d2_featcomp")
 _SHOWN = ("d2_featcomp", "detectron2.utils.events")  # the latter tells losses, once a period
 
+_FX_LOGGER = "torch.fx._symbolic_trace"  # its one warning is for those who write PyTorch's own tracing
+
 _handlers = {}  # name of a logger -> those that the last call gave it
 
 
@@ -43,6 +45,8 @@ def setup_terminal(output=None, *, verbose=False):
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
             warnings.filterwarnings("ignore", words)
+    fx_logger = logging.getLogger(_FX_LOGGER)
+    (fx_logger.removeFilter if verbose else fx_logger.addFilter)(_tells_more_than_fx_tracing)
 
 
 def _is_shown(record):
@@ -55,6 +59,10 @@ def _tells_new_parameters(message):
     """Whether a checkpoint lacks the split and its codec alone, which a training then starts."""
     head, *names = message.splitlines()
     return head.startswith("Some model parameters") and all("feature_" in name for name in names)
+
+
+def _tells_more_than_fx_tracing(record):
+    return not record.getMessage().startswith("is_fx_tracing will return true")
 
 
 class _BesideBars:

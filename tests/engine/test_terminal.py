@@ -66,3 +66,16 @@ def test_lines_do_not_tear_bars(monkeypatch):
     # Each line begins where the bar was cleared.
     for before in terminal.getvalue().split("a line")[:-1]:
         assert "images" not in before.rpartition("\r")[2]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_no_words_about_tracing_unless_asked(caplog, verbose):
+    log = logging.getLogger("torch.fx._symbolic_trace")
+    setup_terminal(verbose=verbose)
+    with caplog.at_level("WARNING", log.name):
+        caplog.handler.setLevel(0)
+        log.addHandler(caplog.handler)  # PyTorch's loggers do not pass records on
+        log.warning("is_fx_tracing will return true for both fx.symbolic_trace and torch.export.")
+        log.warning("another warning")
+        log.removeHandler(caplog.handler)
+    assert ("is_fx_tracing" in caplog.text) == verbose and "another warning" in caplog.text
