@@ -34,6 +34,9 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240p
 h1 { font-size: 24px; line-height: 1.25; }
 h2 { font-size: 18px; margin: 2em 0 .6em; padding-top: .6em; border-top: 1px solid var(--line); }
 p { color: var(--soft); max-width: 75ch; }
+summary { color: var(--soft); cursor: pointer; margin: .8em 0; }
+dt { font-weight: 600; }
+dd { margin: 0 0 .4em 1.2em; max-width: 75ch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: .3em .7em; border-bottom: 1px solid var(--line); text-align: right; }
 th { color: var(--soft); vertical-align: bottom; }

@@ -10,7 +10,7 @@ import os
 
 from PIL import Image
 
-from ..evaluation.tradeoff import OF_MEANS
+from ..evaluation.tradeoff import OF_MEANS, TABLE_HEADS
 from ..files import write_text
 from .html_page import fill_page
 from .image_rows import collect_image_rows
@@ -56,7 +56,7 @@ def write_html_report(report, path, panels=None):
     means, _ = report.means()
     sections = [
         ("Rate and quality", plot),
-        ("Results", _make_table(means, _list_columns(means))),
+        ("Results", _make_table(means, _list_columns(means)) + _explain(_list_columns(means))),
         ("More bits for the same quality (BD-rate, percent)", _make_bd_rates(report.bd_rates())),
         ("Each image", _make_image_table(report)),
         ("Pictures", _make_pictures(os.path.join(report.output, "pictures"), panels or {})),
@@ -206,7 +206,8 @@ def _list_columns(rows):
 
 def _make_table(rows, columns):
     """A table of {name: {column: number}}, which a click on a head sorts."""
-    heads = "".join(f"<th>{html.escape(column)}</th>" for column in ("setting", *columns))
+    heads = [TABLE_HEADS.get(column, column) for column in ("setting", *columns)]
+    heads = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
         + "".join(
@@ -217,6 +218,27 @@ def _make_table(rows, columns):
         for name, row in rows.items()
     ]
     return f'<div class="wide"><table class="sorted"><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+_MEANINGS = {  # of columns that not everybody knows
+    "box AP": "average precision as COCO defines it, in percent: how many objects are found and how "
+    "well their boxes fit, the mean over overlaps (IoU) of 50 to 95 percent; box AP50: of 50 percent alone; "
+    "mask AP: of the masks",
+    "BPFE": "bits per element of the features at the split point, before they are reduced",
+    "BPFE packed": "the same without entropy coding, with as many bits for each value",
+    "kB/image": "all bytes that are sent for an image, in 1000 bytes",
+    "times smaller": "of the features as 32-bit floats to what is sent",
+}
+
+
+def _explain(columns):
+    """A line below a table for each of its columns that has a meaning to tell."""
+    lines = [
+        f"<dt>{TABLE_HEADS.get(column, column)}</dt><dd>{_MEANINGS[column]}</dd>"
+        for column in columns
+        if column in _MEANINGS
+    ]
+    return f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
 
 
 def _make_bd_rates(bd_rates):
@@ -238,7 +260,9 @@ def _make_bd_rates(bd_rates):
             lines += f"<tr><td>{html.escape(test)}</td>{cells}</tr>"
         head = f"<th>{html.escape(column)}, against</th>"
         text += f"<div class='wide'><table><tr>{head}{heads}</tr>{lines}</table></div>"
-    return f"<div class='beside'>{text}</div>" if text else ""
+    notes = dict.fromkeys(entry["note"] for entry in found.values() if entry["note"])
+    told = "".join(f"<p>- or *: {html.escape(note)}</p>" for note in notes)
+    return f"<div class='beside'>{text}</div>{told}" if text else ""
 
 
 def _make_bd_cell(entry):

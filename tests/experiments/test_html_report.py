@@ -185,6 +185,15 @@ def test_what_has_no_bd_rate_tells_why(report, tmp_path, monkeypatch):
     report.write_html()
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert 'only "2" points' in page.titles and "-12.3" in page.texts
+    assert '- or *: only "2" points' in page.texts  # on a phone nothing can be pointed at
+
+
+def test_the_columns_are_explained_by_the_names_of_the_printed_table(report, tmp_path):
+    report.results = {"a1": {"feature_rate": {"BPFE_packed": 2.0, "kB": 1.0}}}
+    report.write_html()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<th>BPFE fixed-length</th>" in text and "<dt>BPFE fixed-length</dt>" in text
+    assert "<dt>kB/image</dt>" in text and "<dt>box AP</dt>" not in text
 
 
 def test_without_plotly_there_is_no_such_file(report, tmp_path, monkeypatch, caplog):
