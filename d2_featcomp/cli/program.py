@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         int: exit status. SystemExit is raised by --help, --version and mistakes in the arguments.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] == "help":
+        given = [*given[1:], "--help"]
     if given and not given[0].startswith("-"):
         if given[0] not in COMMANDS:
             _make_main_parser().error(_describe_unknown(given[0]))

@@ -36,11 +36,19 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     """What each of the processes does."""
     from detectron2.engine import default_setup
 
-    from ..engine import require_stage_settings, setup_config, setup_terminal, train_stages
+    from ..engine import (
+        require_stage_settings,
+        require_weights,
+        setup_config,
+        setup_terminal,
+        train_stages,
+    )
     from ..experiments import evaluate
 
     cfg = setup_config(args.config_file, args.opts)
-    if not args.eval_only:
+    if args.eval_only:
+        require_weights(cfg)
+    else:
         require_stage_settings(cfg, args.opts)
     setup_terminal(cfg.OUTPUT_DIR, verbose=args.verbose)
     default_setup(cfg, args)

@@ -50,6 +50,10 @@ def get_config_file(name: str) -> str:
     wanted = _strip(name, "configs/")
     files = _list_files("configs")
     if wanted not in files:
+        if _strip(name, "projects/").lower() in map(str.lower, list_plans()):
+            raise FileNotFoundError(
+                f"{name!r} is an experiment, not the config of a network: featcomp reproduce runs it"
+            )
         raise FileNotFoundError(
             f"no config file {name!r}, and none of that name in the model zoo: {_suggest(wanted, files)}"
         )
@@ -110,6 +114,10 @@ def find_plan_file(given: str) -> str:
     files = {name.lower(): path for name, path in _list_files("projects").items()}
     wanted = _strip(given, "projects/").lower()
     if wanted not in files:
+        if _strip(given, "configs/") in list_configs():
+            raise FileNotFoundError(
+                f"{given!r} is the config of a network, not an experiment: featcomp train trains it"
+            )
         raise FileNotFoundError(
             f"no plan {given!r}: give a YAML file, or a name: {_suggest(wanted, list_plans())}"
         )

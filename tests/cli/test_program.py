@@ -100,6 +100,12 @@ def fail(capsys):
         (["reproduce", "a.yaml", "b", "--output", "c"], "unrecognized arguments: b"),
         (["eval", "--config", "msfc_R49"], "did you mean 'msfc_R50'"),
         (["reproduce", "msfc/quick", "--output", "c"], "did you mean 'MSFC/quickstart'?"),
+        (
+            ["reproduce", "quick/msfc_R18", "--output", "c"],
+            "is the config of a network, not an experiment",
+        ),
+        (["eval", "--config", "msfc/quickstart"], "is an experiment, not the config of a network"),
+        (["eval", "--config", "quick/msfc_R18", "OUTPUT_DIR", "o"], "no weights: add MODEL.WEIGHTS"),
         (["bdrate", "a.csv", "b.csv", "--rate", "x", "--quality", "y"], "no file 'a.csv'"),
         (["edge"], "featcomp edge: error: nowhere to put bitstreams"),
         (
@@ -121,6 +127,15 @@ def test_without_a_command_it_tells_what_there_is(capsys):
     assert cli.main([]) == 2
     told = capsys.readouterr().out
     assert all(f"\n  {name} " in told for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [([], "usage: featcomp COMMAND"), (["demo"], "usage: featcomp demo ")]
+)
+def test_help_is_a_command_too(capsys, given, words):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["help", *given])
+    assert not ended.value.code and capsys.readouterr().out.startswith(words)
 
 
 @pytest.mark.parametrize(

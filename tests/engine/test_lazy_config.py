@@ -186,7 +186,7 @@ def test_both_kinds_of_overrides(path):
     assert ("RGB" if "vitdet" in path else "BGR") == cfg.INPUT.FORMAT
     with pytest.raises(ValueError, match=r"train\.max_iter=7' is not used.*TRAIN\.STEP1\.MAX_ITER"):
         train_stages(setup_config(path, ["train.max_iter=7"]))
-    with pytest.raises(ValueError, match="is an override of a LazyConfig file"):
+    with pytest.raises(ValueError, match="is for Detectron2's LazyConfig files alone"):
         setup_config("configs/quick/msfc_R18.yaml", ["model.roi_heads.num_classes=4"])
 
 
