@@ -15,6 +15,7 @@ Of a video, or of camera:0, --draw writes a video with what is found in its fram
 """
 
 import argparse
+import os
 
 from .options import add_config_file, add_overrides, add_sampling
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..deploy import draw_images
-    from ..engine import build_for_inference, setup_config, setup_terminal
+    from ..engine import build_for_inference, require_weights, setup_config, setup_terminal
     from ..serving import list_inputs
 
     setup_terminal()
@@ -51,7 +52,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("of a video give --draw VIDEO, e.g. drawn.mp4, and no --output or --reference")
     if not moving and (not args.output or args.draw):
         raise ValueError("of images give --output FOLDER; --draw is of a video")
+    if args.output and os.path.isfile(args.output):
+        raise ValueError(f"--output {args.output!r} is a file: give a folder, there or not")
     cfg = setup_config(args.config_file, args.opts)
+    require_weights(cfg)
     model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
     if moving:
         draw_video(args, cfg, model, entries[0])

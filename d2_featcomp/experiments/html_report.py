@@ -222,8 +222,8 @@ def _make_table(rows, columns):
 
 _MEANINGS = {  # of columns that not everybody knows
     "box AP": "average precision as COCO defines it, in percent: how many objects are found and how "
-    "well their boxes fit, the mean over overlaps (IoU) of 50 to 95 percent; box AP50: of 50 percent alone; "
-    "mask AP: of the masks",
+    "well their boxes fit, the mean over overlaps (IoU) of 50 to 95 percent; box AP50: of 50 percent "
+    "alone; mask AP: of the masks",
     "BPFE": "bits per element of the features at the split point, before they are reduced",
     "BPFE packed": "the same without entropy coding, with as many bits for each value",
     "kB/image": "all bytes that are sent for an image, in 1000 bytes",

@@ -17,6 +17,7 @@ from d2_featcomp.codecs import DecodeLimits
 from d2_featcomp.serving import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
+IMAGE = str(ROOT / "projects/MSFC/example.png")
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 
 _HEAVY = """
@@ -106,6 +107,14 @@ def fail(capsys):
         ),
         (["eval", "--config", "msfc/quickstart"], "is an experiment, not the config of a network"),
         (["eval", "--config", "quick/msfc_R18", "OUTPUT_DIR", "o"], "no weights: add MODEL.WEIGHTS"),
+        (
+            ["demo", "--config", "quick/msfc_R18", "--input", IMAGE, "--output", "o"],
+            "no weights: add MODEL.",
+        ),
+        (
+            ["demo", "--config", "msfc_R50", "--input", IMAGE, "--output", IMAGE],
+            "is a file: give a folder",
+        ),
         (["bdrate", "a.csv", "b.csv", "--rate", "x", "--quality", "y"], "no file 'a.csv'"),
         (["edge"], "featcomp edge: error: nowhere to put bitstreams"),
         (
