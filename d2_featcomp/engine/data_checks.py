@@ -1,8 +1,7 @@
 """Looks at the data of a training before its first training stage."""
 
-from detectron2.data import DatasetCatalog
-
 from ..data.mappers import train_dicts
+from ..data.requirements import load_records
 from ..evaluation.build import build_task_evaluators
 
 __all__ = ["check_data"]
@@ -21,7 +20,7 @@ def check_data(stages):
     train_dicts(max(stages, key=_uses_task_losses))
     if stages[-1].TEST.EVAL_PERIOD >= 0:
         for name in stages[-1].DATASETS.TEST:
-            DatasetCatalog.get(name)  # sets what metadata its evaluators need
+            load_records([name], filter_empty=False)  # sets what metadata its evaluators need
             build_task_evaluators(stages[-1], name)
 
 
