@@ -59,5 +59,10 @@ def _list_keys(cfg, prefix=""):
 def _find_similar(wanted, keys):
     """At most two keys: those that end as `wanted`, which may lack its sections, or are spelt alike."""
     keys = list(keys)
-    ending = [key for key in keys if key.endswith(f".{wanted}")]
-    return ending[:2] or difflib.get_close_matches(wanted, keys, n=2, cutoff=0.88)
+    section, _, name = wanted.rpartition(".")
+    names = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
+    return (
+        [key for key in keys if key.endswith(f".{wanted}")][:2]
+        or [names[similar] for similar in difflib.get_close_matches(name, names, n=2, cutoff=0.75)]
+        or difflib.get_close_matches(wanted, keys, n=1, cutoff=0.88)
+    )
