@@ -220,8 +220,8 @@ def _make_table(rows, columns):
 
 
 def _make_bd_rates(bd_rates):
-    """A table of tests and anchors for each quality, and below them why some are not defined or uncertain;
-    each of those tells its own reason when pointed at."""
+    """A table of tests and anchors for each quality, and below them why some are not defined or
+    uncertain; each of those tells its own reason when pointed at."""
     several = any(entry["seed"] == OF_MEANS for entry in bd_rates)
     found = {
         (entry["column"], entry["test"], entry["anchor"]): entry
