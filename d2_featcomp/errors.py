@@ -50,8 +50,9 @@ def report_errors(program: str | None = None) -> Iterator[None]:
     program = program or os.path.basename(sys.argv[0])
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        advice = f": {interruption}" if interruption.args else ""
+        print(f"{program}: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except (
         ValueError,

@@ -36,15 +36,30 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     """What each of the processes does."""
     from detectron2.engine import default_setup
 
-    from ..engine import require_stage_settings, setup_config, setup_terminal, train_stages
+    from ..engine import (
+        require_stage_settings,
+        require_weights,
+        setup_config,
+        setup_terminal,
+        train_stages,
+    )
     from ..experiments import evaluate
 
     cfg = setup_config(args.config_file, args.opts)
-    if not args.eval_only:
+    if args.eval_only:
+        require_weights(cfg)
+    else:
         require_stage_settings(cfg, args.opts)
     setup_terminal(cfg.OUTPUT_DIR, verbose=args.verbose)
     default_setup(cfg, args)
     if args.eval_only:
         evaluate(cfg)
-    else:
+        return
+    try:
         train_stages(cfg, resume=args.resume)
+    except KeyboardInterrupt as error:
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        raise KeyboardInterrupt(
+            "the same command with --resume goes on at the last checkpoint, which is written each "
+            f"{period} iterations (SOLVER.CHECKPOINT_PERIOD)"
+        ) from error

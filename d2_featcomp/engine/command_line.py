@@ -14,6 +14,7 @@ from ..data.datasets.image_folders import register_image_folders
 from ..errors import report_errors
 from ..model_zoo import find_config_file
 from ..modeling import find_split_name
+from .config_errors import explain_config_error
 from .config_files import merge_config_file
 from .lazy_config import merge_lazy_config, separate_overrides
 
@@ -48,6 +49,7 @@ def setup_config(config_file, overrides=()):
     cfg = make_config()
     if config_file:
         config_file = find_config_file(config_file)
+    source = config_file or "config"
     try:
         overrides, lazy = separate_overrides(overrides)
         if config_file.endswith(".py"):
@@ -59,12 +61,10 @@ def setup_config(config_file, overrides=()):
         codec = cfg.MODEL.FEATCOMP.CODEC
         if isinstance(codec.QUALITY, int):  # its default has no type; sweeps set it to any number
             codec.QUALITY = float(codec.QUALITY)
+        source = "config overrides"
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        hint = (
-            "; --import adds those of another project" if "Non-existent config key" in str(error) else ""
-        )
-        raise ValueError(f"{config_file or 'config'}: {error}{hint}") from error
+        raise explain_config_error(cfg, error, source) from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

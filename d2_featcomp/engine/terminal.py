@@ -1,7 +1,9 @@
 """What commands show while they run: few lines, and progress bars that these do not tear."""
 
 import logging
+import os
 import sys
+import tempfile
 import warnings
 
 from detectron2.utils import comm
@@ -25,7 +27,12 @@ def setup_terminal(output=None, *, verbose=False):
     Args:
         output (str or None): folder of the log file, `log.txt`; None writes none.
         verbose (bool): show all that the log file gets.
+
+    Raises:
+        OSError: nothing can be written into the folder.
     """
+    if output:
+        _require_writable(output)
     setup_logger.cache_clear()
     for name in _LOGGERS:
         logger = logging.getLogger(name)
@@ -45,9 +52,22 @@ def setup_terminal(output=None, *, verbose=False):
             warnings.filterwarnings("ignore", words)
 
 
+def _require_writable(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the output folder {folder!r} ({error.strerror}): choose another"
+        ) from error
+
+
 def _is_shown(record):
     if record.name == "fvcore.common.checkpoint" and _tells_new_parameters(record.getMessage()):
         return False
+    if record.name == "detectron2.data.datasets.coco" and "We'll apply a mapping" in record.getMessage():
+        return False  # of categories that are not numbered from 1 on: as it should be
     return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
 
 

@@ -220,7 +220,8 @@ def _make_table(rows, columns):
 
 
 def _make_bd_rates(bd_rates):
-    """A table of tests and anchors for each quality; what is not defined tells why when pointed at."""
+    """A table of tests and anchors for each quality, and below them why some are not defined or
+    uncertain; each of those tells its own reason when pointed at."""
     several = any(entry["seed"] == OF_MEANS for entry in bd_rates)
     found = {
         (entry["column"], entry["test"], entry["anchor"]): entry
@@ -238,7 +239,10 @@ def _make_bd_rates(bd_rates):
             lines += f"<tr><td>{html.escape(test)}</td>{cells}</tr>"
         head = f"<th>{html.escape(column)}, against</th>"
         text += f"<div class='wide'><table><tr>{head}{heads}</tr>{lines}</table></div>"
-    return f"<div class='beside'>{text}</div>" if text else ""
+    notes = dict.fromkeys(html.escape(entry["note"]) for entry in found.values() if entry["note"])
+    reasons = "".join(f"<br>{note}" for note in notes)
+    about = f"<p>- is not defined, * uncertain:{reasons}</p>" if notes else ""
+    return f"<div class='beside'>{text}</div>{about}" if text else ""
 
 
 def _make_bd_cell(entry):

@@ -36,6 +36,8 @@ def log_all():
     for name, line in LINES.items():
         logging.getLogger(name).info(line)
     logging.getLogger("detectron2.data").warning("an image is missing")
+    gaps = "Category ids in annotations are not in [1, #categories]! We'll apply a mapping for you."
+    logging.getLogger("detectron2.data.datasets.coco").warning(gaps)
     lacks = "Some model parameters or buffers are not found in the checkpoint:\n"
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.encoder")
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.a\nbackbone.fpn")
@@ -53,6 +55,16 @@ def test_few_lines_unless_asked(tmp_path, capsys, verbose):
         assert shown.count(line) == told, line
     assert "an image is missing" in shown and "backbone.fpn" in shown
     assert ("feature_split.encoder" in shown) == verbose
+    assert ("Category ids" in shown) == verbose and "Category ids" in logged
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "out")
+    with pytest.raises(
+        OSError, match=rf"cannot write to the output folder '{folder}' \(Not a directory"
+    ):
+        setup_terminal(folder)
 
 
 def test_lines_do_not_tear_bars(monkeypatch):

@@ -185,6 +185,7 @@ def test_what_has_no_bd_rate_tells_why(report, tmp_path, monkeypatch):
     report.write_html()
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert 'only "2" points' in page.titles and "-12.3" in page.texts
+    assert {"- is not defined, * uncertain:", 'only "2" points'} <= set(page.texts)
 
 
 def test_without_plotly_there_is_no_such_file(report, tmp_path, monkeypatch, caplog):
