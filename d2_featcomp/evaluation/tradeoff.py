@@ -14,6 +14,7 @@ __all__ = [
     "COLUMNS",
     "DEFAULT_COLUMNS",
     "OF_MEANS",
+    "TABLE_HEADS",
     "average_rows",
     "find_rate_for_accuracy",
     "format_bd_rates",
@@ -47,7 +48,8 @@ COLUMNS = {
 # Those of average precision, of which intervals are known.
 AP_COLUMNS = ("box AP", "box AP50", "mask AP", "keypoint AP")
 
-_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}  # of printed tables
+# Of tables that are shown.
+TABLE_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}
 
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 
@@ -151,7 +153,7 @@ def format_table(rows, columns=DEFAULT_COLUMNS, spreads=None):
         for name, row in rows.items()
     ]
     align = ("left", *("right" for _ in columns))
-    head = ["setting", *(_HEADS.get(column, column) for column in columns)]
+    head = ["setting", *(TABLE_HEADS.get(column, column) for column in columns)]
     return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 

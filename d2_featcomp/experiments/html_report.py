@@ -10,7 +10,7 @@ import os
 
 from PIL import Image
 
-from ..evaluation.tradeoff import OF_MEANS
+from ..evaluation.tradeoff import COLUMNS, OF_MEANS, TABLE_HEADS
 from ..files import write_text
 from .html_page import fill_page
 from .image_rows import collect_image_rows
@@ -206,17 +206,23 @@ def _list_columns(rows):
 
 def _make_table(rows, columns):
     """A table of {name: {column: number}}, which a click on a head sorts."""
-    heads = "".join(f"<th>{html.escape(column)}</th>" for column in ("setting", *columns))
+    heads = "".join(
+        f"<th>{html.escape(TABLE_HEADS.get(column, column))}</th>" for column in ("setting", *columns)
+    )
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
-        + "".join(
-            f"<td>{row[c]:.4g}</td>" if not math.isnan(row.get(c, math.nan)) else "<td>-</td>"
-            for c in columns
-        )
+        + "".join(f"<td>{_format_value(c, row.get(c, math.nan))}</td>" for c in columns)
         + "</tr>"
         for name, row in rows.items()
     ]
     return f'<div class="wide"><table class="sorted"><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _format_value(column, value):
+    """With the decimals of the tables on the terminal."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.{COLUMNS[column][2]}f}" if column in COLUMNS else f"{value:.4g}"
 
 
 def _make_bd_rates(bd_rates):
