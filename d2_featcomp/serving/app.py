@@ -83,13 +83,8 @@ def build_app(service, tokens=None):
 
     @app.get("/healthz", **described.HEALTH)
     async def get_health():
-        if service.stopping:
-            return _as_json({"status": "stopping"}, 503)
-        error = await asyncio.to_thread(service.folder.find_error)
-        if error is not None:
-            about = {"status": "failing", "detail": f"results cannot be written: {error.strerror}"}
-            return _as_json(about, 503)
-        return _as_json({"status": "ok"})
+        health = await asyncio.to_thread(service.find_health)
+        return _as_json(health, 200 if health["status"] == "ok" else 503)
 
     add_pages(app, service, clients, gallery)
     if tokens is not None:

@@ -5,7 +5,7 @@ import sys
 from functools import partial
 
 from ..codecs import DecodeLimits
-from .access import Tokens, is_loopback, read_tokens
+from .access import TokenFile, is_loopback
 from .deployment import load_service
 from .http_server import TlsFiles, run_server
 
@@ -38,9 +38,8 @@ def serve(cfg, weights, args):
         OSError: a file is missing.
     """
     host, port = _read_address(args.serve)
-    tls, tokens = _read_tls(args), None
-    if args.token_file:
-        tokens = Tokens(read_tokens(args.token_file))
+    tls = _read_tls(args)
+    tokens = TokenFile(args.token_file) if args.token_file else None
     _require_access(args, host, tokens, tls)
     settings = {
         setting: getattr(args, option)

@@ -214,6 +214,28 @@ def test_errors_tell_nothing_of_the_machine(serve, network, stream, tmp_path):
         assert str(tmp_path) not in told and "memory" not in told
 
 
+def test_status_and_health_tell_the_same(serve, tmp_path):
+    service, client = serve()
+
+    def ask():
+        return client.get("/healthz"), client.get("/v1/status").json()
+
+    health, status = ask()
+    assert (health.status_code, health.json()["status"], status["status"]) == (200, "ok", "ok")
+    os.rename(tmp_path / "results", tmp_path / "gone")
+    service.folder._probed = float("-inf")  # else it is tried once a second
+    health, status = ask()
+    assert health.status_code == 503 and health.json() == {
+        "status": "failing",
+        "detail": "results cannot be written: No such file or directory",
+    }
+    assert status.items() >= health.json().items()
+    service.stop()
+    health, status = ask()
+    assert health.status_code == 503 and health.json() == {"status": "stopping"}
+    assert status["status"] == "stopping"
+
+
 def test_pictures_do_not_stop_the_answers(serve, network, stream, monkeypatch):
     """While one is drawn, for as long as it takes, bitstreams are answered."""
     from d2_featcomp.serving import gallery
