@@ -50,6 +50,7 @@ def setup_terminal(output=None, *, verbose=False):
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
             warnings.filterwarnings("ignore", words)
+        logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_of_the_user)
 
 
 def _require_writable(folder):
@@ -69,6 +70,11 @@ def _is_shown(record):
     if record.name == "detectron2.data.datasets.coco" and "We'll apply a mapping" in record.getMessage():
         return False  # of categories that are not numbered from 1 on: as it should be
     return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
+
+
+def _is_of_the_user(record):
+    """Whether a user can do something about what PyTorch tells; not so about what Detectron2 calls."""
+    return "is_fx_tracing" not in str(record.msg)
 
 
 def _tells_new_parameters(message):

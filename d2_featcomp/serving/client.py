@@ -173,7 +173,7 @@ class CloudClient:
     def _wrong_server(self, told):
         return WrongServerError(
             f"the server at {self._client.base_url} answers {told}, which is no answer to this "
-            "bitstream: is it the address of featcomp cloud --serve, of this release, and does nothing "
+            "bitstream: is it the address of featcomp serve, of this release, and does nothing "
             "before it, such as a proxy or a login page, answer in its place?"
         )
 

@@ -107,7 +107,15 @@ def fail(capsys):
             "give either --target-kbit-s or --target-kb",
         ),
         (["eval", "--config", "quick/msfc_R18"], "no weights: add MODEL.WEIGHTS and a checkpoint"),
+        (
+            ["edge", "--input", "x", "--output", "y"],
+            "no weights: add --weights and edge.onnx or edge.pth",
+        ),
+        (["edge", "--weights", "none.pth", "--input", "x", "--output", "y"], "no file 'none.pth'"),
+        (["edge", "--weights", ".", "--input", "x", "--output", "y"], "no file '.'"),
+        (["edge", "--input", "x", "--connect", "a:1", "--token-file", "t"], "'t': no such file or dir"),
         (["serve", "--weights", "nowhere.pth"], "no checkpoint 'nowhere.pth'"),
+        (["serve", "--weights", "edge.onnx"], "'edge.onnx' is for featcomp edge alone"),
         (["datasets", "--build", "cityscapes"], "'cityscapes' cannot be built by this command: City"),
     ],
 )

@@ -67,6 +67,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         setup_terminal(folder)
 
 
+def test_warnings_that_no_user_can_heed():
+    setup_terminal()
+    logger = logging.getLogger("torch.fx._symbolic_trace")
+    for text, shown in (("is_fx_tracing will return true for both %s", False), ("a node is lost", True)):
+        assert bool(logger.filter(logger.makeRecord(logger.name, 30, "", 0, text, (), None))) == shown
+
+
 def test_lines_do_not_tear_bars(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stdout", terminal)

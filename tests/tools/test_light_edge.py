@@ -182,7 +182,9 @@ def test_what_is_missing_is_told():
         ["edge", "--weights", "edge.pth", "--input", "photos", "--output", "out"],
     ],
 )
-def test_other_commands_say_what_to_install(command):
+def test_other_commands_say_what_to_install(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edge.pth").touch()
     status, told, errors = run_light(*command, D2_FEATCOMP_TRACEBACK="")
     assert status == 2 and errors.count("\n") == 1 and not told
     assert "pip install 'd2_featcomp[torch]'" in errors
