@@ -181,6 +181,7 @@ class AccessControl:
         if valid:
             return await self._app({**scope, _CLIENT: name}, receive, send)
         self._service.activity.count("unauthorized")
+        logging.getLogger("d2_featcomp").info("%s: 401, no valid token", find_client(scope))
         return await self._refuse(receive, send)
 
     async def _refuse(self, receive, send):

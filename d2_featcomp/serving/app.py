@@ -6,6 +6,7 @@ are kept by many; gRPC would save little, since a request is one blob of kilobyt
 
 import asyncio
 import contextlib
+import logging
 import time
 import urllib.parse
 
@@ -29,6 +30,7 @@ REASONS = {
     "foreign model": "a server with the weights that wrote it would take it",
 }
 _AGAIN = {"Retry_After": "1"}
+_LOG = logging.getLogger("d2_featcomp")
 
 
 def build_app(service, tokens=None):
@@ -143,6 +145,7 @@ class _Uploads:
 
         def refuse(status, detail, *arguments, **headers):
             self._clients.add_failure(client, identity, status, detail)
+            _LOG.info("%s, %a: %d, %s", client, identity[:200], status, detail)
             return _refusal(identity, status, detail, *arguments, **headers)
 
         try:

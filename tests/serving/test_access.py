@@ -14,6 +14,7 @@ from d2_featcomp.serving import (
     Spool,
     TokenFile,
     Tokens,
+    http_server,
     make_stream_id,
     read_tokens,
 )
@@ -147,13 +148,17 @@ def test_all_but_health_needs_a_token(address, service, path):
     assert service.metrics()["unauthorized"] == before + 6
 
 
-def test_a_large_upload_without_a_token_is_told_why(address, service):
+def test_a_large_upload_without_a_token_is_told_why(address, service, caplog):
+    caplog.set_level("INFO", logger="d2_featcomp")
+    http_server._FEWER_LINES._seen.clear()
     before = service.metrics()
     large = bytes(2**22)
     url = f"http://{address}/v1/bitstreams/{make_stream_id('a', large)}"
     assert httpx.put(url, content=large, timeout=30).status_code == 401
     after = service.metrics()
     assert {name for name in after if after[name] != before[name]} == {"unauthorized"}
+    told = [record.getMessage() for record in caplog.records if record.name == "d2_featcomp"]
+    assert told == ["127.0.0.1: 401, no valid token"]
 
 
 @pytest.mark.parametrize("token", [None, WRONG])

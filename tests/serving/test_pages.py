@@ -14,7 +14,7 @@ from servers import port_of, running
 
 from d2_featcomp import __version__
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.serving import CloudService, ServiceSettings, Tokens, make_stream_id
+from d2_featcomp.serving import CloudService, ServiceSettings, Tokens, http_server, make_stream_id
 from d2_featcomp.serving.activity import COUNTED
 
 pytest.importorskip("fastapi_offline")
@@ -72,13 +72,19 @@ def test_a_result_can_be_got_again(serve, network, stream):
     assert client.get("/v1/bitstreams/..%2F..%2Fetc%2Fpasswd").status_code in (400, 404)
 
 
-def test_the_status_tells_what_has_happened(serve, stream):
+def test_the_status_tells_what_has_happened(serve, stream, caplog):
+    caplog.set_level("INFO", logger="d2_featcomp")
+    http_server._FEWER_LINES._seen.clear()
     _, client = serve()
     data = stream.to_bytes()
     result = put(client, "photo", data).json()
     assert put(client, "photo", data).json() == result
     damaged = data[:-1] + bytes([data[-1] ^ 1])
     assert put(client, "damaged", damaged).status_code == 400
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "d2_featcomp")
+    assert line.startswith(
+        f"127.0.0.1, '{make_stream_id('damaged', damaged)}': 400, feature bitstream is"
+    )
     found = client.get("/v1/status").json()
     assert found["status"] == "ok" and found["queue"] == {"queued": 0, "waiting_bytes": 0, "size": 64}
     assert {name: n for name, n in found["counts"].items() if n} == {
