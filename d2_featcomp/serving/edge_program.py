@@ -113,7 +113,7 @@ def open_edge(weights="", config_file="", overrides=()):
     if path.endswith(".onnx"):
         if config_file:
             raise ValueError(f"{path!r} holds its configuration: leave out --config-file")
-        return OnnxEdge(path, overrides)
+        return _require_rates(OnnxEdge(path, overrides), overrides)
     if not path and not config_file:
         raise ValueError("no weights: add --weights and edge.onnx or edge.pth, of featcomp export")
     if path and "://" not in path and not os.path.isfile(path):
@@ -122,7 +122,15 @@ def open_edge(weights="", config_file="", overrides=()):
     from ..engine import setup_terminal
 
     setup_terminal()
-    return TorchEdge(weights, config_file, overrides)
+    return _require_rates(TorchEdge(weights, config_file, overrides), overrides)
+
+
+def _require_rates(edge, overrides):
+    """The edge; raises ValueError if a rate is chosen, and its codec has but one."""
+    key, codec = "MODEL.FEATCOMP.CODEC.RATE", edge.feature_codec
+    if key in overrides[::2] and codec.rate is None:
+        raise ValueError(f"{key} has no effect: codec {codec.name!r} has one rate; leave it out")
+    return edge
 
 
 def _time_call(function, *args):

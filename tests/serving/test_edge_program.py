@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import types
 
 import pytest
 from PIL import Image
@@ -26,13 +27,24 @@ def own_handlers():
         logger.handlers[:] = handlers
 
 
+class FixedRate:
+    """An edge whose codec has one rate."""
+
+    feature_codec = types.SimpleNamespace(name="learned", rate=None)
+
+    def __init__(self, *arguments):
+        pass
+
+
 def test_an_edge_in_pytorch_shows_what_other_commands_do(tmp_path, monkeypatch, own_handlers):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setattr("d2_featcomp.deploy.torch_edge.TorchEdge", lambda *arguments: arguments)
+    monkeypatch.setattr("d2_featcomp.deploy.torch_edge.TorchEdge", FixedRate)
     path = tmp_path / "edge.pth"
     path.touch()
-    assert edge_program.open_edge(str(path)) == (str(path), "", ())
+    assert isinstance(edge_program.open_edge(str(path)), FixedRate)
+    with pytest.raises(ValueError, match=r"CODEC.RATE has no effect: codec 'learned' has one rate"):
+        edge_program.open_edge(str(path), "", ["MODEL.FEATCOMP.CODEC.RATE", "0.5"])
     with tqdm(total=1, desc="images", file=terminal, mininterval=0):
         logging.getLogger("d2_featcomp").info("a line")
     logging.getLogger("fvcore.common.checkpoint").info("loading from")

@@ -198,6 +198,7 @@ def test_mistakes(export, photos, tmp_path, capsys):
         (["MODEL.FEATCOMP.CODEC.BITS", "3"], "CODEC.BITS is 2 in"),
         (["--target-kb", "3"], "TARGET_KB is 3, but codec 'learned' has one rate"),
         (["--target-kbit-s", "3", "--fps", "2"], "codec 'learned' has one rate"),
+        (["MODEL.FEATCOMP.CODEC.RATE", "0.3"], "RATE has no effect: codec 'learned' has one rate"),
         (None, "--int8 and --calibrate FOLDER belong together"),
     ]:
         if more is None:
