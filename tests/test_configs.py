@@ -146,7 +146,7 @@ def test_train_net_tells_a_mistake_in_one_line(run, tmp_path, case):
     write_foreign_checkpoint(tmp_path)
     overrides = [str(word).format(folder=tmp_path) for word in overrides]
     common = ["--eval-only", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", tmp_path / "output"]
-    common += ["DATASETS.TEST", "('few_val',)"]
+    common += ["DATASETS.TEST", "('few_val',)", "MODEL.WEIGHTS", tmp_path / "foreign.pth"]
     status, told, stderr = run("tools/train_net.py", "--config-file", config, *common, *overrides)
     assert status == 2
     assert "Traceback" not in stderr + told
