@@ -50,8 +50,9 @@ def report_errors(program: str | None = None) -> Iterator[None]:
     program = program or os.path.basename(sys.argv[0])
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        advice = f": {interruption}" if interruption.args else ""
+        print(f"{program}: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except (
         ValueError,
@@ -65,13 +66,30 @@ def report_errors(program: str | None = None) -> Iterator[None]:
         if os.getenv("D2_FEATCOMP_TRACEBACK"):
             raise
         # YAML's and the operating system's may have many lines.
-        message = " ".join(_without_worker(str(error)).split())
+        message = " ".join(_without_worker(_describe(error)).split())
+        _end_progress_bars()
         if isinstance(error, ModuleNotFoundError):
             message = describe_missing((error.name or "").partition(".")[0]) or message
         if isinstance(error, (KeyError, AssertionError)):
             message += " (set D2_FEATCOMP_TRACEBACK=1 to see where)"
         print(f"{program}: error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def _describe(error: BaseException) -> str:
+    """What an error says; of the operating system's, without its number."""
+    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
+        return str(error)
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and not os.path.isdir(error.filename):
+        return f"{error.filename!r}: there is a file, where a folder is needed"
+    return f"{error.filename!r}: {error.strerror[0].lower()}{error.strerror[1:]}"
+
+
+def _end_progress_bars() -> None:
+    """Ends the progress bars that an error has left open: its message would stand in one of them."""
+    progress = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(progress, "_instances", ())):
+        bar.close()
 
 
 def _without_worker(message: str) -> str:

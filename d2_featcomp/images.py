@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "ANNOTATIONS",
@@ -80,7 +80,10 @@ def open_image(
     except FileNotFoundError:
         raise FileNotFoundError(f"no image {path!r}") from None
     except _UNREADABLE as error:
-        raise ValueError(f"{path!r} is no image that can be read ({error})") from error
+        # Pillow's text would show the opened file, as Python writes it.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else error
+        raise ValueError(f"{path!r} is no image that can be read ({reason})") from error
 
 
 def make_upright(path: str, image: Image.Image) -> Image.Image:

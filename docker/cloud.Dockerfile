@@ -27,8 +27,9 @@ RUN useradd --create-home featcomp && mkdir /results && chown featcomp /results
 USER featcomp
 WORKDIR /tmp
 EXPOSE 8000
+# The server may use TLS, by --tls-cert; with --tls-client-ca, too, nothing can ask it here: --no-healthcheck.
 HEALTHCHECK --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
+    CMD ["python", "-c", "import httpx\nfor scheme in ('http', 'https'):\n    try: httpx.get(f'{scheme}://127.0.0.1:8000/healthz', verify=False).raise_for_status(); break\n    except httpx.RemoteProtocolError: pass\nelse: raise SystemExit(1)"]
 ENTRYPOINT ["featcomp", "serve"]
 CMD ["--weights", "/deployed/cloud.pth", "--output", "/results", "--address", "0.0.0.0:8000", \
      "--token-file", "/run/secrets/tokens"]

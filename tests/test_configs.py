@@ -105,24 +105,9 @@ def test_mistakes_in_overrides_are_told(overrides):
         setup_config("", overrides)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (
-            ["MODEL.WIGHTS", "a.pth"],
-            "config override: Non-existent key: MODEL.WIGHTS: did you mean MODEL.WEIGHTS",
-        ),
-        (["MODEL.WEIGHTS=a.pth"], "config override: write 'MODEL.WEIGHTS a.pth'"),
-        (
-            ["DATASETS.TRAIN", "scenes_train"],
-            """DATASETS.TRAIN; lists are quoted twice in a shell: "('a',)\"""",
-        ),
-    ],
-)
-def test_what_a_mistaken_override_should_be_is_told(overrides, words):
-    with pytest.raises(ValueError) as raised:
-        setup_config(QUICK, overrides)
-    assert words in str(raised.value)
+def test_an_equals_sign_in_an_override_is_told():
+    with pytest.raises(ValueError, match=r"config overrides: write 'MODEL.WEIGHTS a.pth'"):
+        setup_config(QUICK, ["MODEL.WEIGHTS=a.pth"])
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Runs the cloud sub-model: feature bitstreams to results, from files or as a server.
 
     featcomp cloud --weights deployed/cloud.pth --input out/ --output results/
-    featcomp cloud --weights deployed/cloud.pth --output results/ --serve 0.0.0.0:8000
+    featcomp cloud --weights deployed/cloud.pth --output results/ --serve 127.0.0.1:8000
 
 Needs cloud.pth alone (featcomp export), which holds the configuration, too. For each bitstream NAME.d2fc
 it writes NAME.json, what was found, with the maps of dense tasks as PNG files; results.json, all

@@ -3,11 +3,11 @@
     featcomp datasets
     featcomp datasets --build scenes photo_scenes
 
-Data sets lie below DETECTRON2_DATASETS (default: datasets). `scenes` is drawn from a seed, in about a
-minute; `photo_scenes` is composed of the pixels of three Debian packages, which are downloaded with
+Data sets lie below DETECTRON2_DATASETS (default: datasets). `scenes` is drawn from a seed, in a few
+minutes; `photo_scenes` is composed of the pixels of three Debian packages, which are downloaded with
 apt-get and not installed. Others have to be downloaded from where their authors publish them. Your own
 are made by featcomp make-scenes, are registered as for Detectron2, or are any folder of images:
-images:FOLDER.
+images:FOLDER, images:FOLDER:FILE.json.
 """
 
 import argparse

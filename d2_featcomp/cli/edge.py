@@ -8,7 +8,7 @@ Needs edge.pth alone (featcomp export), which holds the configuration, too; or e
 export --onnx): then pip install 'd2_featcomp[edge]' is enough, without PyTorch and Detectron2, and the
 bitstreams are the same. With --output it writes NAME.d2fc for each image; NAME is the file's, with its
 suffix or folders where two would have one name. If the input is a folder with annotations.json,
-images.json there tells the images' ids. With --connect it sends them to featcomp cloud --serve; what
+images.json there tells the images' ids. With --connect it sends them to featcomp serve; what
 cannot be sent stays in --spool, and is sent first the next time: without --input, that is all it does.
 --bandwidth, --latency and --loss simulate a slower network; a table then tells where the time goes.
 Images that cannot be coded are told, all others are coded, and the exit status is 3.

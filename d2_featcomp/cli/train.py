@@ -54,5 +54,12 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     default_setup(cfg, args)
     if args.eval_only:
         evaluate(cfg)
-    else:
+        return
+    try:
         train_stages(cfg, resume=args.resume)
+    except KeyboardInterrupt as error:
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        raise KeyboardInterrupt(
+            "the same command with --resume goes on at the last checkpoint, which is written each "
+            f"{period} iterations (SOLVER.CHECKPOINT_PERIOD)"
+        ) from error

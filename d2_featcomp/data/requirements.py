@@ -1,6 +1,10 @@
 """Checks of the data: that they are there, and that they have what a network is trained on."""
 
+import logging
+import os
+
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.utils.logger import log_first_n
 
 from .datasets.scenes import find_data_root
 
@@ -20,6 +24,8 @@ _CLASS_NODES = {
     "YOLOV3": "YOLOV3",
 }
 
+_LOOKED_AT = 100  # images of a data set; each takes a look at the disk
+
 
 def load_records(names, **options):
     """Loads the records of data sets, as Detectron2's `get_detection_dataset_dicts`.
@@ -32,17 +38,34 @@ def load_records(names, **options):
         list[dict]
 
     Raises:
-        FileNotFoundError: a file of theirs is missing; tells where data sets are looked for.
+        FileNotFoundError: a file of theirs is missing, an image among some that are looked at included;
+            tells where data sets are looked for.
     """
     try:
-        return get_detection_dataset_dicts(names, **options)
+        records = get_detection_dataset_dicts(names, **options)
     except FileNotFoundError as error:
         if error.filename is None:  # it says already what is missing, and of what
             raise
-        raise FileNotFoundError(
-            f"no file {error.filename!r}, which is of {', '.join(map(repr, names))}: put the data set "
-            f"there, or set DETECTRON2_DATASETS (now {find_data_root()!r}) to the folder of yours"
-        ) from error
+        raise _describe_missing("file", error.filename, names) from error
+    # A wrong folder lacks all, an unpacking that was interrupted the last ones.
+    for record in [*records[:: max(len(records) // _LOOKED_AT, 1)], *records[-1:]]:
+        path = record.get("file_name", "")
+        if path and "://" not in path and not os.path.exists(path):
+            raise _describe_missing("image", path, names)
+    return records
+
+
+def _describe_missing(kind, path, names):
+    root = os.path.abspath(find_data_root())
+    if os.path.abspath(path).startswith(os.path.join(root, "")):
+        advice = (
+            "put the data set there, or set DETECTRON2_DATASETS (now "
+            f"{find_data_root()!r}) to the folder of yours"
+        )
+    else:
+        start = "" if os.path.isabs(path) else f", which begins at {os.getcwd()!r}"
+        advice = f"correct its path{start}, where the data set is registered"
+    return FileNotFoundError(f"no {kind} {path!r}, which is of {', '.join(map(repr, names))}: {advice}")
 
 
 def find_network_name(cfg):
@@ -83,7 +106,7 @@ def require_labels(cfg, records):
         raise ValueError(
             f"the data sets {names} (DATASETS.TRAIN) have no annotations, which "
             f"{find_network_name(cfg)} is trained on: a folder needs a file annotations.json in "
-            "COCO's format"
+            "COCO's format, or name one: images:FOLDER:FILE.json"
         )
     annotations = [
         annotation
@@ -104,15 +127,19 @@ def require_labels(cfg, records):
 
 def _require_classes(cfg, names, key, count, annotations):
     largest = max((annotation["category_id"] for annotation in annotations), default=0)
-    if largest < count:
-        return
     classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") or ()
+    if largest < count and len(classes) in (0, count):
+        return
     needed = max(largest + 1, len(classes))
     some = f" ({', '.join([*classes[:6], *['...'] * (len(classes) > 6)])})" if classes else ""
-    raise ValueError(
+    message = (
         f"{key} is {count}, but the data sets {names} (DATASETS.TRAIN) have {needed} classes{some}: set "
         f"it to {needed}"
     )
+    if largest >= count:
+        raise ValueError(message)
+    # It can be trained, but nothing teaches the other classes, and an evaluation may stop at one.
+    log_first_n(logging.WARNING, message, name="d2_featcomp", key="message")
 
 
 def _require_key(key, thing, need, names, annotations):

@@ -93,6 +93,8 @@ def read_config(path="", config_file="", overrides=()):
         path = path or given.get("MODEL.WEIGHTS", "")
     if not path:
         raise ValueError("no weights: add --weights and a file of featcomp export")
+    if path.endswith(".onnx"):
+        raise ValueError(f"{path!r} is for featcomp edge alone: give what featcomp export wrote as .pth")
     if not config_file:
         cfg = _own_config(_read(path), path, overrides)
     cfg = cfg.clone()

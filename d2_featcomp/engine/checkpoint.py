@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+from urllib.error import URLError
 from urllib.parse import parse_qs, urlparse
 
 import torch
@@ -77,7 +78,8 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         """As in the base class, without running code that is in the file.
 
         Raises:
-            FileNotFoundError: no such file. CheckpointError: it is no checkpoint.
+            FileNotFoundError: no such file. CheckpointError: it is no checkpoint. OSError: it cannot be
+            downloaded.
         """
         local = urlparse(path or "")
         self._query = local.query
@@ -85,6 +87,11 @@ class FeatCompCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(f"no checkpoint {path!r}: set MODEL.WEIGHTS to an existing file")
         try:
             return super().load(path, *args, **kwargs)
+        except URLError as error:
+            raise OSError(
+                f"cannot download {path!r} ({error.reason}): download it where there is a network, and "
+                "set MODEL.WEIGHTS to the file, or to '' to start from random weights"
+            ) from error
         except _DAMAGED as error:
             self._parsed_url_during_load = None
             raise CheckpointError(f"{path!r} is no checkpoint that can be read: {error}") from error

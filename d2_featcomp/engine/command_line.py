@@ -1,6 +1,5 @@
 """Setting-up and processes of command lines."""
 
-import difflib
 import re
 import sys
 
@@ -15,6 +14,7 @@ from ..data.datasets.image_folders import register_image_folders
 from ..errors import report_errors
 from ..model_zoo import find_config_file
 from ..modeling import find_split_name
+from .config_errors import explain_config_error
 from .config_files import merge_config_file
 from .lazy_config import merge_lazy_config, separate_overrides
 
@@ -49,13 +49,13 @@ def setup_config(config_file, overrides=()):
     cfg = make_config()
     if config_file:
         config_file = find_config_file(config_file)
-    place = config_file or "config"  # of a mistake
+    source = config_file or "config"
     try:
         overrides, lazy = separate_overrides(overrides)
         if config_file.endswith(".py"):
             merge_lazy_config(cfg, config_file, lazy)
         elif lazy:
-            place = "config override"
+            source = "config overrides"
             raise ValueError(
                 f"write {lazy[0].replace('=', ' ', 1)!r}: "
                 "NAME=VALUE is for Detectron2's LazyConfig files alone"
@@ -65,36 +65,15 @@ def setup_config(config_file, overrides=()):
         codec = cfg.MODEL.FEATCOMP.CODEC
         if isinstance(codec.QUALITY, int):  # its default has no type; sweeps set it to any number
             codec.QUALITY = float(codec.QUALITY)
-        place = "config override"
+        source = "config overrides"
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{place}: {error}{_advise(str(error), cfg)}") from error
+        raise explain_config_error(cfg, error, source) from error
     cfg.MODEL.FEATCOMP.SPLIT = find_split_name(cfg.MODEL.FEATCOMP.SPLIT)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     register_image_folders([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
-
-
-def _advise(message, cfg):
-    """What may be meant, in words that follow those of a mistake in a config."""
-    if "Non-existent config key" in message:
-        return "; --import adds those of another project"
-    unknown = re.search(r"Non-existent key: (\S+)", message)
-    if unknown:
-        similar = difflib.get_close_matches(unknown[1], _list_keys(cfg), n=2, cutoff=0.8)
-        return f": did you mean {' or '.join(similar)}?" if similar else ""
-    if "Type mismatch (<class 'tuple'> vs. <class 'str'>)" in message:
-        return """; lists are quoted twice in a shell: "('a',)" or "('a', 'b')\""""
-    return ""
-
-
-def _list_keys(cfg):
-    """All keys with a value of a config, e.g. "MODEL.WEIGHTS"."""
-    for key, value in cfg.items():
-        yield from (
-            (f"{key}.{below}" for below in _list_keys(value)) if isinstance(value, dict) else [key]
-        )
 
 
 def _whole_numbers_as_floats(cfg, overrides):

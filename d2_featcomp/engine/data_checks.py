@@ -1,8 +1,7 @@
 """Looks at the data of a training before its first training stage."""
 
-from detectron2.data import DatasetCatalog
-
 from ..data.mappers import train_dicts
+from ..data.requirements import load_records
 from ..evaluation.build import build_task_evaluators
 from .importance import make_label_config
 
@@ -23,7 +22,7 @@ def check_data(stages):
     train_dicts(make_label_config(chosen) if _uses_task_losses(chosen) else chosen)
     if stages[-1].TEST.EVAL_PERIOD >= 0:
         for name in stages[-1].DATASETS.TEST:
-            DatasetCatalog.get(name)  # sets what metadata its evaluators need
+            load_records([name], filter_empty=False)  # sets what metadata its evaluators need
             build_task_evaluators(stages[-1], name)
 
 

@@ -1,6 +1,7 @@
 """Training in stages, those of MSFC sec. 4: the task network, the split, both."""
 
 import contextlib
+import difflib
 import logging
 import os
 from collections import OrderedDict
@@ -180,13 +181,13 @@ def train_stages(cfg, resume=False):
     """
     logger = logging.getLogger("d2_featcomp")
     require_stage_settings(cfg)
-    steps, weights = choose_stages(cfg), cfg.MODEL.WEIGHTS
-    if not resume and comm.is_main_process():
-        _forget(cfg, steps)
-    comm.synchronize()
     require_data(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    steps, weights = choose_stages(cfg), cfg.MODEL.WEIGHTS
+    _by_main_process(lambda: _check_steps(cfg, steps))  # before data sets are drawn
     check_data([make_stage_config(cfg, step, "") for step in steps])
-    _by_main_process(lambda: _check_steps(cfg, steps))
+    if not resume and comm.is_main_process():
+        _forget(cfg, steps)  # after all checks: a mistake must not cost what was trained
+    comm.synchronize()
     results = OrderedDict()
     for step in steps:
         step_cfg = make_stage_config(cfg, step, weights)
@@ -256,12 +257,20 @@ def _train(trainer, step):
 
 def _forget(cfg, steps):
     """Removes the marks by which a later --resume would take an older run's stages for this run's."""
+    forgotten = False
     for step in steps:
         marks = ("model_final.pth", "fit.pth") if step == ENTROPY else ("last_checkpoint",)
         for name in marks:
             mark = os.path.join(make_stage_config(cfg, step, "").OUTPUT_DIR, name)
             if os.path.exists(mark):
                 os.remove(mark)
+                forgotten = True
+    if forgotten:
+        logging.getLogger("d2_featcomp").warning(
+            "%s holds an earlier training, which is not gone on with (--resume does): this one starts "
+            "anew and writes over its checkpoints",
+            cfg.OUTPUT_DIR,
+        )
 
 
 def _check_steps(cfg, steps):
@@ -318,8 +327,11 @@ def _require_trainable(model, step):
 
 def require_data(*names):
     """Raises ValueError for names of data sets that are not registered; takes groups of them."""
-    unknown = {name for group in names for name in group} - set(DatasetCatalog)
+    unknown = sorted({name for group in names for name in group} - set(DatasetCatalog))
     if unknown:
+        similar = difflib.get_close_matches(unknown[0], list(DatasetCatalog), n=2, cutoff=0.8)
+        hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
         raise ValueError(
-            f"unknown data sets {sorted(unknown)} in DATASETS: none of that name is registered"
+            f"unknown data sets {unknown} in DATASETS: {hint}Your own need --import and the file that "
+            "registers them, or are named images:FOLDER or images:FOLDER:FILE.json"
         )

@@ -1,7 +1,9 @@
 """What commands show while they run: few lines, and progress bars that these do not tear."""
 
 import logging
+import os
 import sys
+import tempfile
 import warnings
 
 from detectron2.utils import comm
@@ -12,8 +14,6 @@ __all__ = ["setup_terminal"]
 
 _LOGGERS = ("detectron2", "fvcore", "d2_featcomp")
 _SHOWN = ("d2_featcomp", "detectron2.utils.events")  # the latter tells losses, once a period
-
-_FX_LOGGER = "torch.fx._symbolic_trace"  # its one warning is for those who write PyTorch's own tracing
 
 _handlers = {}  # name of a logger -> those that the last call gave it
 
@@ -27,7 +27,12 @@ def setup_terminal(output=None, *, verbose=False):
     Args:
         output (str or None): folder of the log file, `log.txt`; None writes none.
         verbose (bool): show all that the log file gets.
+
+    Raises:
+        OSError: nothing can be written into the folder.
     """
+    if output:
+        _require_writable(output)
     setup_logger.cache_clear()
     for name in _LOGGERS:
         logger = logging.getLogger(name)
@@ -45,24 +50,37 @@ def setup_terminal(output=None, *, verbose=False):
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
             warnings.filterwarnings("ignore", words)
-    fx_logger = logging.getLogger(_FX_LOGGER)
-    (fx_logger.removeFilter if verbose else fx_logger.addFilter)(_tells_more_than_fx_tracing)
+        logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_of_the_user)
+
+
+def _require_writable(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the output folder {folder!r} ({error.strerror}): choose another"
+        ) from error
 
 
 def _is_shown(record):
     if record.name == "fvcore.common.checkpoint" and _tells_new_parameters(record.getMessage()):
         return False
+    if record.name == "detectron2.data.datasets.coco" and "We'll apply a mapping" in record.getMessage():
+        return False  # of categories that are not numbered from 1 on: as it should be
     return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
+
+
+def _is_of_the_user(record):
+    """Whether a user can do something about what PyTorch tells; not so about what Detectron2 calls."""
+    return "is_fx_tracing" not in str(record.msg)
 
 
 def _tells_new_parameters(message):
     """Whether a checkpoint lacks the split and its codec alone, which a training then starts."""
     head, *names = message.splitlines()
     return head.startswith("Some model parameters") and all("feature_" in name for name in names)
-
-
-def _tells_more_than_fx_tracing(record):
-    return not record.getMessage().startswith("is_fx_tracing will return true")
 
 
 class _BesideBars:

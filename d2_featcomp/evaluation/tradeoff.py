@@ -48,7 +48,8 @@ COLUMNS = {
 # Those of average precision, of which intervals are known.
 AP_COLUMNS = ("box AP", "box AP50", "mask AP", "keypoint AP")
 
-TABLE_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}  # of tables
+# Of tables that are shown.
+TABLE_HEADS = {"BPFE packed": "BPFE fixed-length", "times smaller": "compression ratio"}
 
 DEFAULT_COLUMNS = tuple(column for column in COLUMNS if column != "box AP50")
 

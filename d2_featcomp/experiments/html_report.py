@@ -10,7 +10,7 @@ import os
 
 from PIL import Image
 
-from ..evaluation.tradeoff import OF_MEANS, TABLE_HEADS
+from ..evaluation.tradeoff import COLUMNS, OF_MEANS, TABLE_HEADS
 from ..files import write_text
 from .html_page import fill_page
 from .image_rows import collect_image_rows
@@ -206,18 +206,23 @@ def _list_columns(rows):
 
 def _make_table(rows, columns):
     """A table of {name: {column: number}}, which a click on a head sorts."""
-    heads = [TABLE_HEADS.get(column, column) for column in ("setting", *columns)]
-    heads = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    heads = "".join(
+        f"<th>{html.escape(TABLE_HEADS.get(column, column))}</th>" for column in ("setting", *columns)
+    )
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
-        + "".join(
-            f"<td>{row[c]:.4g}</td>" if not math.isnan(row.get(c, math.nan)) else "<td>-</td>"
-            for c in columns
-        )
+        + "".join(f"<td>{_format_value(c, row.get(c, math.nan))}</td>" for c in columns)
         + "</tr>"
         for name, row in rows.items()
     ]
     return f'<div class="wide"><table class="sorted"><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _format_value(column, value):
+    """With the decimals of the tables on the terminal."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.{COLUMNS[column][2]}f}" if column in COLUMNS else f"{value:.4g}"
 
 
 _MEANINGS = {  # of columns that not everybody knows
@@ -234,15 +239,14 @@ _MEANINGS = {  # of columns that not everybody knows
 def _explain(columns):
     """A line below a table for each of its columns that has a meaning to tell."""
     lines = [
-        f"<dt>{TABLE_HEADS.get(column, column)}</dt><dd>{_MEANINGS[column]}</dd>"
-        for column in columns
-        if column in _MEANINGS
+        f"<dt>{TABLE_HEADS.get(c, c)}</dt><dd>{_MEANINGS[c]}</dd>" for c in columns if c in _MEANINGS
     ]
     return f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
 
 
 def _make_bd_rates(bd_rates):
-    """A table of tests and anchors for each quality; what is not defined tells why when pointed at."""
+    """A table of tests and anchors for each quality, and below them why some are not defined or
+    uncertain; each of those tells its own reason when pointed at."""
     several = any(entry["seed"] == OF_MEANS for entry in bd_rates)
     found = {
         (entry["column"], entry["test"], entry["anchor"]): entry
@@ -260,9 +264,10 @@ def _make_bd_rates(bd_rates):
             lines += f"<tr><td>{html.escape(test)}</td>{cells}</tr>"
         head = f"<th>{html.escape(column)}, against</th>"
         text += f"<div class='wide'><table><tr>{head}{heads}</tr>{lines}</table></div>"
-    notes = dict.fromkeys(entry["note"] for entry in found.values() if entry["note"])
-    told = "".join(f"<p>- or *: {html.escape(note)}</p>" for note in notes)
-    return f"<div class='beside'>{text}</div>{told}" if text else ""
+    notes = dict.fromkeys(html.escape(entry["note"]) for entry in found.values() if entry["note"])
+    reasons = "".join(f"<br>{note}" for note in notes)
+    about = f"<p>- is not defined, * uncertain:{reasons}</p>" if notes else ""
+    return f"<div class='beside'>{text}</div>{about}" if text else ""
 
 
 def _make_bd_cell(entry):

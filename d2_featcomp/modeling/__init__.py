@@ -41,6 +41,7 @@ from .splits import (
     QLayer,
     SSFCDecoder,
     SSFCEncoder,
+    StandardizedMSFC,
     build_feature_split,
     find_feature_split,
     find_split_name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..deprecation import make_getattr
 from ..lazy_names import make_lazy_getattr
-from .access import Tokens, read_tokens
+from .access import TokenFile, Tokens, read_tokens
 from .client import AccessDeniedError, CloudClient, RefusedError, ServerFaultError, WrongServerError
 from .coco_results import (
     ImageTable,

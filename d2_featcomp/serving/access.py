@@ -7,12 +7,24 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import logging
+import os
 import socket
+import time
 
-__all__ = ["OPEN_PATHS", "AccessControl", "Tokens", "find_client", "is_loopback", "read_tokens"]
+__all__ = [
+    "OPEN_PATHS",
+    "AccessControl",
+    "TokenFile",
+    "Tokens",
+    "find_client",
+    "is_loopback",
+    "read_tokens",
+]
 
 MIN_TOKEN_LENGTH = 16
 OPEN_PATHS = ("/healthz",)  # that load balancers ask
+_READ_PERIOD = 1.0  # seconds, in which a file of tokens is looked at once
 _CLIENT = "d2_featcomp.client"
 _NAME_LENGTH = 64
 _CHALLENGES = (b'Bearer realm="featcomp"', b'Basic realm="featcomp", charset="UTF-8"')
@@ -49,6 +61,49 @@ class Tokens:
         """
         digest = self._digest(token)
         return digest in self._names, self._names.get(digest)
+
+
+class TokenFile(Tokens):
+    """Tokens of a file, which is read again when it has changed, so that they can be changed while a
+    server runs. Where it then cannot be read, those that were read before stay valid, and the log tells
+    why.
+
+    Args:
+        path (str): see :func:`read_tokens`, which tells what is raised.
+    """
+
+    def __init__(self, path):
+        self._path, self._looked = path, time.monotonic()
+        self._version = self._find_version()
+        super().__init__(read_tokens(path))
+
+    def find(self, token):
+        """See :meth:`Tokens.find`."""
+        if time.monotonic() - self._looked > _READ_PERIOD:
+            self._looked = time.monotonic()
+            self._read_again()
+        return super().find(token)
+
+    def _read_again(self):
+        version = self._find_version()
+        if version == self._version:
+            return
+        self._version = version
+        log = logging.getLogger("d2_featcomp")
+        try:
+            super().__init__(read_tokens(self._path))
+        except (OSError, ValueError) as error:
+            log.error("the tokens of before stay valid: %s", error)
+        else:
+            log.info("%r has changed: it holds %d tokens now", self._path, len(self._names))
+
+    def _find_version(self):
+        """What differs when the file does; None if there is none."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def read_tokens(path):
@@ -126,6 +181,7 @@ class AccessControl:
         if valid:
             return await self._app({**scope, _CLIENT: name}, receive, send)
         self._service.activity.count("unauthorized")
+        logging.getLogger("d2_featcomp").info("%s: 401, no valid token", find_client(scope))
         return await self._refuse(receive, send)
 
     async def _refuse(self, receive, send):

@@ -6,6 +6,7 @@ are kept by many; gRPC would save little, since a request is one blob of kilobyt
 
 import asyncio
 import contextlib
+import logging
 import time
 import urllib.parse
 
@@ -29,6 +30,7 @@ REASONS = {
     "foreign model": "a server with the weights that wrote it would take it",
 }
 _AGAIN = {"Retry_After": "1"}
+_LOG = logging.getLogger("d2_featcomp")
 
 
 def build_app(service, tokens=None):
@@ -83,13 +85,8 @@ def build_app(service, tokens=None):
 
     @app.get("/healthz", **described.HEALTH)
     async def get_health():
-        if service.stopping:
-            return _as_json({"status": "stopping"}, 503)
-        error = await asyncio.to_thread(service.folder.find_error)
-        if error is not None:
-            about = {"status": "failing", "detail": f"results cannot be written: {error.strerror}"}
-            return _as_json(about, 503)
-        return _as_json({"status": "ok"})
+        health = await asyncio.to_thread(service.find_health)
+        return _as_json(health, 200 if health["status"] == "ok" else 503)
 
     add_pages(app, service, clients, gallery)
     if tokens is not None:
@@ -148,6 +145,7 @@ class _Uploads:
 
         def refuse(status, detail, *arguments, **headers):
             self._clients.add_failure(client, identity, status, detail)
+            _LOG.info("%s, %a: %d, %s", client, identity[:200], status, detail)
             return _refusal(identity, status, detail, *arguments, **headers)
 
         try:

@@ -94,6 +94,7 @@ class CloudClient:
         self._backoff = backoff
         self._sleep = sleep
         self._random = random.Random()
+        self._answered = False  # whether a server was ever there
         self.problem = ""
 
     def __enter__(self):
@@ -131,6 +132,7 @@ class CloudClient:
                 answer, self.problem = None, self._describe(error)
             except self._httpx.HTTPError as error:  # e.g. a compression that is none
                 raise self._wrong_server(str(error)) from error
+            self._answered = self._answered or answer is not None
             if answer is not None and answer.status_code not in (*_BUSY, *_FAULT):
                 return self._final(answer, identity, data)
             if attempt + 1 < self._attempts:
@@ -148,6 +150,8 @@ class CloudClient:
         closed = isinstance(error, (self._httpx.RemoteProtocolError, self._httpx.ReadError))
         if closed and self._client.base_url.scheme == "https":
             text += " Does it ask for a certificate, --client-cert?"
+        elif closed and not self._answered:
+            text += " Is it a server with TLS? Then give --connect https://..."
         return text
 
     def _final(self, answer, identity, data):
@@ -173,7 +177,7 @@ class CloudClient:
     def _wrong_server(self, told):
         return WrongServerError(
             f"the server at {self._client.base_url} answers {told}, which is no answer to this "
-            "bitstream: is it the address of featcomp cloud --serve, of this release, and does nothing "
+            "bitstream: is it the address of featcomp serve, of this release, and does nothing "
             "before it, such as a proxy or a login page, answer in its place?"
         )
 

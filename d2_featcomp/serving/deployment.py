@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from ..deploy import find_categories, load_sub_model, read_config
 from ..deploy.classes import read_categories
 from ..engine import hash_file
-from .access import Tokens, read_tokens
+from .access import TokenFile
 from .app import build_app
 from .server import CloudService
 from .settings import ServiceSettings
@@ -136,7 +136,7 @@ def ray_app(args):
 
         torch.set_num_threads(max(1, int(cpus)))
         cfg = read_config(args["weights"], args.get("config_file", ""), opts)
-        tokens = Tokens(read_tokens(args["token_file"])) if "token_file" in args else None
+        tokens = TokenFile(args["token_file"]) if "token_file" in args else None
         return build_app(load_service(cfg, args["weights"], args["output"], classes), tokens)
 
     deployment = serve.deployment(

@@ -89,6 +89,8 @@ def run_edge(args):
     if args.draw:
         _draw_answers(args, table, categories)
     _print_rates(args, rows, off_target)
+    if failures:
+        print(f"{_count_images(len(failures))} could not be coded")
     if rows and link:
         print(_make_table(rows))
     return 3 if (sender and not _close(sender)) or failures else 0
@@ -111,13 +113,24 @@ def open_edge(weights="", config_file="", overrides=()):
     if path.endswith(".onnx"):
         if config_file:
             raise ValueError(f"{path!r} holds its configuration: leave out --config-file")
-        return OnnxEdge(path, overrides)
-    from detectron2.utils.logger import setup_logger
-
+        return _require_rates(OnnxEdge(path, overrides), overrides)
+    if not path and not config_file:
+        raise ValueError("no weights: add --weights and edge.onnx or edge.pth, of featcomp export")
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path!r}")
     from ..deploy.torch_edge import TorchEdge
+    from ..engine import setup_terminal
 
-    setup_logger(name="d2_featcomp")
-    return TorchEdge(weights, config_file, overrides)
+    setup_terminal()
+    return _require_rates(TorchEdge(weights, config_file, overrides), overrides)
+
+
+def _require_rates(edge, overrides):
+    """The edge; raises ValueError if a rate is chosen, and its codec has but one."""
+    key, codec = "MODEL.FEATCOMP.CODEC.RATE", edge.feature_codec
+    if key in overrides[::2] and codec.rate is None:
+        raise ValueError(f"{key} has no effect: codec {codec.name!r} has one rate; leave it out")
+    return edge
 
 
 def _time_call(function, *args):
@@ -191,7 +204,8 @@ def told(name, failures):
         yield
     except (ValueError, RuntimeError) as error:  # of readers; of networks and codecs
         failures.append(name)
-        _tell(f"{name}: {error}")
+        message = str(error)
+        _tell(message if repr(name) in message else f"{name}: {message}")
 
 
 def edge_features(args, edge, failures, times):
@@ -288,13 +302,17 @@ def _print_rates(args, rows, off_target):
     if not rows:
         return
     mean = statistics.fmean(row[1] for row in rows)
-    print(f"{len(rows)} images, {mean / 1000:.2f} kB an image")
+    print(f"{_count_images(len(rows))}, {mean / 1000:.2f} kB an image")
     if args.target_kbit_s is not None:
         print(
             f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
             f"{args.target_kbit_s:g}; {off_target} images could not be brought within 3 % of "
             "their share"
         )
+
+
+def _count_images(count):
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _make_table(rows):

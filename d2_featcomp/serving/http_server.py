@@ -9,6 +9,7 @@ import ssl
 import time
 
 from .app import build_app
+from .transport import describe_tls_files
 
 __all__ = ["TlsFiles", "build_server", "run_server"]
 
@@ -44,8 +45,7 @@ class TlsFiles:
             if self.client_ca:
                 context.load_verify_locations(self.client_ca)
         except (OSError, ssl.SSLError) as error:
-            files = ", ".join(filter(None, dataclasses.astuple(self)))
-            raise ValueError(f"no TLS with {files}: {error}") from error
+            raise ValueError(describe_tls_files(dataclasses.astuple(self), error)) from error
 
 
 def _ask_nobody():

@@ -49,11 +49,10 @@ def add_pages(app, service, clients, gallery):
 
     @app.get("/v1/status", **described.STATUS)
     async def get_status():
-        health = await asyncio.to_thread(service.folder.find_error)
-        status = "stopping" if service.stopping else "ok" if health is None else "failing"
+        health = await asyncio.to_thread(service.find_health)
         return JSONResponse(
             {
-                "status": status,
+                **health,
                 **service.activity.recent(),
                 "counts": service.activity.counts(),
                 "queue": {**service.queue(), "size": service.settings.queue_size},

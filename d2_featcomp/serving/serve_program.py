@@ -1,11 +1,14 @@
 """What `featcomp serve` does: from the options of a command line to a server."""
 
+import logging
+import os
 import signal
+import socket
 import sys
 from functools import partial
 
 from ..codecs import DecodeLimits
-from .access import Tokens, is_loopback, read_tokens
+from .access import TokenFile, is_loopback
 from .deployment import load_service
 from .http_server import TlsFiles, run_server
 
@@ -38,9 +41,8 @@ def serve(cfg, weights, args):
         OSError: a file is missing.
     """
     host, port = _read_address(args.serve)
-    tls, tokens = _read_tls(args), None
-    if args.token_file:
-        tokens = Tokens(read_tokens(args.token_file))
+    tls = _read_tls(args)
+    tokens = TokenFile(args.token_file) if args.token_file else None
     _require_access(args, host, tokens, tls)
     settings = {
         setting: getattr(args, option)
@@ -52,9 +54,21 @@ def serve(cfg, weights, args):
         max_image_pixels=pixels, max_original_pixels=max(pixels, DecodeLimits.max_original_pixels)
     )
     load = partial(load_service, cfg, weights, args.output, args.classes, **settings, limits=limits)
+    _require_free(host, port)  # before the network is loaded
+
+    def load_and_tell():
+        service = load()
+        about = service.about
+        logging.getLogger("d2_featcomp").info(
+            "%s takes bitstreams of model %s (%s, split %s, codec %s, on %s); results go to %r",
+            *(weights, about["fingerprint"], about["network"], about["split"], about["codec"]),
+            *(about["device"], args.output),
+        )
+        return service
+
     # uvicorn raises the signal again when all that was accepted is answered.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    run_server(load, host, port, tokens, tls)
+    run_server(load_and_tell, host, port, tokens, tls)
 
 
 def _read_address(address):
@@ -62,6 +76,16 @@ def _read_address(address):
     if not host or not port.isdecimal():
         raise ValueError(f"the address is {address!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
     return host.strip("[]"), int(port)
+
+
+def _require_free(host, port):
+    """Raises ValueError if nobody can listen at an address, e.g. because another server does."""
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = os.strerror(error.errno).lower()
+        raise ValueError(f"no server can listen at {host}:{port} ({reason}): choose another") from error
 
 
 def _read_tls(args):

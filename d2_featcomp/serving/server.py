@@ -77,10 +77,18 @@ class CloudService:
         self._thread = threading.Thread(target=self._work, name="cloud sub-model", daemon=True)
         self._thread.start()
 
-    @property
-    def stopping(self):
-        """bool: whether it takes nothing more."""
-        return self._stopping
+    def find_health(self):
+        """Finds out whether it can take bitstreams, which writes into its folder at most once a second.
+
+        Returns:
+            dict: "status", one of "ok", "stopping" and "failing"; where it fails, "detail" tells why.
+        """
+        if self._stopping:
+            return {"status": "stopping"}
+        error = self.folder.find_error()
+        if error is not None:
+            return {"status": "failing", "detail": f"results cannot be written: {error.strerror}"}
+        return {"status": "ok"}
 
     def submit(self, identity, data, name=None):
         """Submits a bitstream, to be computed.

@@ -4,9 +4,14 @@ import dataclasses
 import functools
 import re
 import ssl
+import time
 import urllib.parse
 
-__all__ = ["ClientTls", "find_tls_problem", "make_url"]
+__all__ = ["ClientTls", "describe_tls_files", "find_tls_problem", "make_url"]
+
+# What OpenSSL finds in a certificate (X509_V_ERR_...), by what can be done about it.
+_TIMES = (9, 10)  # not yet valid, expired
+_HOSTS = (62, 64)  # of another host, of another IP address
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +46,31 @@ class ClientTls:
             if self.cert:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ssl.SSLError) as error:
-            files = ", ".join(filter(None, dataclasses.astuple(self)))
-            raise ValueError(f"no TLS with {files}: {error}") from error
+            raise ValueError(describe_tls_files(dataclasses.astuple(self), error)) from error
         return context
+
+
+def describe_tls_files(files, error):
+    """Tells what is wrong with files for TLS.
+
+    Args:
+        files (sequence[str or None]): their paths.
+        error (OSError): that reading them ended with; also `ssl.SSLError`.
+
+    Returns:
+        str: for the user.
+    """
+    named = ", ".join(filter(None, files))
+    if not isinstance(error, ssl.SSLError):
+        return f"no TLS with {named}: {error}"
+    reason = (error.reason or "").lower().replace("_", " ")
+    if "mismatch" in reason:
+        hint = "the private key is of another certificate"
+    elif "no certificate" in reason:
+        hint = "a file holds no certificate (PEM)"
+    else:  # OpenSSL does not tell which file
+        hint = "a file holds no certificate (PEM), or the private key is missing: give its file, too"
+    return f"no TLS with {named}: {hint}"
 
 
 def _make_default():
@@ -69,18 +96,26 @@ def find_tls_problem(error):
     """
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted ({error.verify_message}): give the certificate of who "
-                "signed it, --ca-file"
-            )
+            return f"its certificate is not trusted ({error.verify_message}): {_advise(error)}"
         if isinstance(error, ssl.SSLError) and not isinstance(
             error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
         ):
             reason = (error.reason or str(error)).replace("_", " ").lower()
-            hint = "is it a server with TLS, and if it asks for certificates of clients, --client-cert?"
-            return f"{reason}; {hint}"
+            if reason == "wrong version number":
+                return "it answers without TLS: give --connect http://..., or is it another server?"
+            return f"{reason}; if it asks for certificates of clients, give --client-cert"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _advise(error):
+    """What to do about a certificate that is not trusted."""
+    if error.verify_code in _TIMES:
+        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        return f"the server needs another one, or the clock of this machine is wrong ({now})"
+    if error.verify_code in _HOSTS:
+        return "give --connect a name or address that is in it (its subjectAltName)"
+    return "give the certificate of who signed it, --ca-file"
 
 
 def make_url(address, tls=None):

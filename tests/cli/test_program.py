@@ -121,7 +121,16 @@ def fail(capsys):
             ["edge", "--input", "x", "--output", "y", "--target-kb=1", "--target-kbit-s=2", "--fps=1"],
             "give either --target-kbit-s or --target-kb",
         ),
+        (["eval", "--config", "quick/msfc_R18"], "no weights: add MODEL.WEIGHTS and a checkpoint"),
+        (
+            ["edge", "--input", "x", "--output", "y"],
+            "no weights: add --weights and edge.onnx or edge.pth",
+        ),
+        (["edge", "--weights", "none.pth", "--input", "x", "--output", "y"], "no file 'none.pth'"),
+        (["edge", "--weights", ".", "--input", "x", "--output", "y"], "no file '.'"),
+        (["edge", "--input", "x", "--connect", "a:1", "--token-file", "t"], "'t': no such file or dir"),
         (["serve", "--weights", "nowhere.pth"], "no checkpoint 'nowhere.pth'"),
+        (["serve", "--weights", "edge.onnx"], "'edge.onnx' is for featcomp edge alone"),
         (["datasets", "--build", "cityscapes"], "'cityscapes' cannot be built by this command: City"),
     ],
 )
@@ -173,6 +182,20 @@ def test_eval_is_the_evaluation_of_train(monkeypatch):
     for main, args in seen:
         assert main is train.train_or_evaluate and args.eval_only and args.num_gpus == 2
         assert args.config_file == str(ROOT / "configs/quick/msfc_R18.yaml") and args.opts == overrides
+
+
+def test_an_interrupted_training_tells_how_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupt(cfg, resume):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("d2_featcomp.engine.train_stages", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--config", "quick/msfc_R18", "OUTPUT_DIR", str(tmp_path)])
+    assert ended.value.code == 130
+    assert (
+        "with --resume goes on at the last checkpoint, which is written each 100"
+        in (capsys.readouterr().err.splitlines()[-1])
+    )
 
 
 def test_train_has_detectron2s_options():

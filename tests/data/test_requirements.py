@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -79,6 +81,41 @@ def test_too_few_classes_are_told_with_both_numbers(coco_folder, key, settings):
     assert train_dicts(config_for(name, key, 2, **settings))
 
 
+def test_classes_that_the_data_lack_are_told_once(coco_folder, caplog):
+    name = coco_folder()
+    for _stage in range(2):
+        assert train_dicts(config_for(name, "MODEL.ROI_HEADS.NUM_CLASSES", 5))
+    told = [record.getMessage() for record in caplog.records if record.name == "d2_featcomp"]
+    assert (
+        len(told) == 1 and "NUM_CLASSES is 5" in told[0] and "2 classes (a, b): set it to 2" in told[0]
+    )
+
+
+@pytest.mark.parametrize("lost", [["1.png", "2.png"], ["2.png"]])
+def test_missing_images_are_told_before_a_training(coco_folder, tmp_path, lost):
+    name = coco_folder()
+    for file in lost:
+        (tmp_path / "set" / file).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"no image .*{lost[0]}', which is of .*correct its path"
+    ):
+        train_dicts(config_for(name))
+
+
+def test_annotations_may_lie_elsewhere(coco_folder, tmp_path, monkeypatch):
+    coco_folder()
+    (tmp_path / "set" / "annotations.json").rename(tmp_path / "instances_train.json")
+    monkeypatch.chdir(tmp_path)
+    name = "images:set:instances_train.json"
+    records = train_dicts(config_for(name, "MODEL.ROI_HEADS.NUM_CLASSES", 2))
+    assert [record["file_name"] for record in records] == ["set/1.png", "set/2.png"]
+    assert MetadataCatalog.get(name).json_file == "instances_train.json"
+    with pytest.raises(
+        FileNotFoundError, match=r"no file 'instances.json', which is of 'images:set:inst"
+    ):
+        train_dicts(config_for("images:set:instances.json"))
+
+
 def test_networks_that_are_not_cut_and_unknown_ones(coco_folder):
     name = coco_folder()
     with pytest.raises(ValueError, match=r"ROI_HEADS.NUM_CLASSES is 1"):
@@ -101,14 +138,20 @@ def test_a_folder_without_annotations_trains_what_needs_none(coco_folder, tmp_pa
 
 
 def test_a_missing_data_set_is_told_with_where_it_is_looked_for(tmp_path):
-    register_coco_instances("nowhere", {}, str(tmp_path / "nowhere.json"), str(tmp_path))
-    try:
-        with pytest.raises(FileNotFoundError) as raised:
-            train_dicts(config_for("nowhere"))
-    finally:
-        DatasetCatalog.remove("nowhere")
-        MetadataCatalog.remove("nowhere")
-    assert str(raised.value).startswith(
-        f"no file {str(tmp_path / 'nowhere.json')!r}, which is of 'nowhere':"
-    )
-    assert f"set DETECTRON2_DATASETS (now {find_data_root()!r})" in str(raised.value)
+    advice = {
+        os.path.join(
+            find_data_root(), "nowhere.json"
+        ): f"DETECTRON2_DATASETS (now {find_data_root()!r})",
+        str(tmp_path / "nowhere.json"): "correct its path, where the data set is registered",
+        "nowhere/some.json": f"correct its path, which begins at {os.getcwd()!r}, where the data set is",
+    }
+    for path, words in advice.items():
+        register_coco_instances("nowhere", {}, path, str(tmp_path))
+        try:
+            with pytest.raises(FileNotFoundError) as raised:
+                train_dicts(config_for("nowhere"))
+        finally:
+            DatasetCatalog.remove("nowhere")
+            MetadataCatalog.remove("nowhere")
+        assert str(raised.value).startswith(f"no file {path!r}, which is of 'nowhere':")
+        assert words in str(raised.value)

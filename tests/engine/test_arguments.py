@@ -51,8 +51,36 @@ def test_detectron2s_own_parser():
 def test_unknown_keys_are_left_to_the_config():
     args = parse("MODL.WEIGHTS", "a.pth", *LIMIT)
     assert args.opts == ["MODL.WEIGHTS", "a.pth"] and args.limit == 3
-    with pytest.raises(ValueError, match="Non-existent key: MODL"):
+    with pytest.raises(ValueError, match="config overrides: Non-existent key: MODL"):
         setup_config("", args.opts)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("MODEL.FEATCOMP.CODEC.BIT", 4, r"did you mean MODEL.FEATCOMP.CODEC.BITS\?"),
+        ("CODEC.BITS", 4, r"did you mean MODEL.FEATCOMP.CODEC.BITS\?"),
+        ("SOLVER.NOTHING_LIKE_IT", 4, "; --import adds those of another project"),
+        (
+            "DATASETS.TRAIN",
+            "mine",
+            r"TRAIN takes a tuple, not text \(mine\): write \"\('mine',\)\"",
+        ),
+        ("DATASETS.TRAIN", "(a,b)", r"write \"\('a', 'b'\)\""),
+        ("SOLVER.IMS_PER_BATCH", "many", r"BATCH takes a whole number, not text \(many\)"),
+    ],
+)
+def test_a_wrong_override_is_told_with_the_right_one(key, value, words):
+    overrides = ["DATASETS.TRAIN", "('coco_2017_train',)", key, value]
+    with pytest.raises(ValueError, match=f"^config overrides: .*{words}"):
+        setup_config("configs/msfc_R50.yaml", overrides)
+
+
+def test_a_wrong_key_of_a_file_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("MODEL: {FEATCOMP: {CODEC: {BIT: 4}}}")
+    with pytest.raises(ValueError, match=r"mine.yaml: .*did you mean MODEL.FEATCOMP.CODEC.BITS\?"):
+        setup_config(str(path))
 
 
 @pytest.mark.parametrize("arguments", [["MODEL.WEIGHTS"], ["MODEL.WEIGHTS", "--limit", "3"]])

@@ -1,9 +1,11 @@
 import argparse
 import pickle
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from d2_featcomp.engine import CheckpointError, FeatCompCheckpointer, load_weights
@@ -20,6 +22,16 @@ class Network(nn.Module):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"set MODEL\.WEIGHTS to an existing file"):
         load_weights(Network(), str(tmp_path / "none.pth"))
+
+
+def test_a_failed_download_is_told_with_what_to_do(monkeypatch):
+    def fail(*_):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", fail)
+    words = r"cannot download 'https://a/b.pkl' \(Name or .*set MODEL\.WEIGHTS to the file"
+    with pytest.raises(OSError, match=words):
+        load_weights(Network(), "https://a/b.pkl")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])

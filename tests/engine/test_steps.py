@@ -11,6 +11,7 @@ import networks
 import processes
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from d2_featcomp.engine import (
@@ -186,7 +187,8 @@ def test_bad_steps(tmp_path, wrong):
         ("MODEL__FEATCOMP__TRAIN__STEP3__LOSS", "nothing", r"unknown training loss .*STEP3\.LOSS"),
         ("MODEL__FEATCOMP__SSFC__KERNEL_SIZE", 2, "it must be odd"),
         ("MODEL__FEATCOMP__SSFC__CHANNELS", 0, "must be at least 1"),
-        ("DATASETS__TEST", ("nowhere",), r"unknown data sets \['nowhere'\]"),
+        ("DATASETS__TEST", ("nowhere",), r"unknown data sets \['nowhere'\] .* need --import"),
+        ("DATASETS__TEST", ("scenes_vall",), r"did you mean 'scenes_val'"),
         ("MODEL__META_ARCHITECTURE", "GeneralizedRCNN", "set it to SplitNetwork"),
     ],
 )
@@ -271,12 +273,28 @@ def test_a_training_that_diverges_says_what_to_do(iterations, words, train):
         )
 
 
-def test_without_resume_a_training_starts_again(train, trained, tmp_path):
+def test_a_mistake_costs_neither_data_nor_what_was_trained(train, tmp_path):
+    """It is told before data sets are drawn, and --resume still knows where to go on."""
+    mark = tmp_path / "out" / "step1" / "last_checkpoint"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("model_0000001.pth")
+    DatasetCatalog.register("undrawn", lambda: pytest.fail("data sets were drawn"))
+    try:
+        with pytest.raises(ValueError, match="cannot carry 17 bits"):
+            train(DATASETS__TRAIN=("undrawn",), MODEL__FEATCOMP__CODEC__BITS=17)
+    finally:
+        DatasetCatalog.remove("undrawn")
+    assert mark.read_text() == "model_0000001.pth"
+
+
+def test_without_resume_a_training_starts_again(train, trained, tmp_path, caplog):
     shutil.copytree(trained[0], tmp_path / "out")
     path = tmp_path / "out" / "step1" / "model_final.pth"
     first = weights(path)
-    train(MODEL__FEATCOMP__TRAIN__STEPS=(1,), SEED=7)
+    with caplog.at_level("WARNING", "d2_featcomp"):
+        train(MODEL__FEATCOMP__TRAIN__STEPS=(1,), SEED=7)
     assert changed(first, weights(path))
+    assert f"{tmp_path / 'out'} holds an earlier training" in caplog.text
 
 
 def test_evaluation_prints_rates_beside_ap(trained, tmp_path):

@@ -36,6 +36,8 @@ def log_all():
     for name, line in LINES.items():
         logging.getLogger(name).info(line)
     logging.getLogger("detectron2.data").warning("an image is missing")
+    gaps = "Category ids in annotations are not in [1, #categories]! We'll apply a mapping for you."
+    logging.getLogger("detectron2.data.datasets.coco").warning(gaps)
     lacks = "Some model parameters or buffers are not found in the checkpoint:\n"
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.encoder")
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.a\nbackbone.fpn")
@@ -53,6 +55,23 @@ def test_few_lines_unless_asked(tmp_path, capsys, verbose):
         assert shown.count(line) == told, line
     assert "an image is missing" in shown and "backbone.fpn" in shown
     assert ("feature_split.encoder" in shown) == verbose
+    assert ("Category ids" in shown) == verbose and "Category ids" in logged
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "out")
+    with pytest.raises(
+        OSError, match=rf"cannot write to the output folder '{folder}' \(Not a directory"
+    ):
+        setup_terminal(folder)
+
+
+def test_warnings_that_no_user_can_heed():
+    setup_terminal()
+    logger = logging.getLogger("torch.fx._symbolic_trace")
+    for text, shown in (("is_fx_tracing will return true for both %s", False), ("a node is lost", True)):
+        assert bool(logger.filter(logger.makeRecord(logger.name, 30, "", 0, text, (), None))) == shown
 
 
 def test_lines_do_not_tear_bars(monkeypatch):
@@ -66,16 +85,3 @@ def test_lines_do_not_tear_bars(monkeypatch):
     # Each line begins where the bar was cleared.
     for before in terminal.getvalue().split("a line")[:-1]:
         assert "images" not in before.rpartition("\r")[2]
-
-
-@pytest.mark.parametrize("verbose", [False, True])
-def test_no_words_about_tracing_unless_asked(caplog, verbose):
-    log = logging.getLogger("torch.fx._symbolic_trace")
-    setup_terminal(verbose=verbose)
-    with caplog.at_level("WARNING", log.name):
-        caplog.handler.setLevel(0)
-        log.addHandler(caplog.handler)  # PyTorch's loggers do not pass records on
-        log.warning("is_fx_tracing will return true for both fx.symbolic_trace and torch.export.")
-        log.warning("another warning")
-        log.removeHandler(caplog.handler)
-    assert ("is_fx_tracing" in caplog.text) == verbose and "another warning" in caplog.text

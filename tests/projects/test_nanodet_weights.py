@@ -103,7 +103,7 @@ MISTAKES = {
     "damaged": (damage, "'convolution' has values that are not finite"),
     "no JSON": (lambda path: path.write_text("{"), "is no JSON"),
     "other JSON": (lambda path: path.write_text("[1]"), "is no TensorFlow.js graph model"),
-    "no graph": (lambda path: path.unlink(), "No such file"),
+    "no graph": (lambda path: path.unlink(), "no such file"),
     "scaled": (
         lambda path: tfjs_graphs.rename(path, '"dtype": "float16"', '"dtype": "uint8", "scale": 1'),
         "is stored as uint8",

@@ -12,7 +12,9 @@ from d2_featcomp.serving import (
     Sender,
     ServiceSettings,
     Spool,
+    TokenFile,
     Tokens,
+    http_server,
     make_stream_id,
     read_tokens,
 )
@@ -71,6 +73,37 @@ def test_only_digests_of_tokens_are_kept():
     assert tokens.find(WRONG) == tokens.find("") == (False, None)
 
 
+def test_tokens_change_while_a_server_runs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("d2_featcomp.serving.access._READ_PERIOD", -1.0)
+    caplog.set_level("INFO", logger="d2_featcomp")
+    path = tmp_path / "tokens"
+    path.write_text(f"north {NORTH}\n")
+    tokens = TokenFile(str(path))
+    assert tokens.find(NORTH) == (True, "north") and tokens.find(OTHER) == (False, None)
+    assert not caplog.messages
+    path.write_text(f"south {NORTH}\n{OTHER}\n")
+    assert tokens.find(NORTH) == (True, "south") and tokens.find(OTHER) == (True, None)
+    assert "holds 2 tokens now" in caplog.messages[-1] and len(caplog.messages) == 1
+    path.write_text("too short\n")
+    for _ in range(3):
+        assert tokens.find(NORTH) == (True, "south")
+    assert "line 1 has a token of fewer" in caplog.messages[-1] and len(caplog.messages) == 2
+    path.unlink()
+    assert tokens.find(NORTH) == (True, "south") and "No such file" in caplog.messages[-1]
+    path.write_text(f"{OTHER}\n")
+    assert tokens.find(NORTH) == (False, None) and tokens.find(OTHER) == (True, None)
+    assert NORTH not in caplog.text and OTHER not in caplog.text
+
+
+def test_a_file_of_tokens_is_not_read_all_the_time(tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_text(f"{NORTH}\n")
+    tokens = TokenFile(str(path))
+    path.write_text(f"{OTHER}\n")
+    monkeypatch.setattr("d2_featcomp.serving.access._READ_PERIOD", 1e9)
+    assert tokens.find(NORTH) == (True, None)
+
+
 @pytest.mark.parametrize(
     "host, found",
     [
@@ -115,13 +148,17 @@ def test_all_but_health_needs_a_token(address, service, path):
     assert service.metrics()["unauthorized"] == before + 6
 
 
-def test_a_large_upload_without_a_token_is_told_why(address, service):
+def test_a_large_upload_without_a_token_is_told_why(address, service, caplog):
+    caplog.set_level("INFO", logger="d2_featcomp")
+    http_server._FEWER_LINES._seen.clear()
     before = service.metrics()
     large = bytes(2**22)
     url = f"http://{address}/v1/bitstreams/{make_stream_id('a', large)}"
     assert httpx.put(url, content=large, timeout=30).status_code == 401
     after = service.metrics()
     assert {name for name in after if after[name] != before[name]} == {"unauthorized"}
+    told = [record.getMessage() for record in caplog.records if record.name == "d2_featcomp"]
+    assert told == ["127.0.0.1: 401, no valid token"]
 
 
 @pytest.mark.parametrize("token", [None, WRONG])

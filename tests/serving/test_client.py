@@ -103,7 +103,7 @@ def test_other_services_are_told_apart(data, tmp_path, answer):
         CloudClient(address, attempts=2, sleep=lambda _: None) as client,
     ):
         sender = Sender(spool, client, str(tmp_path))
-        with pytest.raises(WrongServerError, match=f"{address}.*featcomp cloud --serve") as told:
+        with pytest.raises(WrongServerError, match=f"{address}.*featcomp serve") as told:
             sender.send_waiting()
     assert "Hotel Paradise" in str(told.value) or answer[1] != HTML  # what it says
     assert "\n" not in str(told.value)

@@ -14,7 +14,7 @@ from servers import port_of, running
 
 from d2_featcomp import __version__
 from d2_featcomp.codecs import FeatureBitstream
-from d2_featcomp.serving import CloudService, ServiceSettings, Tokens, make_stream_id
+from d2_featcomp.serving import CloudService, ServiceSettings, Tokens, http_server, make_stream_id
 from d2_featcomp.serving.activity import COUNTED
 
 pytest.importorskip("fastapi_offline")
@@ -72,13 +72,19 @@ def test_a_result_can_be_got_again(serve, network, stream):
     assert client.get("/v1/bitstreams/..%2F..%2Fetc%2Fpasswd").status_code in (400, 404)
 
 
-def test_the_status_tells_what_has_happened(serve, stream):
+def test_the_status_tells_what_has_happened(serve, stream, caplog):
+    caplog.set_level("INFO", logger="d2_featcomp")
+    http_server._FEWER_LINES._seen.clear()
     _, client = serve()
     data = stream.to_bytes()
     result = put(client, "photo", data).json()
     assert put(client, "photo", data).json() == result
     damaged = data[:-1] + bytes([data[-1] ^ 1])
     assert put(client, "damaged", damaged).status_code == 400
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "d2_featcomp")
+    assert line.startswith(
+        f"127.0.0.1, '{make_stream_id('damaged', damaged)}': 400, feature bitstream is"
+    )
     found = client.get("/v1/status").json()
     assert found["status"] == "ok" and found["queue"] == {"queued": 0, "waiting_bytes": 0, "size": 64}
     assert {name: n for name, n in found["counts"].items() if n} == {
@@ -212,6 +218,28 @@ def test_errors_tell_nothing_of_the_machine(serve, network, stream, tmp_path):
         told = json.dumps([answer.text, *answer.headers.multi_items()])
         assert "/" not in answer.text and "Traceback" not in told and "uvicorn" not in told.lower()
         assert str(tmp_path) not in told and "memory" not in told
+
+
+def test_status_and_health_tell_the_same(serve, tmp_path):
+    service, client = serve()
+
+    def ask():
+        return client.get("/healthz"), client.get("/v1/status").json()
+
+    health, status = ask()
+    assert (health.status_code, health.json()["status"], status["status"]) == (200, "ok", "ok")
+    os.rename(tmp_path / "results", tmp_path / "gone")
+    service.folder._probed = float("-inf")  # else it is tried once a second
+    health, status = ask()
+    assert health.status_code == 503 and health.json() == {
+        "status": "failing",
+        "detail": "results cannot be written: No such file or directory",
+    }
+    assert status.items() >= health.json().items()
+    service.stop()
+    health, status = ask()
+    assert health.status_code == 503 and health.json() == {"status": "stopping"}
+    assert status["status"] == "stopping"
 
 
 def test_pictures_do_not_stop_the_answers(serve, network, stream, monkeypatch):

@@ -90,6 +90,13 @@ def test_nothing_is_wider_than_the_window(window, port, data, width):
     window.resize(1280, 1000)
 
 
+def test_seconds_without_neighbours_are_dots(window, port):
+    window.open(f"http://anybody:{READER}@127.0.0.1:{port}/")
+    window.run("draw(document.getElementById('latency'), [[3, null, 3], [3, 3, null]], String, '')")
+    dots = window.run("return [...document.querySelectorAll('#latency .dot')].map(one => one.outerHTML)")
+    assert len(dots) == 1 and dots[0].count("h0") == 2 and "second" not in dots[0]
+
+
 def test_light_and_dark(window, port):
     window.open(f"http://anybody:{READER}@127.0.0.1:{port}/")
     grounds = []

@@ -1,9 +1,12 @@
 """TLS with certificates of our own: who is trusted, and what a handshake may take."""
 
 import contextlib
+import json
+import re
 import socket
 import ssl
 import time
+from pathlib import Path
 
 import certificates
 import pytest
@@ -19,11 +22,12 @@ from d2_featcomp.serving import (
     TlsFiles,
     WrongServerError,
 )
-from d2_featcomp.serving.transport import make_url
+from d2_featcomp.serving.transport import find_tls_problem, make_url
 
 pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 httpx = pytest.importorskip("httpx")
+ROOT = Path(__file__).parents[2]
 if not certificates.find_openssl():
     pytest.skip("the program openssl is not installed", allow_module_level=True)
 
@@ -57,7 +61,7 @@ def send(spool, port, tls=None, scheme="https"):
         Sender(spool, client).send_waiting()
 
 
-def test_a_server_with_a_certificate(serve, files, data, tmp_path):
+def test_a_server_with_a_certificate(serve, files, data, tmp_path, capsys):
     port = serve(TlsFiles(files["server"], files["server key"]))
     spool = Spool(str(tmp_path / "spool"))
     identity = spool.add("photo", data)
@@ -65,6 +69,7 @@ def test_a_server_with_a_certificate(serve, files, data, tmp_path):
         with pytest.raises(WrongServerError, match=r"certificate is not trusted.*--ca-file"):
             send(spool, port, tls)
     send(spool, port, scheme="http")  # which it does not speak
+    assert "Then give --connect https://" in capsys.readouterr().err
     assert spool.waiting() == [identity]
     send(spool, port, ClientTls(ca=files["ca"]))
     assert spool.waiting() == []
@@ -74,7 +79,9 @@ def test_a_server_without_tls_is_told_apart(serve, data, tmp_path):
     port = serve(None)
     spool = Spool(str(tmp_path / "spool"))
     spool.add("photo", data)
-    with pytest.raises(WrongServerError, match=r"no TLS with.*is it a server with TLS"):
+    with pytest.raises(
+        WrongServerError, match=r"no TLS with.*answers without TLS: give --connect http://"
+    ):
         send(spool, port)
 
 
@@ -93,15 +100,45 @@ def test_a_server_that_asks_for_certificates(serve, files, data, tmp_path, capsy
     assert spool.waiting() == []
 
 
-def test_a_certificate_of_another_host(serve, files, tmp_path_factory):
+def test_a_certificate_of_another_host(serve, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     authority = certificates.Authority(folder)
     cert, key = authority.sign("elsewhere", "DNS:elsewhere.example")
     port = serve(TlsFiles(cert, key))
-    with pytest.raises(httpx.ConnectError, match="IP address mismatch"):
-        httpx.get(
-            f"https://127.0.0.1:{port}/healthz", verify=ClientTls(authority.certificate).make_context()
-        )
+    spool = Spool(str(tmp_path_factory.mktemp("spool")))
+    spool.add("photo", data)
+    with pytest.raises(
+        WrongServerError, match=r"IP address mismatch.*--connect a name or address"
+    ) as told:
+        send(spool, port, ClientTls(authority.certificate))
+    assert "--ca-file" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        *((10, "clock of this machine is wrong"), (9, "needs another one"), (64, "subjectAltName")),
+        *((18, "--ca-file"), (20, "--ca-file")),
+    ],
+)
+def test_what_to_do_about_a_certificate(code, words):
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "as OpenSSL says"
+    outer = httpx.ConnectError("failed")
+    outer.__cause__ = error
+    assert words in find_tls_problem(outer) and "as OpenSSL says" in find_tls_problem(outer)
+
+
+def test_the_health_check_of_the_image(serve, files, tmp_path):
+    text = (ROOT / "docker" / "cloud.Dockerfile").read_text(encoding="utf-8")
+    *_, code = json.loads(re.search(r"^HEALTHCHECK .*\n *CMD (.*)$", text, re.M)[1])
+    for tls in (None, TlsFiles(files["server"], files["server key"])):
+        port = serve(tls)
+        exec(code.replace("8000", str(port)), {})
+    port = serve(None)
+    (tmp_path / "results").rename(tmp_path / "gone")
+    with pytest.raises(httpx.HTTPStatusError, match="503"):
+        exec(code.replace("8000", str(port)), {})
 
 
 def test_a_handshake_must_come_in_time(serve, files):
@@ -135,17 +172,22 @@ def test_old_versions_of_tls_are_refused(serve, files):
 def test_files_that_do_not_fit(files, tmp_path):
     (tmp_path / "none.pem").write_text("nothing")
     none = str(tmp_path / "none.pem")
-    for tls in (
-        TlsFiles(none),
-        TlsFiles(str(tmp_path / "missing.pem")),
-        TlsFiles(files["server"]),
-        TlsFiles(files["server"], files["edge key"]),
-        TlsFiles(files["server"], files["server key"], none),
+    nothing, missing = "holds no certificate", "private key is missing"
+    for tls, words in (
+        (TlsFiles(none), nothing),
+        (TlsFiles(str(tmp_path / "missing.pem")), "No such file"),
+        (TlsFiles(files["server"]), missing),
+        (TlsFiles(files["server"], files["edge key"]), "key is of another certificate"),
+        (TlsFiles(files["server"], files["server key"], none), nothing),
     ):
-        with pytest.raises(ValueError, match=r"no TLS with .*pem"):
+        with pytest.raises(ValueError, match=rf"no TLS with .*pem.*: .*{words}"):
             tls.check()
-    for tls in (ClientTls(none), ClientTls(cert=none), ClientTls(files["ca"], files["edge"])):
-        with pytest.raises(ValueError, match=r"no TLS with .*pem"):
+    for tls, words in (
+        (ClientTls(none), nothing),
+        (ClientTls(cert=none), nothing),
+        (ClientTls(files["ca"], files["edge"]), missing),
+    ):
+        with pytest.raises(ValueError, match=rf"no TLS with .*pem.*: .*{words}"):
             tls.make_context()
     with pytest.raises(ValueError, match="--client-cert"):
         ClientTls(key=files["edge key"]).make_context()

@@ -182,7 +182,9 @@ def test_what_is_missing_is_told():
         ["edge", "--weights", "edge.pth", "--input", "photos", "--output", "out"],
     ],
 )
-def test_other_commands_say_what_to_install(command):
+def test_other_commands_say_what_to_install(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edge.pth").touch()
     status, told, errors = run_light(*command, D2_FEATCOMP_TRACEBACK="")
     assert status == 2 and errors.count("\n") == 1 and not told
     assert "pip install 'd2_featcomp[torch]'" in errors
@@ -196,6 +198,7 @@ def test_mistakes(export, photos, tmp_path, capsys):
         (["MODEL.FEATCOMP.CODEC.BITS", "3"], "CODEC.BITS is 2 in"),
         (["--target-kb", "3"], "TARGET_KB is 3, but codec 'learned' has one rate"),
         (["--target-kbit-s", "3", "--fps", "2"], "codec 'learned' has one rate"),
+        (["MODEL.FEATCOMP.CODEC.RATE", "0.3"], "RATE has no effect: codec 'learned' has one rate"),
         (None, "--int8 and --calibrate FOLDER belong together"),
     ]:
         if more is None:

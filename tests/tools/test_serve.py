@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 
 import certificates
@@ -19,7 +20,7 @@ from d2_featcomp.serving import ClientTls
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
-NORTH, READER = "north-0123456789", "reader-0123456789"
+NORTH, READER, SOUTH = "north-0123456789", "reader-0123456789", "south-0123456789"
 
 
 @pytest.fixture
@@ -49,6 +50,19 @@ def test_it_says_what_is_missing(root, tmp_path, options, words):
     with pytest.raises((ValueError, OSError), match=words):
         serve.run(args)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_port_that_is_taken_is_told(root, tmp_path):
+    """Before the network is loaded, which takes long."""
+    parser = CommandParser()
+    serve.add_arguments(parser)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = ("--address", f"127.0.0.1:{taken.getsockname()[1]}", "--output", str(tmp_path / "new"))
+        weights = ("--config-file", CONFIG, "--weights", str(tmp_path / "none.pth"), *OPTS)
+        args = parse_arguments(parser, [*weights, *address])
+        with pytest.raises(ValueError, match=r"no server can listen at 127.0.0.1:\d+ \(address already"):
+            serve.run(args)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_server_for_anybody_is_refused(root, tmp_path):
@@ -99,12 +113,18 @@ def test_tokens_and_certificates_between_processes(root, tokens, tmp_path):
             assert status == 0 and f"{IMAGES} sent, 0 refused, 0 waiting" in told, errors
             assert client.get("/v1/status").status_code == 401
             found = client.get("/v1/status", auth=("", READER)).json()
+            tokens.write_text(f"south {SOUTH}\n")  # which is read again while the server runs
+            while client.get("/v1/model", auth=("", SOUTH)).status_code == 401:
+                assert time.monotonic() < deadline
+                time.sleep(0.3)
+            assert client.get("/v1/model", auth=("", NORTH)).status_code == 401
         (row,) = (row for row in found["clients"] if row["client"] == "north")
         assert row["results"] >= IMAGES and found["counts"]["done"] == IMAGES
     finally:
         os.kill(running.process.pid, signal.SIGTERM)
         status, told, errors = running.wait()
-    assert status == 0 and NORTH not in told + errors and READER not in told + errors
+    assert status == 0 and not any(token in told + errors for token in (NORTH, READER, SOUTH))
+    assert "takes bitstreams of model" in told and "127.0.0.1: 401, no valid token" in told
     assert "can be read on the way" not in errors
 
 

@@ -1,4 +1,4 @@
-"""Any folder of image files as a data set, by the name `images:FOLDER`."""
+"""Any folder of image files as a data set, by the name `images:FOLDER` or `images:FOLDER:FILE.json`."""
 
 import logging
 import os
@@ -26,11 +26,11 @@ _TRANSPOSED = 5  # and more: height and width change places
 def register_image_folders(names):
     """Registers those of `names` that begin with `images:` and are not registered yet.
 
-    A relative FOLDER is one of the current folder or, failing that, of DETECTRON2_DATASETS. The images
-    of a folder, not those of its sub-folders, are taken in the order of their names. If the folder has a
-    file `annotations.json`, in COCO's format, the data set is that file's, and can be evaluated on; else
-    it has no annotations and serves trainings that need none. A folder that is missing is reported when
-    the data set is loaded.
+    A relative FOLDER or FILE is one of the current folder or, failing that, of DETECTRON2_DATASETS. The
+    images of a folder, not those of its sub-folders, are taken in the order of their names. FILE.json
+    has its annotations in COCO's format; without it, `annotations.json` in the folder. The data set is
+    that file's, and can be evaluated on. Where there is neither, it has no annotations and serves
+    trainings that need none. What is missing is reported when the data set is loaded.
 
     Args:
         names (iterable[str]): of data sets.
@@ -38,11 +38,11 @@ def register_image_folders(names):
     for name in names:
         if not name.startswith(PREFIX) or name in DatasetCatalog:
             continue
-        folder = os.path.expanduser(name[len(PREFIX) :])
-        if not os.path.isdir(folder) and os.path.isdir(os.path.join(find_data_root(), folder)):
-            folder = os.path.join(find_data_root(), folder)
-        annotations = os.path.join(folder, ANNOTATIONS)
-        if os.path.isfile(annotations):
+        folder, colon, file = name[len(PREFIX) :].rpartition(":")
+        named = bool(colon) and file.endswith(".json")
+        folder = _find(folder if named else name[len(PREFIX) :])
+        annotations = _find(file) if named else os.path.join(folder, ANNOTATIONS)
+        if named or os.path.isfile(annotations):
             DatasetCatalog.register(
                 name, lambda n=name, a=annotations, f=folder: load_coco_file(a, f, n)
             )
@@ -52,6 +52,12 @@ def register_image_folders(names):
         else:
             DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
             MetadataCatalog.get(name).set(image_root=folder)
+
+
+def _find(path):
+    path = os.path.expanduser(path)
+    below_root = os.path.join(find_data_root(), path)
+    return below_root if not os.path.exists(path) and os.path.exists(below_root) else path
 
 
 def set_annotations_aside(path):
