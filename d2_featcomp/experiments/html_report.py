@@ -241,7 +241,8 @@ def _explain(columns):
     lines = [
         f"<dt>{TABLE_HEADS.get(c, c)}</dt><dd>{_MEANINGS[c]}</dd>" for c in columns if c in _MEANINGS
     ]
-    return f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
+    text = f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
+    return text if lines else ""
 
 
 def _make_bd_rates(bd_rates):
