@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..engine import run_processes
 
+    if not args.config_file and not args.opts:
+        raise ValueError("no network: give --config, e.g. --config quick/msfc_R18")
     run_processes(train_or_evaluate, args)
 
 

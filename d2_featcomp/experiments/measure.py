@@ -38,8 +38,11 @@ def evaluate(cfg):
         dict: {group: {metric: value}} on the main process; of several data sets, one such for each.
 
     Raises:
-        FileNotFoundError, CheckpointError: see :func:`load_weights`.
+        ValueError: no test set, or an unknown one. FileNotFoundError, CheckpointError: see
+            :func:`load_weights`.
     """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST names no data set to measure on")
     require_data(cfg.DATASETS.TEST)
     found = OrderedDict()
     for dataset in cfg.DATASETS.TEST:

@@ -172,6 +172,7 @@ class _Run:
             mark = None
         weights = self._weights(training.name)
         if mark and mark["complete"] and os.path.exists(weights):
+            logging.getLogger("d2_featcomp").info("Training %r is there: it is used", training.name)
             return
         if comm.get_world_size() > 1:
             raise ValueError("trainings of a plan are done by one process: run featcomp reproduce")

@@ -121,7 +121,7 @@ def fail(capsys):
             ["edge", "--input", "x", "--output", "y", "--target-kb=1", "--target-kbit-s=2", "--fps=1"],
             "give either --target-kbit-s or --target-kb",
         ),
-        (["eval", "--config", "quick/msfc_R18"], "no weights: add MODEL.WEIGHTS and a checkpoint"),
+        (["train"], "featcomp train: error: no network: give --config"),
         (
             ["edge", "--input", "x", "--output", "y"],
             "no weights: add --weights and edge.onnx or edge.pth",

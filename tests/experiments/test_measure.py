@@ -107,6 +107,11 @@ def require_matches(settings, found):
         assert average == pytest.approx(found[name]["bbox"]["AP"]), name
 
 
+def test_a_data_set_is_needed():
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST names no data set"):
+        evaluate(setup_config(networks.MSFC, ["MODEL.DEVICE", "cpu", "DATASETS.TEST", ()]))
+
+
 def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_path, monkeypatch):
     settings = {
         "png": msfc("png", 4),
