@@ -120,14 +120,17 @@ del TINY[(place := TINY.index("MODEL.WEIGHTS")) : place + 2]
 
 def prepare(folder):
     """Files under the names that the pages give them."""
-    for name in ("photos", "output/step1"):
+    quickstart, scenes = "output/quickstart/trainings/msfc", "datasets/scenes/val/images"
+    for name in ("photos", "output/step1", quickstart, scenes):
         (folder / name).mkdir(parents=True)
     network = networks.shrunk_network()
     torch.save({"model": network.state_dict()}, folder / "output" / "model_final.pth")
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("feature_")}
     torch.save({"model": state}, folder / "output" / "step1" / "model_final.pth")
+    learned = networks.shrunk_network("configs/quick/msfc_R18_learned.yaml")
+    torch.save({"model": learned.state_dict()}, folder / quickstart / "model_final.pth")
     rng = np.random.default_rng(0)
-    for name in ("image.jpg", "photos/a.png"):
+    for name in ("image.jpg", "photos/a.png", f"{scenes}/000000.jpg"):
         Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(folder / name)
     write_video(folder / "walk.mp4", rng)
     for name, share in (("anchor.csv", 1.0), ("test.csv", 0.5)):
