@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _make_main_parser().error(_describe_unknown(given[0]))
         return run_command(given[0], given[1:])
     parser = _make_main_parser()
-    parser.parse_args(given)
+    _, unknown = parser.parse_known_args(given)
+    if unknown:
+        command = next((word for word in given if word in COMMANDS), "COMMAND")
+        parser.error(f"{given[0]} stands before the command: give featcomp {command} {given[0]} ...")
     parser.print_help()
     return 2
 

@@ -194,10 +194,17 @@ def load_weights(model, path):
     Raises:
         FileNotFoundError: no such file. CheckpointError: it does not hold the whole model.
     """
-    checkpointer = FeatCompCheckpointer(model)
+    checkpointer = _CompleteCheckpointer(model)
     checkpointer.load(path)
     if path:
         checkpointer.require_complete(path)
+
+
+class _CompleteCheckpointer(FeatCompCheckpointer):
+    """Leaves what is absent to the error of :meth:`require_complete`, without warnings before it."""
+
+    def _log_incompatible_keys(self, incompatible):
+        super()._log_incompatible_keys(incompatible._replace(missing_keys=[], incorrect_shapes=[]))
 
 
 def read_state_dict(path):

@@ -50,7 +50,8 @@ def setup_terminal(output=None, *, verbose=False):
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
             warnings.filterwarnings("ignore", words)
-        logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_of_the_user)
+        for name in ("torch.fx._symbolic_trace", "torch.utils.cpp_extension"):
+            logging.getLogger(name).addFilter(_is_of_the_user)
 
 
 def _require_writable(folder):
@@ -73,8 +74,9 @@ def _is_shown(record):
 
 
 def _is_of_the_user(record):
-    """Whether a user can do something about what PyTorch tells; not so about what Detectron2 calls."""
-    return "is_fx_tracing" not in str(record.msg)
+    """Whether a user can do something about what PyTorch tells; not so about what Detectron2 calls, nor
+    about CUDA's compiler without a GPU."""
+    return not any(words in str(record.msg) for words in ("is_fx_tracing", "No CUDA runtime is found"))
 
 
 def _tells_new_parameters(message):

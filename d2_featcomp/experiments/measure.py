@@ -85,7 +85,9 @@ def measure_settings(settings, folder=None, on_measured=None):
     comm.synchronize()
     results = {}
     with locked(folder):
-        for network in networks:
+        for number, network in enumerate(networks, start=1):
+            if len(networks) > 1:
+                network.task = f"network {number} of {len(networks)}, images"
             for name, found in network.measure():
                 results[name] = found
                 if on_measured:

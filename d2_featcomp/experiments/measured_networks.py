@@ -40,6 +40,7 @@ class _MeasuredNetwork:
     def __init__(self, cfg, key, dataset, folder):
         self.cfg, self.key, self.dataset, self.folder = cfg, key, dataset, folder
         self.settings = []
+        self.task = "images"  # of the progress bar
         self.trained = None  # the setting whose codec the network is built with, for its weights
 
     def can_hold(self, setting):
@@ -65,7 +66,7 @@ class _MeasuredNetwork:
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
         hidden = not comm.is_main_process()
-        with torch.no_grad(), tqdm(loader, desc="images", mininterval=1, disable=hidden) as progress:
+        with torch.no_grad(), tqdm(loader, desc=self.task, mininterval=1, disable=hidden) as progress:
             for inputs in progress:
                 for record in inputs:
                     self._take(model, record)

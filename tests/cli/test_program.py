@@ -90,7 +90,14 @@ def fail(capsys):
     ("command", "words"),
     [
         (["sweeep"], "featcomp: error: unknown command 'sweeep': did you mean sweep?"),
-        (["--weights", "a.pth"], "featcomp: error: unrecognized arguments: --weights"),
+        (
+            ["--weights", "a.pth"],
+            "--weights stands before the command: give featcomp COMMAND",
+        ),
+        (
+            ["--config", "a", "eval", "SEED", "1"],
+            "stands before the command: give featcomp eval --config",
+        ),
         (
             ["edge", "--weight", "a.pth", "MODEL.DEVICE", "cpu"],
             "featcomp edge: error: unknown option --weight: did you mean --weights",

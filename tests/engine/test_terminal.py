@@ -69,8 +69,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_warnings_that_no_user_can_heed():
     setup_terminal()
-    logger = logging.getLogger("torch.fx._symbolic_trace")
-    for text, shown in (("is_fx_tracing will return true for both %s", False), ("a node is lost", True)):
+    for name, text, shown in (
+        ("torch.fx._symbolic_trace", "is_fx_tracing will return true for both %s", False),
+        ("torch.fx._symbolic_trace", "a node is lost", True),
+        ("torch.utils.cpp_extension", "No CUDA runtime is found, using CUDA_HOME='%s'", False),
+    ):
+        logger = logging.getLogger(name)
         assert bool(logger.filter(logger.makeRecord(logger.name, 30, "", 0, text, (), None))) == shown
 
 

@@ -16,7 +16,7 @@ from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import Trainer, build_for_inference, setup_config
 from d2_featcomp.evaluation import ImageMatches
 from d2_featcomp.evaluation.average_precision import sample_average_precision
-from d2_featcomp.experiments import evaluate, measure, measure_settings
+from d2_featcomp.experiments import evaluate, measure, measure_settings, measured_networks
 from d2_featcomp.experiments.subsets import limit_images
 from d2_featcomp.modeling import SplitInference
 
@@ -105,6 +105,21 @@ def require_matches(settings, found):
         path = os.path.join(cfg.OUTPUT_DIR, "inference", "matches_bbox.npz")
         average = sample_average_precision(ImageMatches.load(path), resamples=1)[0]
         assert average == pytest.approx(found[name]["bbox"]["AP"]), name
+
+
+def test_progress_bars_tell_how_many_there_are(msfc, monkeypatch):
+    told = []
+    bar = measured_networks.tqdm
+
+    def note(*args, desc, **options):
+        told.append(desc)
+        return bar(*args, desc=desc, **options)
+
+    monkeypatch.setattr(measured_networks, "tqdm", note)
+    split, whole = msfc("raw", 2), msfc("raw", 2, "whole", MODEL__FEATCOMP__ENABLED=False)
+    measure_settings({"split": split, "png": msfc("png", 2)})
+    measure_settings({"split": split, "whole": whole})
+    assert told == ["images", "network 1 of 2, images", "network 2 of 2, images"]
 
 
 def test_a_data_set_is_needed():
