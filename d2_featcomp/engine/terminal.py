@@ -45,7 +45,7 @@ def setup_terminal(output=None, *, verbose=False):
         _handlers[name] = logger.handlers[others:]
         for handler in _handlers[name]:
             if handler.stream is sys.stdout:
-                handler.setStream(_BesideBars(sys.stdout))
+                handler.setStream(_BesideBars())
                 handler.filters = [] if verbose else [_is_shown]
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
@@ -86,14 +86,11 @@ def _tells_new_parameters(message):
 
 
 class _BesideBars:
-    """Writes to a terminal, above the progress bars that are on it."""
-
-    def __init__(self, stream):
-        self._stream = stream
+    """Writes to the standard output of the moment, above the progress bars that are on it."""
 
     def write(self, text):
-        with tqdm.external_write_mode(file=self._stream):
-            self._stream.write(text)
+        with tqdm.external_write_mode(file=sys.stdout):
+            sys.stdout.write(text)
 
     def flush(self):
-        self._stream.flush()
+        sys.stdout.flush()

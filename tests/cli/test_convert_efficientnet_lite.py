@@ -70,4 +70,4 @@ def test_no_such_file(capsys, tmp_path):
     arguments = ["--weights", str(tmp_path / "no.pth"), "--output", str(tmp_path / "out.pth")]
     with pytest.raises(SystemExit):
         cli.main(["convert-efficientnet-lite", *arguments])
-    assert "No such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err

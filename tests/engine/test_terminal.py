@@ -89,3 +89,14 @@ def test_lines_do_not_tear_bars(monkeypatch):
     # Each line begins where the bar was cleared.
     for before in terminal.getvalue().split("a line")[:-1]:
         assert "images" not in before.rpartition("\r")[2]
+
+
+def test_lines_go_to_the_standard_output_of_the_moment(monkeypatch):
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", first)
+    setup_terminal()
+    logging.getLogger("d2_featcomp").info("to the first")
+    first.close()
+    monkeypatch.setattr(sys, "stdout", second)
+    logging.getLogger("d2_featcomp").info("to the second")
+    assert "to the second" in second.getvalue()

@@ -107,9 +107,9 @@ def column(window, table, number):
 def test_a_click_on_a_head_sorts(opened):
     assert column(opened, ".wide .sorted", 0) == ["setting", *RESULTS]
     opened.click(".wide .sorted th:nth-child(2)")
-    assert column(opened, ".wide .sorted", 1)[1:] == ["45", "30", "10"]
+    assert column(opened, ".wide .sorted", 1)[1:] == ["45.0", "30.0", "10.0"]
     opened.click(".wide .sorted th:nth-child(2)")
-    assert column(opened, ".wide .sorted", 1)[1:] == ["10", "30", "45"]
+    assert column(opened, ".wide .sorted", 1)[1:] == ["10.0", "30.0", "45.0"]
 
 
 def test_menus_choose_what_images_are_compared(opened):
