@@ -19,6 +19,7 @@ __all__ = ["MOST_PICTURES", "make_figure", "write_html_report"]
 
 _RATES = ("kB/image", "bits/pixel", "BPFE")
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "cross")
 MOST_PICTURES = 8
 _TICK_VALUES = [k * 10.0**power for power in range(-6, 7) for k in (1, 2, 5)]
 _TICKS = {
@@ -153,6 +154,7 @@ def make_figure(report):
             name=html.escape(curve.name),
             mode="lines+markers",
             line={"color": _COLOURS[number % len(_COLOURS)], "dash": "dot" if curve.anchor else "solid"},
+            marker={"size": 9, "symbol": _SYMBOLS[number % len(_SYMBOLS)]},  # a curve may be one point
             hovertext=[_describe(name, rows[name]) for name in names],
             hoverinfo="text",
         )

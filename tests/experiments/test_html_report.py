@@ -150,6 +150,7 @@ def test_lines_are_the_rows_and_menus_their_other_columns(report):
     assert (list(ours.x), list(ours.y)) == ([1.0, 2.0], [30.0, 45.0])
     assert (list(image.x), list(image.y)) == ([10.0], [10.0])
     assert (list(level.x), list(level.y)) == ([1.0, 10.0], [50.0, 50.0])
+    assert ours.marker.symbol != image.marker.symbol and image.marker.size > 8  # seen without a line
     assert ours.hovertext[0].startswith("a1<br>") and "kB/image: 1" in ours.hovertext[0]
     assert image.hovertext[0].startswith("&lt;b&gt;b1 &amp;")
     rates, qualities, scales = figure.layout.updatemenus
