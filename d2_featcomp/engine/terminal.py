@@ -66,7 +66,7 @@ def _require_writable(folder):
 
 
 def _is_shown(record):
-    if record.name == "fvcore.common.checkpoint" and _tells_new_parameters(record.getMessage()):
+    if record.name == "fvcore.common.checkpoint" and _tells_split_parameters(record.getMessage()):
         return False
     if record.name == "detectron2.data.datasets.coco" and "We'll apply a mapping" in record.getMessage():
         return False  # of categories that are not numbered from 1 on: as it should be
@@ -79,10 +79,12 @@ def _is_of_the_user(record):
     return not any(words in str(record.msg) for words in ("is_fx_tracing", "No CUDA runtime is found"))
 
 
-def _tells_new_parameters(message):
-    """Whether a checkpoint lacks the split and its codec alone, which a training then starts."""
+def _tells_split_parameters(message):
+    """Whether a checkpoint lacks split and codec alone, which a training then starts, or holds besides
+    the network those alone, as where another codec is measured."""
     head, *names = message.splitlines()
-    return head.startswith("Some model parameters") and all("feature_" in name for name in names)
+    heads = ("Some model parameters", "The checkpoint state_dict contains keys that are not used")
+    return head.startswith(heads) and all("feature_" in name for name in names)
 
 
 class _BesideBars:

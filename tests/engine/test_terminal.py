@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from detectron2.utils.logger import setup_logger
+from fvcore.common.checkpoint import get_unexpected_parameters_message
 from tqdm import tqdm
 
 from d2_featcomp.engine import setup_terminal
@@ -41,6 +42,9 @@ def log_all():
     lacks = "Some model parameters or buffers are not found in the checkpoint:\n"
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.encoder")
     logging.getLogger("fvcore.common.checkpoint").warning(f"{lacks}feature_split.a\nbackbone.fpn")
+    for name in ("feature_codec.model", "roi_heads.mask"):
+        unused = get_unexpected_parameters_message([f"{name}.weight"])
+        logging.getLogger("fvcore.common.checkpoint").warning(unused)
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -54,7 +58,8 @@ def test_few_lines_unless_asked(tmp_path, capsys, verbose):
         told = verbose or name in ("d2_featcomp", "detectron2.utils.events")
         assert shown.count(line) == told, line
     assert "an image is missing" in shown and "backbone.fpn" in shown
-    assert ("feature_split.encoder" in shown) == verbose
+    assert "roi_heads.mask" in shown
+    assert ("feature_split.encoder" in shown) == ("feature_codec.model" in shown) == verbose
     assert ("Category ids" in shown) == verbose and "Category ids" in logged
 
 
