@@ -4,6 +4,7 @@ import glob
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 __all__ = ["fetch_debian_packages"]
 
@@ -22,7 +23,8 @@ def fetch_debian_packages(names, folder):
         FileNotFoundError: this machine has no apt-get or no dpkg-deb. OSError: apt-get cannot get them.
     """
     mark = os.path.join(folder, _COMPLETE)
-    if os.path.isfile(mark) and _read(mark) == _name_all(names):
+    complete = "".join(f"{name}\n" for name in names)
+    if os.path.isfile(mark) and Path(mark).read_text(encoding="utf-8") == complete:
         return
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise FileNotFoundError(
@@ -39,14 +41,4 @@ def fetch_debian_packages(names, folder):
         raise OSError(
             f"cannot download or unpack {' and '.join(names)}: check the network, and run apt-get update"
         ) from error
-    with open(mark, "w", encoding="utf-8") as file:
-        file.write(_name_all(names))
-
-
-def _name_all(names):
-    return "".join(f"{name}\n" for name in names)
-
-
-def _read(path):
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    Path(mark).write_text(complete, encoding="utf-8")

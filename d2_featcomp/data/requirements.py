@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils.logger import log_first_n
@@ -14,6 +15,7 @@ __all__ = [
     "load_records",
     "predicts_masks",
     "require_labels",
+    "sample_records",
 ]
 
 # Meta-architecture -> the config node that holds its number of classes of instances.
@@ -53,6 +55,21 @@ def load_records(names, **options):
         if path and "://" not in path and not os.path.exists(path):
             raise _describe_missing("image", path, names)
     return records
+
+
+def sample_records(records, count, seed):
+    """Chooses records at random, `count` at most, in the order of the data set.
+
+    Args:
+        records (list[dict]): to choose from.
+        count (int): of records.
+        seed (int): decides which; below 0, which elsewhere is none, it counts as 0.
+
+    Returns:
+        list[dict]
+    """
+    chosen = random.Random(max(seed, 0)).sample(range(len(records)), min(count, len(records)))
+    return [records[index] for index in sorted(chosen)]
 
 
 def _describe_missing(kind, path, names):

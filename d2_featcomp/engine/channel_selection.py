@@ -2,14 +2,13 @@
 
 import logging
 import os
-import random
 
 import torch
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.mappers import build_test_mapper
-from ..data.requirements import load_records
+from ..data.requirements import load_records, sample_records
 from ..files import write_text
 from ..modeling import BaF, InsideLayer, format_channel_order, read_channel_order
 from ..ops import ChannelCorrelation, ConvolutionFit, rank_channels
@@ -127,13 +126,12 @@ def _layer_inputs(cfg, network, images, task):
     """Yields (1, Q, H, W), the input of the layer at the split point, of randomly chosen training
     images."""
     records = load_records(cfg.DATASETS.TRAIN, filter_empty=False)
-    chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
     mapper = build_test_mapper(cfg)
     point, training = network.split_point, network.training
     network.eval()
     try:
-        for index in tqdm(sorted(chosen), desc=task, mininterval=1):
-            image = network.normalized_images([mapper(records[index])]).tensor
+        for record in tqdm(sample_records(records, images, cfg.SEED), desc=task, mininterval=1):
+            image = network.normalized_images([mapper(record)]).tensor
             yield point.backbone.compute_input(point.layer.number, image)
     finally:
         network.train(training)

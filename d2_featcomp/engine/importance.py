@@ -1,7 +1,6 @@
 """How much the channels at a split point matter to the task."""
 
 import logging
-import random
 
 import torch
 from detectron2.utils import comm
@@ -10,10 +9,12 @@ from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
 from ..data.mappers import build_train_mapper, train_dicts
+from ..data.requirements import sample_records
+from ..modeling.split_backbone import open_call
 from .lazy_config import lazy_train_mapper
 from .resuming import same_generators_after
 
-__all__ = ["make_label_config", "measure_channel_weights"]
+__all__ = ["compute_feature_gradients", "make_label_config", "measure_channel_weights"]
 
 
 def make_label_config(cfg):
@@ -46,15 +47,13 @@ def measure_channel_weights(cfg, network, images):
         ValueError: see :func:`train_dicts`; or no loss depends on the features.
     """
     cfg = make_label_config(cfg)
-    records = train_dicts(cfg)
-    chosen = random.Random(max(cfg.SEED, 0)).sample(range(len(records)), min(images, len(records)))
-    sums, seed = {}, max(cfg.SEED, 0)
+    records, sums = sample_records(train_dicts(cfg), images, cfg.SEED), {}
+    hidden = not comm.is_main_process()
     with same_generators_after(), EventStorage():  # to which networks write while they train
-        seed_all_rng(seed)
+        seed_all_rng(max(cfg.SEED, 0))
         mapper = lazy_train_mapper(cfg) or build_train_mapper(cfg)
-        bar = tqdm(sorted(chosen), desc="measuring importance", mininterval=1)
-        for index in bar if comm.is_main_process() else sorted(chosen):
-            for name, gradient in network.compute_feature_gradients([mapper(records[index])]).items():
+        for record in tqdm(records, desc="measuring importance", mininterval=1, disable=hidden):
+            for name, gradient in compute_feature_gradients(network, [mapper(record)]).items():
                 squares = gradient.double().square().mean(dim=(0, 2, 3))
                 sums[name] = sums.get(name, 0.0) + squares
     mean = torch.cat(list(sums.values())).mean()
@@ -66,6 +65,32 @@ def measure_channel_weights(cfg, network, images):
     weights = {name: (total / mean).float() for name, total in sums.items()}
     shares = ", ".join(f"{name} {value.mean():.3g}" for name, value in weights.items())
     logging.getLogger("d2_featcomp").info(
-        "Importance of channels, measured on %d images; mean of each level: %s", len(chosen), shares
+        "Importance of channels, measured on %d images; mean of each level: %s", len(records), shares
     )
     return weights
+
+
+def compute_feature_gradients(network, batched_inputs):
+    """Computes how a network's own losses change with the features at the split point, if these are not
+    coded.
+
+    Args:
+        network (SplitNetwork): in training mode; its parameters' gradients stay as they are.
+        batched_inputs (list[dict]): as the network takes them in training.
+
+    Returns:
+        dict[str, Tensor]: name of the features -> gradient of the sum of the losses, (N, C, H, W).
+
+    Raises:
+        RuntimeError: the network is in evaluation mode.
+    """
+    if not network.training:
+        raise RuntimeError("gradients need training mode: call model.train() first")
+    with open_call(uncoded=True) as call:
+        losses = network.network(batched_inputs)
+    features = call.features
+    gradients = torch.autograd.grad(sum(losses.values()), list(features.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(features[name]) if gradient is None else gradient
+        for name, gradient in zip(features, gradients, strict=True)
+    }

@@ -78,15 +78,15 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
     report = Report(plan, output, method=method, command=command)
     written = time.monotonic()
     for training in plan.trainings.values():
+        if comm.is_main_process() and report.results and time.monotonic() - written > REPORT_PERIOD:
+            report.write()
+            written = time.monotonic()
         run.train(training)
         points = {point.name: point for point in plan.points.values() if point.training == training.name}
         report.configs |= {name: run.build_config(point) for name, point in points.items()}
         if points:
             configs = {name: report.configs[name] for name in points}
             report.results |= measure_settings(configs, os.path.join(output, "records"))
-        if comm.is_main_process() and report.results and time.monotonic() - written > REPORT_PERIOD:
-            report.write()
-            written = time.monotonic()
     if comm.is_main_process():
         if report.results:
             report.write()

@@ -221,30 +221,6 @@ class SplitNetwork(SplitInference, nn.Module):
             losses.update(self._weighted(name, rate))
         return losses
 
-    def compute_feature_gradients(self, batched_inputs):
-        """Computes how the network's own losses change with the features at the split point, if these
-        are not coded.
-
-        Args:
-            batched_inputs (list[dict]): as the network takes them in training.
-
-        Returns:
-            dict[str, Tensor]: name of the features -> gradient of the sum of the losses, (N, C, H, W).
-
-        Raises:
-            RuntimeError: the network is in evaluation mode.
-        """
-        if not self.training:
-            raise RuntimeError("gradients need training mode: call model.train() first")
-        with open_call(uncoded=True) as call:
-            losses = self.network(batched_inputs)
-        features = call.features
-        gradients = torch.autograd.grad(sum(losses.values()), list(features.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(features[name]) if gradient is None else gradient
-            for name, gradient in zip(features, gradients, strict=True)
-        }
-
     def _weighted(self, name, rate):
         weight_losses = getattr(self.network, "weight_losses", None)
         if weight_losses is None:

@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from d2_featcomp.codecs import BitstreamError, FeatureBitstream
+from d2_featcomp.engine.importance import compute_feature_gradients
 from d2_featcomp.modeling import split_network
 from d2_featcomp.modeling.splits.base import compute_distillation_loss
 
@@ -150,7 +151,7 @@ def test_feature_gradients_are_those_of_the_losses(make_record):
         MODEL__RETINANET__IN_FEATURES=["p2", "p3", "p4", "p5", "p6"],
     ).train()
     records = [make_record(), make_record(seed=1)]
-    gradients = model.compute_feature_gradients(records)
+    gradients = compute_feature_gradients(model, records)
     images = model.normalized_images(records).tensor
     features = model.split_point.head(images)
     assert {name: x.shape for name, x in gradients.items()} == {n: x.shape for n, x in features.items()}
@@ -168,7 +169,7 @@ def test_feature_gradients_are_those_of_the_losses(make_record):
     expected = 2 * step * sum(gradient.square().sum().item() for gradient in gradients.values())
     assert fallen == pytest.approx(expected, rel=0.1)
     with pytest.raises(RuntimeError, match=r"call model.train\(\)"):
-        model.eval().compute_feature_gradients(records)
+        compute_feature_gradients(model.eval(), records)
 
 
 def test_distillation_weights_channels(make_record, monkeypatch):
