@@ -45,7 +45,7 @@ def setup_terminal(output=None, *, verbose=False):
         _handlers[name] = logger.handlers[others:]
         for handler in _handlers[name]:
             if handler.stream is sys.stdout:
-                handler.setStream(_BesideBars())
+                handler.setStream(_BesideBars(sys.stdout))
                 handler.filters = [] if verbose else [_is_shown]
     if not verbose:  # what Detectron2 does in ways that PyTorch has newer ones for
         for words in ("torch.meshgrid", "The given NumPy array is not writable"):
@@ -88,11 +88,18 @@ def _tells_split_parameters(message):
 
 
 class _BesideBars:
-    """Writes to the standard output of the moment, above the progress bars that are on it."""
+    """Writes to a terminal, above the progress bars that are on it; to the standard output of the
+    moment, once it is closed. Not to that while it is open: what a redirection catches may be logged."""
+
+    def __init__(self, stream):
+        self._stream = stream
 
     def write(self, text):
-        with tqdm.external_write_mode(file=sys.stdout):
-            sys.stdout.write(text)
+        if getattr(self._stream, "closed", False):
+            self._stream = sys.stdout
+        with tqdm.external_write_mode(file=self._stream):
+            self._stream.write(text)
 
     def flush(self):
-        sys.stdout.flush()
+        if not getattr(self._stream, "closed", False):
+            self._stream.flush()

@@ -1,5 +1,6 @@
 """What a terminal shows: this package's own words, above progress bars; the log file gets all."""
 
+import contextlib
 import io
 import logging
 import sys
@@ -105,3 +106,18 @@ def test_lines_go_to_the_standard_output_of_the_moment(monkeypatch):
     monkeypatch.setattr(sys, "stdout", second)
     logging.getLogger("d2_featcomp").info("to the second")
     assert "to the second" in second.getvalue()
+
+
+def test_what_is_printed_may_be_logged(monkeypatch):
+    """As what pycocotools prints is."""
+
+    class Logged(io.StringIO):
+        def write(self, text):
+            logging.getLogger("d2_featcomp").info(text)
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    setup_terminal()
+    with contextlib.redirect_stdout(Logged()):
+        print("a line")
+    assert "a line" in terminal.getvalue()
