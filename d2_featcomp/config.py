@@ -58,8 +58,8 @@ def add_featcomp_config(cfg):
     featcomp.ENABLED = True
     # The Detectron2 meta-architecture that is split.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
-    # Name in FEATURE_SPLIT_REGISTRY. "MSFC" ("StandardizedMSFC" where the task network is frozen), and
-    # its anchors "LMSFC" and "PyramidSplit" (all levels as they are); "BaF", and its anchors
+    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchors "LMSFC" and
+    # "PyramidSplit" (all levels as they are); "BaF", and its anchors
     # "IntermediateLayerSplit" (all channels) and "ImageSplit" (the image itself, by jpeg420 or hevc420);
     # "QLayer" (MTL: the features as they are, trained to be compressible).
     # "Pyramid", "Layer" and "Image" are earlier names of those three.
@@ -175,6 +175,12 @@ def add_featcomp_config(cfg):
     featcomp.MSFR.UPSAMPLE = "nearest"
     # Detectron2 norm after each convolution, e.g. "BN"; "" (the paper) is none.
     featcomp.MSFR.NORM = ""
+    # A 1 x 1 convolution of F' for each level; False is the paper's.
+    featcomp.MSFR.LATERAL = False
+    # Training starts from principal components of so many images' features and from what restores these
+    # best, by least squares; needs MSFR.LATERAL. 0 (the paper) starts from random weights.
+    featcomp.MSFC = CN()
+    featcomp.MSFC.FIT_IMAGES = 0
 
     # L-MSFC (Kim et al., arXiv 2306.16670): the latent's channels, and its stride, a power of 2 up to
     # twice that of the coarsest level that is not pooled.

@@ -3,7 +3,7 @@
 from ..arguments import import_modules, parse_arguments
 from ..deprecation import make_getattr
 from ..errors import report_errors
-from .channel_selection import prepare_split, select_channels
+from .channel_selection import select_channels
 from .checkpoint import (
     CheckpointError,
     FeatCompCheckpointer,

@@ -16,13 +16,13 @@ from detectron2.utils.env import seed_all_rng
 from ..codecs import FEATURE_CODEC_REGISTRY, LearnedFeatureCodec
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from ..modeling.split_network import LOSSES
-from .channel_selection import prepare_split
 from .checkpoint import FeatCompCheckpointer, save_weights
 from .data_checks import check_data
 from .entropy_stage import fit_entropy_model
 from .importance import measure_channel_weights
 from .inference import require_split
 from .loss_weights import reset_loss_weights
+from .split_start import check_start, prepare_split
 from .trainer import Trainer
 
 __all__ = ["choose_stages", "make_stage_config", "require_stage_settings", "train_stages"]
@@ -302,6 +302,8 @@ def _check_steps(cfg, steps):
     model = _build_on_cpu(make_stage_config(cfg, steps[-1], ""))
     for step in steps:
         _require_trainable(model, step)
+    if {SPLIT, END_TO_END} & set(steps):
+        check_start(cfg, model.feature_split)
 
 
 def _require_trainable(model, step):

@@ -41,7 +41,6 @@ from .splits import (
     QLayer,
     SSFCDecoder,
     SSFCEncoder,
-    StandardizedMSFC,
     build_feature_split,
     find_feature_split,
     find_split_name,

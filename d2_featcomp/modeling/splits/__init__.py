@@ -17,6 +17,5 @@ from .msfc import MSFC, MSFF, MSFR, SqueezeExcitation, SubpixelConv2d
 from .pyramid import PyramidSplit
 from .q_layer import ChannelGains, QLayer
 from .ssfc import SSFCDecoder, SSFCEncoder
-from .standardized import StandardizedMSFC
 
 __getattr__ = make_getattr(__name__, RENAMED_SPLITS)

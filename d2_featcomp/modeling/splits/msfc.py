@@ -107,7 +107,8 @@ class MSFR(nn.Module):
     from the coarsest fused level to the finest. Levels above the fused ones are pooled (eq. 6) or,
     where the backbone computes them by convolution (RetinaNet's p6 and p7), continue the recursion.
     "subpixel" up-sampling lets the convolutions of "top_down" enlarge: p'_k = SubpixelConv(p'_{k+1}) +
-    SizeAlign(F', p_k).
+    SizeAlign(F', p_k). With `lateral`, every level takes F' through a 1 x 1 convolution of its own, as
+    the levels of a feature pyramid take their stages.
 
     Args:
         names (list[str]): all levels, fine to coarse.
@@ -119,6 +120,7 @@ class MSFR(nn.Module):
         downsample (str): see :func:`align_size`.
         upsample (str): likewise, or "subpixel" (SizeAlign is "nearest" then).
         norm (str): a Detectron2 norm after each convolution; "" (the paper): none.
+        lateral (bool): whether levels have 1 x 1 convolutions of F'; False is the paper's.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class MSFR(nn.Module):
         downsample="nearest",
         upsample="nearest",
         norm="",
+        lateral=False,
     ):
         super().__init__()
         self.names, self.strides = list(names), list(strides)
@@ -156,10 +159,18 @@ class MSFR(nn.Module):
                 )
                 weight_init.c2_xavier_fill(conv)
             self.add_module(self.names[level], conv)
+        self.laterals = nn.ModuleDict()
+        for level in (self.first, *(level for level, _ in self.steps)) if lateral else ():
+            self.laterals[self.names[level]] = Conv2d(channels, channels, 1)
+            weight_init.c2_xavier_fill(self.laterals[self.names[level]])
 
     def _align(self, x, image_size, level):
-        size = compute_level_size(image_size, self.strides[level])
-        return align_size(x, size, down=self.downsample, up=self.upsample)
+        """What F' adds to a level: (N, C, h / s, w / s) -> (N, C, h / s_k, w / s_k)."""
+        size, name = compute_level_size(image_size, self.strides[level]), self.names[level]
+        lateral = self.laterals[name] if name in self.laterals else nn.Identity()
+        if size[0] > x.shape[-2]:  # the same, of fewer values
+            return align_size(lateral(x), size, up=self.upsample)
+        return lateral(align_size(x, size, down=self.downsample, up=self.upsample))
 
     def forward(self, fused, image_size):
         """Rebuilds the levels of a pyramid.
@@ -179,6 +190,11 @@ class MSFR(nn.Module):
             rebuilt[level] = F.max_pool2d(rebuilt[source], kernel_size=1, stride=2)
         # Under mixed precision up-sampling and convolutions differ in type; the heads want one.
         return {name: rebuilt[level].to(fused.dtype) for level, name in enumerate(self.names)}
+
+    def find_image_size(self, pyramid):
+        """Returns (int, int): height and width in pixels that give levels of these sizes."""
+        name, stride = self.names[0], self.strides[0]
+        return tuple(side * stride for side in pyramid[name].shape[-2:])
 
     def _convolve(self, level, source, rebuilt, fused, aligned):
         """Computes the convolution that rebuilds a level from another one: (N, C, h / s_k, w / s_k)."""
@@ -324,6 +340,7 @@ class MSFC(FeatureSplit):
                 downsample=featcomp.MSFR.DOWNSAMPLE,
                 upsample=featcomp.MSFR.UPSAMPLE,
                 norm=featcomp.MSFR.NORM,
+                lateral=featcomp.MSFR.LATERAL,
             ),
             "fused": names[:fused],
             "stride": strides[level],

@@ -1,0 +1,168 @@
+"""First weights of a split that has none yet, from features of the network that it is put into."""
+
+import logging
+import os
+
+import torch
+from detectron2.utils import comm
+
+from ..files import write_text
+from ..modeling import MSFC, BaF, format_channel_order, read_channel_order
+from ..modeling.splits.base import compute_distillation_loss
+from ..modeling.splits.msfc_start import require_fit, start_from_components
+from ..ops import ConvolutionFit
+from .channel_selection import layer_inputs, select_channels, training_images
+from .checkpoint import CheckpointError
+
+__all__ = ["check_start", "prepare_split"]
+
+
+def check_start(cfg, split):
+    """Checks the settings of :func:`prepare_split`, before anything is read.
+
+    Args:
+        cfg (CfgNode): of the training.
+        split (FeatureSplit): built of it.
+
+    Raises:
+        ValueError: MODEL.FEATCOMP.MSFC.FIT_IMAGES is below 0, or parts of MSFC cannot be fitted.
+    """
+    images = cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
+    if images < 0:
+        raise ValueError(
+            f"MODEL.FEATCOMP.MSFC.FIT_IMAGES is {images}: give a number of images, or 0 to start from "
+            "random weights"
+        )
+    if images and isinstance(split, MSFC):
+        require_fit(split)
+
+
+def prepare_split(cfg, network, missing):
+    """Makes a split whose weights were not loaded ready to be trained: BaF, and MSFC with
+    `MODEL.FEATCOMP.MSFC.FIT_IMAGES`; others start from random weights.
+
+    For BaF it selects the channels to code, unless a file gave them, writes `channel_order.json` to
+    OUTPUT_DIR, and gives the predictor its first weights, by least squares. For MSFC see
+    :func:`start_from_components`. The main process does so for all.
+
+    Args:
+        cfg (CfgNode): of the training.
+        network (nn.Module): a split network with the task network's weights; changed in place.
+        missing (sequence[str]): keys of `network` that its checkpoint did not hold.
+
+    Raises:
+        CheckpointError: the checkpoint holds BaF with other settings.
+        ValueError: too few hidden channels, or parts of MSFC that cannot be fitted: see
+        :func:`check_start`.
+    """
+    split = network.feature_split
+    # Files of old have no counters of batches.
+    stored = [name for name in split.state_dict() if not name.endswith("num_batches_tracked")]
+    keys = {f"feature_split.{name}" for name in stored}
+    absent = keys & set(missing)
+    if isinstance(split, BaF):
+        if not absent:
+            _require_same_order(cfg, split)
+            return
+        if absent != keys:
+            raise CheckpointError(
+                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds a BaF predictor with other settings "
+                f"({', '.join(sorted(absent)[:2])}, ... have another shape): use those it was trained "
+                "with, or start from the detector alone"
+            )
+        start = _start_baf
+    elif isinstance(split, MSFC) and cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES and absent == keys:
+        start = _start_msfc
+    else:
+        return
+    if comm.is_main_process():
+        start(cfg, network)
+    comm.synchronize()
+    if comm.get_world_size() > 1:
+        for tensor in split.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
+
+
+def _start_baf(cfg, network):
+    split, settings = network.feature_split, cfg.MODEL.FEATCOMP.BAF
+    if settings.FIT_IMAGES:
+        split.predictor.require_linear_start()
+    if not split.has_channel_order:
+        order, scores, count = select_channels(cfg, network, settings.SELECTION_IMAGES)
+        split.set_channel_order(order)
+        path = os.path.join(cfg.OUTPUT_DIR, "channel_order.json")
+        write_text(format_channel_order(split.layer.number, order, scores, count), path)
+        logging.getLogger("d2_featcomp").info(
+            "Channels selected on %d images: %s ... (%s)", count, order[:8].tolist(), path
+        )
+    if not settings.FIT_IMAGES:
+        split.standardize()
+        return
+    fit = ConvolutionFit()
+    for x in layer_inputs(cfg, network, settings.FIT_IMAGES, "fitting the predictor"):
+        latent = split.reduce({"z": split.layer(x)})
+        (y_hat,), _, _ = network.feature_codec.train().quantize(latent)  # at the bit depths of training
+        fit.update(split.predictor_input(y_hat), x)
+    split.predictor.start_linear(*fit.solve())
+
+
+@torch.no_grad()
+def _start_msfc(cfg, network):
+    split, point = network.feature_split, network.split_point
+    images = cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
+    codec = network.feature_codec.train()  # at the bit depths of training
+    read = training_images(cfg, network, images, "computing features")
+    pyramids = _Pyramids((point.head(image) for image in read), network.device)
+    start_from_components(split, pyramids, lambda y: codec.quantize([y])[0][0])
+    errors = _measure_errors(network, pyramids)
+    logging.getLogger("d2_featcomp").info(
+        "MSFC starts from principal components of %d images: of the features' variance it restores %s",
+        len(pyramids),
+        ", ".join(f"{1 - error:.0%} ({name})" for name, error in errors.items()),
+    )
+
+
+def _measure_errors(network, pyramids):
+    """Returns dict[str, float]: squared error of each level over its variance, mean of the images."""
+    errors = {}
+    for pyramid in pyramids:
+        (y_hat,), _, _ = network.feature_codec.quantize(network.feature_split.reduce(pyramid))
+        size = network.feature_split.msfr.find_image_size(pyramid)
+        restored = network.feature_split.restore([y_hat], size)
+        for name, x in pyramid.items():
+            error = compute_distillation_loss({name: restored[name]}, {name: x})
+            errors[name] = errors.get(name, 0.0) + error.item() / len(pyramids)
+    return errors
+
+
+class _Pyramids:
+    """Features of images, kept in memory in half precision.
+
+    Args:
+        pyramids (iterable[dict[str, Tensor]]): of an image each, (1, C, H, W) float.
+        device (torch.device): where they are wanted.
+    """
+
+    def __init__(self, pyramids, device):
+        self._kept = [{name: x.half().cpu() for name, x in pyramid.items()} for pyramid in pyramids]
+        self._device = device
+
+    def __len__(self):
+        return len(self._kept)
+
+    def __iter__(self):
+        for pyramid in self._kept:
+            yield {name: x.to(self._device).float() for name, x in pyramid.items()}
+
+
+def _require_same_order(cfg, split):
+    """Requires one order in the file that the config names and in the checkpoint that was loaded."""
+    path = cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER
+    if not path:
+        return
+    named = read_channel_order(path, layer=split.layer.number, channels=split.layer.out_channels)
+    if not torch.equal(named, split.order.cpu()):
+        raise CheckpointError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds a predictor for another order of channels than "
+            f"{path!r}: leave MODEL.FEATCOMP.BAF.CHANNEL_ORDER out, or start from the detector alone"
+        )

@@ -1,0 +1,74 @@
+"""MSFC is trained from principal components."""
+
+import json
+
+import networks
+import pytest
+import torch
+from distributed import SETTINGS
+
+from d2_featcomp.engine import setup_config, train_stages
+
+FITTED = {
+    "MODEL.FEATCOMP.MSFR.LATERAL": True,
+    "MODEL.FEATCOMP.MSFC.FIT_IMAGES": 3,
+    "MODEL.FEATCOMP.TRAIN.STEPS": (2,),
+    "MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER": 1,
+    "MODEL.FEATCOMP.TRAIN.STEP2.LOSS": "distill",
+    "TEST.EVAL_PERIOD": -1,
+}
+
+
+def make_config(output, **more):
+    settings = {**SETTINGS, **FITTED, "OUTPUT_DIR": output, **networks.dotted(more)}
+    return setup_config(networks.MSFC, networks.listed(settings))
+
+
+@pytest.fixture(scope="module")
+def detector(few_scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector")
+    train_stages(make_config(folder, MODEL__FEATCOMP__TRAIN__STEPS=(1,)))
+    return str(folder / "model_final.pth")
+
+
+def test_the_first_loss_is_that_of_fitted_weights_and_they_are_fitted_once(detector, tmp_path, caplog):
+    slowly = {"MODEL__FEATCOMP__TRAIN__STEP2__BASE_LR": 1e-9}
+    fitted = tmp_path / "fitted" / "model_final.pth"
+    for weights, folder in ((detector, fitted.parent), (str(fitted), tmp_path / "more")):
+        caplog.clear()
+        with caplog.at_level("INFO", "d2_featcomp"):
+            train_stages(make_config(folder, MODEL__WEIGHTS=weights, **slowly))
+        told = "MSFC starts from principal components of 3 images" in caplog.text
+        assert told == (weights == detector)
+        with open(folder / "step2" / "metrics.json") as file:
+            assert json.loads(file.readline())["total_loss"] < 0.7  # a constant has 1
+    before, after = (
+        torch.load(path, weights_only=True)["model"]["feature_split.encoder.conv.weight"]
+        for path in (fitted, tmp_path / "more" / "model_final.pth")
+    )
+    torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"MODEL__FEATCOMP__MSFR__LATERAL": False}, r"needs MODEL\.FEATCOMP\.MSFR\.LATERAL True"),
+        ({"MODEL__FEATCOMP__MSFC__FIT_IMAGES": -1}, "FIT_IMAGES is -1: give a number of images"),
+    ],
+)
+def test_what_cannot_be_fitted_is_told_before_anything_is_read(tmp_path, settings, told):
+    weights = "not_there.pth"
+    with pytest.raises(ValueError, match=told):
+        train_stages(make_config(tmp_path, MODEL__WEIGHTS=weights, **settings))
+
+
+@pytest.mark.slow
+def test_two_processes_start_from_the_same_weights(run_processes, detector, tmp_path):
+    told = run_processes(
+        *("--num-gpus", "2"),
+        spawns=True,
+        config=networks.MSFC,
+        OUTPUT_DIR=tmp_path,
+        **{**FITTED, "MODEL.WEIGHTS": detector},
+    )
+    assert told.count("MSFC starts from principal components") == 1

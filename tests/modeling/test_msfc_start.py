@@ -1,0 +1,140 @@
+"""MSFC starts from principal components and least squares."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from d2_featcomp.engine import setup_config
+from d2_featcomp.modeling import build_feature_split
+from d2_featcomp.modeling.splits.base import compute_distillation_loss
+from d2_featcomp.modeling.splits.msfc_start import start_from_components
+
+CHANNELS, SOURCES = 16, 3
+
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.top_block = LastLevelMaxPool()
+
+    def output_shape(self):
+        return {f"p{k}": ShapeSpec(channels=CHANNELS, stride=2**k) for k in (2, 3, 4, 5, 6)}
+
+
+def build(*overrides):
+    torch.manual_seed(0)
+    settings = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.FEATCOMP.SSFC.CHANNELS": SOURCES,
+        "MODEL.FEATCOMP.MSFF.LEVEL": "p3",
+        "MODEL.FEATCOMP.MSFR.DIRECTION": "top_down",
+        "MODEL.FEATCOMP.MSFR.LATERAL": True,
+    }
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        settings[f"MODEL.FEATCOMP.{key}"] = value
+    flat = [str(part) for item in settings.items() for part in item]
+    return build_feature_split(setup_config("configs/msfc_R50.yaml", flat), Pyramid()).eval()
+
+
+def make_pyramid(seed, height=96, width=128):
+    """Levels that are mixtures, each its own, of three smooth maps; far from mean 0 and variance 1."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.Generator().manual_seed(99)
+    coarse = torch.randn(1, SOURCES, height // 32, width // 32, generator=generator)
+    levels = {}
+    for k in (2, 3, 4, 5):
+        size = (height // 2**k, width // 2**k)
+        smooth = nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+        mix = torch.randn(CHANNELS, SOURCES, generator=mixing)
+        levels[f"p{k}"] = 0.1 * torch.einsum("dc,nchw->ndhw", mix, smooth) + 3
+    levels["p6"] = nn.functional.max_pool2d(levels["p5"], 1, 2)
+    return levels
+
+
+def errors(split, pyramid):
+    size = split.msfr.find_image_size(pyramid)
+    restored = split.restore(split.reduce(pyramid), size)
+    return {
+        name: compute_distillation_loss({name: restored[name]}, {name: x}).item()
+        for name, x in pyramid.items()
+    }
+
+
+TRAIN = [make_pyramid(seed) for seed in range(8)]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("MSFR.UPSAMPLE", "subpixel", "MSFR.NORM", "BN"),
+        ("MSFR.UPSAMPLE", "subpixel"),
+        ("MSFR.UPSAMPLE", "bilinear", "MSFR.NORM", "BN", "SSFC.KERNEL_SIZE", 1),
+        ("MSFR.DIRECTION", "bottom_up", "MSFF.KERNEL_SIZE", 1),
+        ("SSFC.NORM", "", "SSFC.DECODER_NORM", "BN", "MSFF.DOWNSAMPLE", "average"),
+        ("SSFC.ACTIVATION", "prelu"),
+    ],
+)
+def test_features_of_few_components_are_restored(overrides):
+    split = build(*overrides)
+    before = errors(split, TRAIN[0])
+    assert all(value > 1 for value in before.values())  # a constant has 1
+    start_from_components(split, TRAIN, lambda y: y)
+    seen, unseen = errors(split, TRAIN[0]), errors(split, make_pyramid(100))
+    assert all(value < 0.25 for value in seen.values()), seen
+    assert all(value < 0.5 for value in unseen.values()), unseen
+    (y,) = split.reduce(TRAIN[0])
+    assert y.shape[1] == SOURCES and (y.std(dim=(0, 2, 3)) > 0.2).all()
+
+
+def test_it_is_fitted_to_what_quantization_leaves():
+    def coarse(y):
+        return y.round()
+
+    exact, rounded = build("MSFR.UPSAMPLE", "subpixel"), build("MSFR.UPSAMPLE", "subpixel")
+    start_from_components(exact, TRAIN, lambda y: y)
+    start_from_components(rounded, TRAIN, coarse)
+
+    def error_with_rounding(split):
+        y_hats = [coarse(y) for y in split.reduce(TRAIN[0])]
+        restored = split.restore(y_hats, split.msfr.find_image_size(TRAIN[0]))
+        return compute_distillation_loss(restored, TRAIN[0]).item()
+
+    assert error_with_rounding(rounded) < 0.7 * error_with_rounding(exact)
+
+
+def test_the_same_images_give_the_same_weights():
+    splits = build(), build()
+    for split in splits:
+        start_from_components(split, TRAIN[:3], lambda y: y)
+    first, second = (split.state_dict() for split in splits)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_sizes_that_no_stride_divides():
+    whole = make_pyramid(0)["p2"]
+    pyramid = {f"p{k}": whole[..., : -(-72 // 2**k), : -(-124 // 2**k)] for k in (2, 3, 4, 5, 6)}
+    split = build("MSFR.UPSAMPLE", "subpixel", "MSFR.NORM", "BN")
+    start_from_components(split, [pyramid], lambda y: y)
+    restored = split.restore(split.reduce(pyramid), (72, 124))
+    assert all(restored[name].shape == x.shape for name, x in pyramid.items())
+    assert all(x.isfinite().all() for x in restored.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("MSFR.LATERAL", False), "needs MODEL.FEATCOMP.MSFR.LATERAL True"),
+        (("MSFR.NORM", "LN"), "LayerNorm: set MODEL.FEATCOMP.MSFR.NORM"),
+        (("SSFC.NORM", "LN"), "LayerNorm: set MODEL.FEATCOMP.SSFC.NORM"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(overrides, told):
+    with pytest.raises(ValueError, match=told):
+        start_from_components(build(*overrides), TRAIN, lambda y: y)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="no images"):
+        start_from_components(build(), [], lambda y: y)
