@@ -252,6 +252,7 @@ def add_featcomp_config(cfg):
         start=1,
     ):
         node = CN()
+        # Of stage 2 also 0: the split stays as it starts (MSFC.FIT_IMAGES, BAF.FIT_IMAGES).
         node.MAX_ITER = iterations
         # Learning rate for SOLVER.IMS_PER_BATCH images.
         node.BASE_LR = rate

@@ -197,6 +197,9 @@ def train_stages(cfg, resume=False):
             results = fit_entropy_model(step_cfg, step_cfg.OUTPUT_DIR, weights, resume)
             weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
             continue
+        if step == SPLIT and step_cfg.SOLVER.MAX_ITER == 0:
+            weights = _start_split(step_cfg, weights)
+            continue
         with contextlib.closing(Trainer(step_cfg)) as trainer:
             trainer.resume_or_load(resume=resume)
             if trainer.start_iter > 0:
@@ -226,6 +229,20 @@ def train_stages(cfg, resume=False):
         logger.info("%s: trained in stages %s", path, ", ".join(map(str, steps)))
     comm.synchronize()
     return results
+
+
+def _start_split(cfg, weights):
+    """Stage 2 without iterations: gives the split its first weights and saves all; returns the path."""
+    network = build_model(cfg).train()
+    checkpointer = FeatCompCheckpointer(network)
+    checkpointer.load(weights)
+    checkpointer.require_complete(weights or "(none)", split=False)
+    prepare_split(cfg, network, checkpointer.missing)
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    if comm.is_main_process():
+        save_weights(network.state_dict(), path)
+    comm.synchronize()
+    return path
 
 
 def _weight_channels(cfg, trainer):

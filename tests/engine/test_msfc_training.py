@@ -49,6 +49,16 @@ def test_the_first_loss_is_that_of_fitted_weights_and_they_are_fitted_once(detec
     torch.testing.assert_close(before, after)
 
 
+def test_no_iterations_leave_the_fitted_weights(detector, tmp_path):
+    for resume in (False, True):
+        cfg = make_config(tmp_path, MODEL__WEIGHTS=detector, MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER=0)
+        assert train_stages(cfg, resume=resume) == {}
+        fitted = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+        before = torch.load(detector, weights_only=True)["model"]
+        assert all(torch.equal(value, fitted[name]) for name, value in before.items())
+        assert (fitted["feature_split.msff.attention.excite.weight"] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
