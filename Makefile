@@ -64,10 +64,10 @@ msfc-anchors: install
 
 msfc-levels: quickstart
 	$(run) projects/MSFC/level_noise.py --config-file configs/quick/msfc_R18.yaml \
-		--output '$(OUTPUT)/msfc-levels' MODEL.WEIGHTS '$(OUTPUT)/quickstart/trainings/detector/model_final.pth'
+		--output '$(OUTPUT)/msfc-levels' MODEL.WEIGHTS '$(OUTPUT)/quickstart/trainings/plain/model_final.pth'
 	$(run) projects/MSFC/level_noise.py --config-file configs/quick/msfc_R18.yaml --relative --variance 1 \
 		--output '$(OUTPUT)/msfc-levels-relative' \
-		MODEL.WEIGHTS '$(OUTPUT)/quickstart/trainings/detector/model_final.pth'
+		MODEL.WEIGHTS '$(OUTPUT)/quickstart/trainings/plain/model_final.pth'
 
 photo-scenes: install
 	sh tools/make_photo_scenes.sh $(run)
