@@ -122,6 +122,10 @@ def _start_msfc(cfg, network):
     )
 
 
+def _shrink(x):
+    return x.half() if x.abs().max() < torch.finfo(torch.half).max else x
+
+
 def _measure_errors(network, pyramids):
     """Returns dict[str, float]: squared error of each level over its variance, mean of the images."""
     errors = {}
@@ -136,7 +140,7 @@ def _measure_errors(network, pyramids):
 
 
 class _Pyramids:
-    """Features of images, kept in memory in half precision.
+    """Features of images, kept in memory, in half precision where their range allows it.
 
     Args:
         pyramids (iterable[dict[str, Tensor]]): of an image each, (1, C, H, W) float.
@@ -144,7 +148,7 @@ class _Pyramids:
     """
 
     def __init__(self, pyramids, device):
-        self._kept = [{name: x.half().cpu() for name, x in pyramid.items()} for pyramid in pyramids]
+        self._kept = [{name: _shrink(x).cpu() for name, x in pyramid.items()} for pyramid in pyramids]
         self._device = device
 
     def __len__(self):
