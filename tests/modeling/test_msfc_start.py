@@ -23,7 +23,16 @@ class Pyramid(nn.Module):
         return {f"p{k}": ShapeSpec(channels=CHANNELS, stride=2**k) for k in (2, 3, 4, 5, 6)}
 
 
-def build(*overrides):
+class RetinaPyramid(Pyramid):
+    """Its p6 is not pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.top_block = nn.Identity()
+        self.top_block.num_levels = 1
+
+
+def build(*overrides, pyramid=None):
     torch.manual_seed(0)
     settings = {
         "MODEL.DEVICE": "cpu",
@@ -35,7 +44,7 @@ def build(*overrides):
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         settings[f"MODEL.FEATCOMP.{key}"] = value
     flat = [str(part) for item in settings.items() for part in item]
-    return build_feature_split(setup_config("configs/msfc_R50.yaml", flat), Pyramid()).eval()
+    return build_feature_split(setup_config("configs/msfc_R50.yaml", flat), pyramid or Pyramid()).eval()
 
 
 def make_pyramid(seed, height=96, width=128):
@@ -88,6 +97,14 @@ def test_features_of_few_components_are_restored(overrides):
     assert y.shape[1] == SOURCES and (y.std(dim=(0, 2, 3)) > 0.2).all()
 
 
+def test_levels_that_are_not_pooled_have_weights_of_their_own():
+    split = build(pyramid=RetinaPyramid())
+    pyramid = TRAIN[0] | {"p6": TRAIN[0]["p6"] * 2 - 1}
+    start_from_components(split, [pyramid], lambda y: y)
+    assert set(split.msfr.laterals) == {"p2", "p3", "p4", "p5", "p6"}
+    assert errors(split, pyramid)["p6"] < 0.1
+
+
 def test_it_is_fitted_to_what_quantization_leaves():
     def coarse(y):
         return y.round()
@@ -126,6 +143,7 @@ def test_sizes_that_no_stride_divides():
     ("overrides", "told"),
     [
         (("MSFR.LATERAL", False), "needs MODEL.FEATCOMP.MSFR.LATERAL True"),
+        (("SSFC.CHANNELS", 17), "at most 16 components.*now 17"),
         (("MSFR.NORM", "LN"), "LayerNorm: set MODEL.FEATCOMP.MSFR.NORM"),
         (("SSFC.NORM", "LN"), "LayerNorm: set MODEL.FEATCOMP.SSFC.NORM"),
     ],

@@ -19,12 +19,19 @@ def require_fit(split):
     """Requires parts of MSFC that :func:`start_from_components` can fit.
 
     Raises:
-        ValueError: there are no lateral convolutions, or a norm does not keep statistics.
+        ValueError: there are no lateral convolutions, the latent is wider than the features, or a norm
+        does not keep statistics.
     """
     if not split.msfr.laterals:
         raise ValueError(
             "MODEL.FEATCOMP.MSFC.FIT_IMAGES needs MODEL.FEATCOMP.MSFR.LATERAL True: without it levels "
             "have no weights of their own"
+        )
+    width = split.msff.fuse.out_channels
+    if split.channels > width:
+        raise ValueError(
+            f"MODEL.FEATCOMP.MSFC.FIT_IMAGES finds at most {width} components, the features' "
+            f"channels: set MODEL.FEATCOMP.SSFC.CHANNELS, now {split.channels}, to {width} or less"
         )
     norms = {"SSFC.NORM": split.encoder.conv.norm, "SSFC.DECODER_NORM": split.decoder.conv.norm}
     for level, _ in split.msfr.steps:
