@@ -156,6 +156,16 @@ def test_the_linear_start_is_better_than_a_random_one(settings, tmp_path):
     assert first[6] < 0.7 * first[0], first
 
 
+def test_no_iterations_leave_the_linear_start(settings, tmp_path):
+    none = {"MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 0, "MODEL__FEATCOMP__BAF__FIT_IMAGES": 4}
+    train_stages(setup_config(CONFIG, settings(**none)))
+    with open(tmp_path / "out" / "step2" / "channel_order.json", encoding="utf-8") as file:
+        order = json.load(file)["order"]
+    final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert final["feature_split.order"].tolist() == order
+    assert final["feature_split.predictor.convs.0.weight"].abs().sum() > 0
+
+
 def test_a_trained_predictor_goes_on_from_where_it_is(settings, tmp_path):
     train_stages(setup_config(CONFIG, settings()))
     first = str(tmp_path / "out" / "model_final.pth")
