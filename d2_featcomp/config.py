@@ -58,10 +58,10 @@ def add_featcomp_config(cfg):
     featcomp.ENABLED = True
     # The Detectron2 meta-architecture that is split.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
-    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchors "LMSFC" and
-    # "PyramidSplit" (all levels as they are); "BaF", and its anchors
-    # "IntermediateLayerSplit" (all channels) and "ImageSplit" (the image itself, by jpeg420 or hevc420);
-    # "QLayer" (MTL: the features as they are, trained to be compressible).
+    # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchors "LMSFC" and "PyramidSplit" (all levels as
+    # they are); "BaF", and its anchors "IntermediateLayerSplit" (all channels) and "ImageSplit" (the
+    # image itself, by jpeg420 or hevc420); "QLayer" (MTL: the features as they are, trained to be
+    # compressible).
     # "Pyramid", "Layer" and "Image" are earlier names of those three.
     featcomp.SPLIT = "MSFC"
     # Where the network is split: "backbone" (after it), a stage inside it, e.g. "res3" of a ResNet,

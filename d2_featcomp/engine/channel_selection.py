@@ -64,9 +64,9 @@ def training_images(cfg, network, images, task):
         network.train(training)
 
 
+@torch.no_grad()
 def layer_inputs(cfg, network, images, task):
     """Yields (1, Q, H, W), the input of the layer at the split point; see :func:`training_images`."""
     point = network.split_point
     for image in training_images(cfg, network, images, task):
-        with torch.no_grad():
-            yield point.backbone.compute_input(point.layer.number, image)
+        yield point.backbone.compute_input(point.layer.number, image)

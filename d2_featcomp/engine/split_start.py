@@ -56,7 +56,7 @@ def prepare_split(cfg, network, missing):
         :func:`check_start`.
     """
     split = network.feature_split
-    # Files of old have no counters of batches.
+    # PyTorch itself fills in counters of batches that a file does not hold.
     stored = [name for name in split.state_dict() if not name.endswith("num_batches_tracked")]
     keys = {f"feature_split.{name}" for name in stored}
     absent = keys & set(missing)

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from test_msfc import PyramidOnly
 from torch import nn
 
 from d2_featcomp.engine import setup_config
@@ -14,25 +13,7 @@ from d2_featcomp.modeling.splits.msfc_start import start_from_components
 CHANNELS, SOURCES = 16, 3
 
 
-class Pyramid(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.top_block = LastLevelMaxPool()
-
-    def output_shape(self):
-        return {f"p{k}": ShapeSpec(channels=CHANNELS, stride=2**k) for k in (2, 3, 4, 5, 6)}
-
-
-class RetinaPyramid(Pyramid):
-    """Its p6 is not pooled."""
-
-    def __init__(self):
-        super().__init__()
-        self.top_block = nn.Identity()
-        self.top_block.num_levels = 1
-
-
-def build(*overrides, pyramid=None):
+def build(*overrides, pooled=True):
     torch.manual_seed(0)
     settings = {
         "MODEL.DEVICE": "cpu",
@@ -44,7 +25,11 @@ def build(*overrides, pyramid=None):
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         settings[f"MODEL.FEATCOMP.{key}"] = value
     flat = [str(part) for item in settings.items() for part in item]
-    return build_feature_split(setup_config("configs/msfc_R50.yaml", flat), pyramid or Pyramid()).eval()
+    backbone = PyramidOnly(CHANNELS)
+    if not pooled:  # as RetinaNet's p6
+        backbone.top_block = nn.Identity()
+        backbone.top_block.num_levels = 1
+    return build_feature_split(setup_config("configs/msfc_R50.yaml", flat), backbone).eval()
 
 
 def make_pyramid(seed, height=96, width=128):
@@ -98,7 +83,7 @@ def test_features_of_few_components_are_restored(overrides):
 
 
 def test_levels_that_are_not_pooled_have_weights_of_their_own():
-    split = build(pyramid=RetinaPyramid())
+    split = build(pooled=False)
     pyramid = TRAIN[0] | {"p6": TRAIN[0]["p6"] * 2 - 1}
     start_from_components(split, [pyramid], lambda y: y)
     assert set(split.msfr.laterals) == {"p2", "p3", "p4", "p5", "p6"}
