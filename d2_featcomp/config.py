@@ -151,7 +151,8 @@ def add_featcomp_config(cfg):
     # The level whose size the fused map has, e.g. "p3"; "" (the paper) is the coarsest. A finer map with
     # fewer channels keeps more of where things are, for the same number of symbols.
     featcomp.MSFF.LEVEL = ""
-    # How finer levels reach that size: "nearest" or "average".
+    # How finer levels reach that size: "nearest", "average" or "space_to_depth" (all their values, as
+    # more channels).
     featcomp.MSFF.DOWNSAMPLE = "nearest"
 
     # Single-stream feature codec (MSFC sec. 3.2).
@@ -181,6 +182,9 @@ def add_featcomp_config(cfg):
     # best, by least squares; needs MSFR.LATERAL. 0 (the paper) starts from random weights.
     featcomp.MSFC = CN()
     featcomp.MSFC.FIT_IMAGES = 0
+    # Whether features count, in choosing components, by how much the task's losses change with them,
+    # measured on as many images with labels.
+    featcomp.MSFC.FIT_IMPORTANCE = False
 
     # L-MSFC (Kim et al., arXiv 2306.16670): the latent's channels, and its stride, a power of 2 up to
     # twice that of the coarsest level that is not pooled.

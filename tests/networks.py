@@ -64,6 +64,7 @@ KINDS = {
             **TINY,
             "MODEL.BACKBONE.NAME": "build_efficientnet_lite_fpn_backbone",
             "MODEL.EFFICIENTNET_LITE.NORM": "BN",
+            "MODEL.FEATCOMP.MSFF.DOWNSAMPLE": "space_to_depth",
         },
     ),
     "fctm": (FCTM, TINY),

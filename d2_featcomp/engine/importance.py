@@ -1,11 +1,13 @@
 """How much the channels at a split point matter to the task."""
 
+import contextlib
 import logging
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from ..data.mappers import build_train_mapper, train_dicts
@@ -49,7 +51,8 @@ def measure_channel_weights(cfg, network, images):
     cfg = make_label_config(cfg)
     records, sums = sample_records(train_dicts(cfg), images, cfg.SEED), {}
     hidden = not comm.is_main_process()
-    with same_generators_after(), EventStorage():  # to which networks write while they train
+    # EventStorage: to which networks write while they train.
+    with same_generators_after(), _unchanged_statistics(network), EventStorage():
         seed_all_rng(max(cfg.SEED, 0))
         mapper = lazy_train_mapper(cfg) or build_train_mapper(cfg)
         for record in tqdm(records, desc="measuring importance", mininterval=1, disable=hidden):
@@ -68,6 +71,20 @@ def measure_channel_weights(cfg, network, images):
         "Importance of channels, measured on %d images; mean of each level: %s", len(records), shares
     )
     return weights
+
+
+@contextlib.contextmanager
+def _unchanged_statistics(network):
+    """Batch norms use the statistics that they have, and keep them."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in norms if module.training]
+    try:
+        for norm in norms:
+            norm.eval()
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def compute_feature_gradients(network, batched_inputs):

@@ -13,21 +13,25 @@ from ..modeling.splits.msfc_start import require_fit, start_from_components
 from ..ops import ConvolutionFit
 from .channel_selection import layer_inputs, select_channels, training_images
 from .checkpoint import CheckpointError
+from .importance import measure_channel_weights
 
 __all__ = ["check_start", "prepare_split"]
 
 
-def check_start(cfg, split):
+def check_start(cfg, split, steps):
     """Checks the settings of :func:`prepare_split`, before anything is read.
 
     Args:
         cfg (CfgNode): of the training.
         split (FeatureSplit): built of it.
+        steps (tuple[int]): the stages that run.
 
     Raises:
-        ValueError: MODEL.FEATCOMP.MSFC.FIT_IMAGES is below 0, or parts of MSFC cannot be fitted.
+        ValueError: MODEL.FEATCOMP.MSFC.FIT_IMAGES is below 0, or parts of MSFC cannot be fitted; or a
+        split that starts from random weights would keep them.
     """
-    images = cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
+    featcomp = cfg.MODEL.FEATCOMP
+    images = featcomp.MSFC.FIT_IMAGES
     if images < 0:
         raise ValueError(
             f"MODEL.FEATCOMP.MSFC.FIT_IMAGES is {images}: give a number of images, or 0 to start from "
@@ -35,6 +39,14 @@ def check_start(cfg, split):
         )
     if images and isinstance(split, MSFC):
         require_fit(split)
+    fits = {MSFC: ("MSFC", images), BaF: ("BAF", featcomp.BAF.FIT_IMAGES)}
+    key, fitted = next((fit for kind, fit in fits.items() if isinstance(split, kind)), ("", 0))
+    if 2 in steps and 3 not in steps and featcomp.TRAIN.STEP2.MAX_ITER == 0 and not fitted:
+        wanted = f"MODEL.FEATCOMP.{key}.FIT_IMAGES, or " if key else ""
+        raise ValueError(
+            f"MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER is 0, and {featcomp.SPLIT} would keep random weights: "
+            f"set {wanted}a number of iterations, or leave 2 out of MODEL.FEATCOMP.TRAIN.STEPS"
+        )
 
 
 def prepare_split(cfg, network, missing):
@@ -109,11 +121,15 @@ def _start_baf(cfg, network):
 @torch.no_grad()
 def _start_msfc(cfg, network):
     split, point = network.feature_split, network.split_point
-    images = cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
+    settings, images = cfg.MODEL.FEATCOMP.MSFC, cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
     codec = network.feature_codec.train()  # at the bit depths of training
+    weights = None
+    if settings.FIT_IMPORTANCE:
+        with torch.enable_grad():
+            weights = measure_channel_weights(cfg, network.train(), images)
     read = training_images(cfg, network, images, "computing features")
     pyramids = _Pyramids((point.head(image) for image in read), network.device)
-    start_from_components(split, pyramids, lambda y: codec.quantize([y])[0][0])
+    start_from_components(split, pyramids, lambda y: codec.quantize([y])[0][0], weights)
     errors = _measure_errors(network, pyramids)
     logging.getLogger("d2_featcomp").info(
         "MSFC starts from principal components of %d images: of the features' variance it restores %s",

@@ -320,7 +320,7 @@ def _check_steps(cfg, steps):
     for step in steps:
         _require_trainable(model, step)
     if {SPLIT, END_TO_END} & set(steps):
-        check_start(cfg, model.feature_split)
+        check_start(cfg, model.feature_split, steps)
 
 
 def _require_trainable(model, step):

@@ -5,9 +5,11 @@ import json
 import networks
 import pytest
 import torch
+from detectron2.modeling import build_model
 from distributed import SETTINGS
 
 from d2_featcomp.engine import setup_config, train_stages
+from d2_featcomp.engine.importance import measure_channel_weights
 
 FITTED = {
     "MODEL.FEATCOMP.MSFR.LATERAL": True,
@@ -59,9 +61,39 @@ def test_no_iterations_leave_the_fitted_weights(detector, tmp_path):
         assert (fitted["feature_split.msff.attention.excite.weight"] == 0).all()
 
 
+def test_measuring_importance_changes_nothing(few_scenes, tmp_path):
+    cfg = make_config(tmp_path)
+    network = build_model(cfg).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    weights = measure_channel_weights(cfg, network, 2)
+    assert torch.cat(list(weights.values())).mean() == pytest.approx(1)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+
+def test_components_may_be_those_that_the_task_needs(detector, tmp_path, caplog):
+    more = {"MODEL__FEATCOMP__MSFC__FIT_IMPORTANCE": True, "MODEL__FEATCOMP__TRAIN__STEPS": (2, 3)}
+    more |= {"MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER": 1, "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 0}
+    with caplog.at_level("INFO", "d2_featcomp"):
+        train_stages(make_config(tmp_path / "weighted", MODEL__WEIGHTS=detector, **more))
+    assert caplog.text.count("Importance of channels, measured on 3 images") == 1
+    more["MODEL__FEATCOMP__MSFC__FIT_IMPORTANCE"] = False
+    train_stages(make_config(tmp_path / "alike", MODEL__WEIGHTS=detector, **more))
+    weighted, alike = (
+        torch.load(tmp_path / name / "step2" / "model_final.pth", weights_only=True)["model"]
+        for name in ("weighted", "alike")
+    )
+    name = "feature_split.msff.fuse.weight"
+    assert not torch.allclose(weighted[name].abs(), alike[name].abs(), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (
+            {"MODEL__FEATCOMP__MSFC__FIT_IMAGES": 0, "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 0},
+            r"STEP2\.MAX_ITER is 0, and MSFC would keep random weights: set .*MSFC\.FIT_IMAGES",
+        ),
         ({"MODEL__FEATCOMP__MSFR__LATERAL": False}, r"needs MODEL\.FEATCOMP\.MSFR\.LATERAL True"),
         ({"MODEL__FEATCOMP__MSFC__FIT_IMAGES": -1}, "FIT_IMAGES is -1: give a number of images"),
     ],

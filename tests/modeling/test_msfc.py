@@ -112,6 +112,16 @@ def test_msff_is_a_convolution_of_the_reweighted_concatenation():
     torch.testing.assert_close(msff([fine, coarse]), expected)
 
 
+def test_msff_can_keep_all_values_of_finer_levels():
+    msff = MSFF(levels=3, channels=4, downsample="space_to_depth", level=1, scales=(2, 1, 1))
+    fine, middle, coarse = torch.rand(1, 4, 6, 9), torch.rand(1, 4, 3, 5), torch.rand(1, 4, 2, 3)
+    padded = nn.functional.pad(fine, (0, 1))
+    phases = [padded[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    blocks = torch.stack(phases, dim=2).flatten(1, 2)  # a channel's phases side by side
+    assert torch.equal(msff.align([fine, middle, coarse])[:, :20], torch.cat([blocks, middle], dim=1))
+    assert msff([fine, middle, coarse]).shape == (1, 4, 3, 5)
+
+
 def test_ssfc_is_conv_bn_tanh_and_one_conv_with_prelu():
     torch.manual_seed(0)
     encoder = SSFCEncoder(in_channels=8, out_channels=3).eval()

@@ -68,6 +68,7 @@ TRAIN = [make_pyramid(seed) for seed in range(8)]
         ("MSFR.DIRECTION", "bottom_up", "MSFF.KERNEL_SIZE", 1),
         ("SSFC.NORM", "", "SSFC.DECODER_NORM", "BN", "MSFF.DOWNSAMPLE", "average"),
         ("SSFC.ACTIVATION", "prelu"),
+        ("MSFF.DOWNSAMPLE", "space_to_depth", "MSFR.UPSAMPLE", "subpixel"),
     ],
 )
 def test_features_of_few_components_are_restored(overrides):
@@ -80,6 +81,23 @@ def test_features_of_few_components_are_restored(overrides):
     assert all(value < 0.5 for value in unseen.values()), unseen
     (y,) = split.reduce(TRAIN[0])
     assert y.shape[1] == SOURCES and (y.std(dim=(0, 2, 3)) > 0.2).all()
+
+
+@pytest.mark.parametrize("downsample", ["nearest", "average", "space_to_depth"])
+def test_what_counts_more_is_restored_better(downsample):
+    noise = torch.Generator().manual_seed(1)
+    pyramids = [  # too much for three components
+        {name: x + torch.randn(x.shape, generator=noise) for name, x in pyramid.items()}
+        for pyramid in TRAIN
+    ]
+    alike = {name: torch.ones(CHANNELS) for name in pyramids[0]}
+    found = {}
+    for name in ("p3", "p4"):
+        split = build("MSFF.DOWNSAMPLE", downsample, "MSFR.UPSAMPLE", "subpixel")
+        start_from_components(split, pyramids, lambda y: y, alike | {name: 1000 * alike[name]})
+        found[name] = errors(split, pyramids[0])
+    assert found["p3"]["p3"] < 0.95 * found["p4"]["p3"]
+    assert found["p4"]["p4"] < 0.95 * found["p3"]["p4"]
 
 
 def test_levels_that_are_not_pooled_have_weights_of_their_own():

@@ -17,7 +17,14 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .resampling import DOWNSAMPLE_MODES, UPSAMPLE_MODES, align_size, compute_level_size
+from .resampling import (
+    DOWNSAMPLE_MODES,
+    FUSE_MODES,
+    UPSAMPLE_MODES,
+    align_size,
+    compute_level_size,
+    space_to_depth,
+)
 from .ssfc import SSFC_ACTIVATIONS, SSFCDecoder, SSFCEncoder
 
 __all__ = ["MSFC", "MSFF", "MSFR", "SqueezeExcitation", "SubpixelConv2d", "find_pyramid"]
@@ -50,17 +57,39 @@ class MSFF(nn.Module):
         channels (int): C, of each of them and of the result.
         reduction (int): of the squeeze-and-excitation block.
         kernel_size (int): of the convolution, odd.
-        downsample (str): see :func:`align_size`.
+        downsample (str): how finer levels reach that size: see :func:`align_size`; or "space_to_depth",
+            blocks of positions as channels, which leaves nothing out.
         level (int): index of the level whose size the result has; -1, the coarsest, is the paper's.
+        scales (sequence[int]): for "space_to_depth", how many times finer each level is than that; 1 for
+            coarser ones.
     """
 
-    def __init__(self, *, levels, channels, reduction=16, kernel_size=3, downsample="nearest", level=-1):
+    def __init__(
+        self,
+        *,
+        levels,
+        channels,
+        reduction=16,
+        kernel_size=3,
+        downsample="nearest",
+        level=-1,
+        scales=(),
+    ):
         super().__init__()
         self.downsample = downsample
         self.level = level
-        self.attention = SqueezeExcitation(levels * channels, reduction)
-        self.fuse = Conv2d(levels * channels, channels, kernel_size, padding=kernel_size // 2)
+        self.scales = list(scales) if downsample == "space_to_depth" else [1] * levels
+        width = channels * sum(scale**2 for scale in self.scales)
+        self.attention = SqueezeExcitation(width, reduction)
+        self.fuse = Conv2d(width, channels, kernel_size, padding=kernel_size // 2)
         weight_init.c2_xavier_fill(self.fuse)
+
+    def align(self, pyramid):
+        """Brings all levels to one size: list of (N, C, h / s_k, w / s_k) -> one (N, levels * C,
+        h / s, w / s), of more channels by "space_to_depth"."""
+        size = pyramid[self.level].shape[-2:]
+        blocks = [space_to_depth(x, size, scale) for x, scale in zip(pyramid, self.scales, strict=True)]
+        return torch.cat([align_size(x, size, down=self.downsample) for x in blocks], dim=1)
 
     def forward(self, pyramid):
         """Fuses the levels of a pyramid.
@@ -71,9 +100,7 @@ class MSFF(nn.Module):
         Returns:
             Tensor: (N, C, h / s, w / s).
         """
-        size = pyramid[self.level].shape[-2:]
-        aligned = [align_size(x, size, down=self.downsample) for x in pyramid]
-        return self.fuse(self.attention(torch.cat(aligned, dim=1)))
+        return self.fuse(self.attention(self.align(pyramid)))
 
 
 class SubpixelConv2d(nn.Module):
@@ -278,7 +305,7 @@ class MSFC(FeatureSplit):
     @classmethod
     def from_config(cls, cfg, backbone):
         featcomp = cfg.MODEL.FEATCOMP
-        _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, DOWNSAMPLE_MODES)
+        _check_choice("MSFF.DOWNSAMPLE", featcomp.MSFF.DOWNSAMPLE, FUSE_MODES)
         _check_choice("SSFC.ACTIVATION", featcomp.SSFC.ACTIVATION, SSFC_ACTIVATIONS)
         if featcomp.SSFC.ACTIVATION != "tanh" and featcomp.CODEC.QUANTIZER == "fixed":
             raise ValueError(
@@ -316,6 +343,7 @@ class MSFC(FeatureSplit):
                 kernel_size=featcomp.MSFF.KERNEL_SIZE,
                 downsample=featcomp.MSFF.DOWNSAMPLE,
                 level=level,
+                scales=[max(1, strides[level] // stride) for stride in strides[:fused]],
             ),
             "encoder": SSFCEncoder(
                 in_channels=width,

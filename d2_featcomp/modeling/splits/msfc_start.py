@@ -1,11 +1,10 @@
 """First weights for MSFC: principal components of the pyramid, and what restores it best from them."""
 
 import torch
-import torch.nn.functional as F
 
 from ...ops import ConvolutionFit
 from .msfc import SubpixelConv2d
-from .resampling import align_size
+from .resampling import align_size, space_to_depth
 
 __all__ = ["require_fit", "start_from_components"]
 
@@ -45,7 +44,7 @@ def require_fit(split):
 
 
 @torch.no_grad()
-def start_from_components(split, pyramids, quantize):
+def start_from_components(split, pyramids, quantize, channel_weights=None):
     """Gives MSFC weights with which it restores the features of a network as it is.
 
     On the edge, MSFF and SSFC compute the first C' principal components of the fused levels, each of
@@ -58,27 +57,29 @@ def start_from_components(split, pyramids, quantize):
         split (MSFC): changed in place.
         pyramids (list[dict[str, Tensor]]): features of one or more images each, (N, C, H, W) float.
         quantize (callable): latent (N, C', H', W') -> what the cloud gets for it, of the same shape.
+        channel_weights (dict[str, Tensor] or None): of each fused level, (C,) float, how much an error
+            of a channel counts, e.g. by `measure_channel_weights`; None lets all
+            channels of the fused map count alike.
 
     Raises:
         ValueError: see :func:`require_fit`; or there are no images.
     """
     require_fit(split)
-    components, deviations, mean = _find_components(split, pyramids)
-    _start_edge(split, components, deviations, mean)
+    scales = _find_scales(split, pyramids, channel_weights)
+    components, deviations, mean = _find_components(split, pyramids, scales)
+    _start_edge(split, components * scales, deviations, components @ (scales * mean))
     y_hats = [quantize(split.reduce(pyramid)[0]) for pyramid in pyramids]
     half = split.msff.fuse.out_channels // 2
-    _start_decoder(split, zip(y_hats, pyramids, strict=True), components[:half], mean)
+    _start_decoder(split, zip(y_hats, pyramids, strict=True), components[:half] * scales, mean)
     _start_msfr(split, y_hats, pyramids)
 
 
 def _fuse(split, pyramid):
     """What MSFF's convolution gets if all channels have a weight of one half: (N, levels * C, H, W)."""
-    levels = [pyramid[name] for name in split.fused]
-    size = levels[split.msff.level].shape[-2:]
-    return torch.cat([align_size(x, size, down=split.msff.downsample) for x in levels], dim=1) / 2
+    return split.msff.align([pyramid[name] for name in split.fused]) / 2
 
 
-def _find_components(split, pyramids):
+def _find_components(split, pyramids, scales):
     """Principal components of the fused levels, as rows, their deviations, and the mean of what is
     fused."""
     total, square, count = 0, 0, 0
@@ -88,19 +89,32 @@ def _find_components(split, pyramids):
     if not count:
         raise ValueError("no images: there is nothing to fit")
     mean = total / count
-    variances, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+    covariance = (square / count - torch.outer(mean, mean)) * torch.outer(scales, scales)
+    variances, vectors = torch.linalg.eigh(covariance)
     deviations = variances.flip(0).clamp(min=1e-12).sqrt()
     return vectors.flip(1).T.float(), deviations.float(), mean.float()
 
 
-def _start_edge(split, components, deviations, mean):
+def _find_scales(split, pyramids, channel_weights):
+    """What each fused channel is multiplied with, so that squares count as `channel_weights` say."""
+    if channel_weights is None:
+        return torch.ones(split.msff.fuse.in_channels)
+    pyramid, rows = next(iter(pyramids)), []
+    positions = pyramid[split.fused[split.msff.level]].shape[-2:].numel()
+    for name, scale in zip(split.fused, split.msff.scales, strict=True):
+        share = pyramid[name].shape[-2:].numel() / positions / scale**2
+        rows.append((channel_weights[name] * share).sqrt().repeat_interleave(scale**2))
+    return torch.cat(rows)
+
+
+def _start_edge(split, components, deviations, offset):
     attention, fuse, conv = split.msff.attention, split.msff.fuse, split.encoder.conv
     attention.excite.weight.zero_()
     attention.excite.bias.zero_()
     width, centre = fuse.out_channels, fuse.kernel_size[0] // 2
     fuse.weight.zero_()
     fuse.weight[:, :, centre, centre] = components[:width]
-    fuse.bias.copy_(-components[:width] @ mean)
+    fuse.bias.copy_(-offset[:width])
     channels, centre = conv.out_channels, conv.kernel_size[0] // 2
     weight, index = torch.zeros_like(conv.weight), torch.arange(channels)
     weight[index, index, centre, centre] = 1 / deviations[:channels]
@@ -144,7 +158,7 @@ def _start_msfr(split, y_hats, pyramids):
             rebuilt = msfr(split.decoder(y_hat), msfr.find_image_size(pyramid))
             x, missing = rebuilt[msfr.names[source]], pyramid[name] - rebuilt[name]
             if isinstance(conv, SubpixelConv2d):
-                fit.update(x, _gather_blocks(missing, x.shape[-2:], conv.scale), _POSITIONS)
+                fit.update(x, space_to_depth(missing, x.shape[-2:], conv.scale), _POSITIONS)
             else:
                 fit.update(_align(msfr, x, missing), missing, _POSITIONS)
         weight, bias = fit.solve(_RIDGE)
@@ -153,12 +167,6 @@ def _start_msfr(split, y_hats, pyramids):
 
 def _align(msfr, x, level):
     return align_size(x, level.shape[-2:], down=msfr.downsample, up=msfr.upsample)
-
-
-def _gather_blocks(x, size, scale):
-    """(N, C, H, W) -> (N, C * scale^2, *size): blocks as channels, zeros beyond the edges."""
-    height, width = (side * scale for side in size)
-    return F.pixel_unshuffle(F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])), scale)
 
 
 def _inner(conv):

@@ -5,9 +5,18 @@ import functools
 import torch
 import torch.nn.functional as F
 
-__all__ = ["DOWNSAMPLE_MODES", "UPSAMPLE_MODES", "align_size", "compute_level_size", "select_in_blocks"]
+__all__ = [
+    "DOWNSAMPLE_MODES",
+    "FUSE_MODES",
+    "UPSAMPLE_MODES",
+    "align_size",
+    "compute_level_size",
+    "select_in_blocks",
+    "space_to_depth",
+]
 
 DOWNSAMPLE_MODES = ("nearest", "average")
+FUSE_MODES = (*DOWNSAMPLE_MODES, "space_to_depth")
 UPSAMPLE_MODES = ("nearest", "bilinear")
 
 
@@ -42,6 +51,25 @@ def _average(x, size):
         if all(whole % part == 0 for whole, part in pairs):
             return F.avg_pool2d(x, [whole // part for whole, part in pairs])
     return F.adaptive_avg_pool2d(x, size)
+
+
+def space_to_depth(x, size, scale):
+    """Lays out blocks of `scale` x `scale` positions as channels, which keeps all values.
+
+    Args:
+        x (Tensor): (N, C, H, W) float, H and W at most `scale` times those of `size`.
+        size ((int, int)): height and width of the result.
+        scale (int): of a block.
+
+    Returns:
+        Tensor: (N, C * scale^2, *size), zeros beyond the edges of `x`.
+    """
+    if scale == 1:
+        return x
+    height, width = (side * scale for side in size)
+    if (height, width) != tuple(x.shape[-2:]):
+        x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+    return F.pixel_unshuffle(x, scale)
 
 
 def compute_level_size(image_size, stride):
