@@ -110,6 +110,7 @@ PROTOCOLS = {
     "quick/mtl_R34": ("scenes_multi_task_train", "scenes_multi_task_val", 200, 200, ""),
     "quick/yolov3_tiny": (*SCENES, ""),
     "scenes_msfc_R18": (*SCENES, ""),
+    "scenes_msfc_R18_variable": (*SCENES, ""),
 }
 
 # Below projects/, of networks that are not in the package.
@@ -134,7 +135,7 @@ EXPERIMENTS = {
     "MSFC/quickstart": ("quick/msfc_R18_learned", []),
     "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
-    "MSFC/scenes_long": ("scenes_msfc_R18", []),
+    "MSFC/scenes_long": ("scenes_msfc_R18_variable", []),
     "MSFC/stride32_learned": ("quick/msfc_R18_learned", []),
     "NanoDet/coco": ("../projects/NanoDet/configs/nanodet_msfc", ["nanodet/nanodet-g.pth"]),
 }
