@@ -28,5 +28,8 @@ def check_data(stages):
 
 def _uses_task_losses(cfg):
     settings = cfg.MODEL.FEATCOMP
-    weights_channels = settings.FREEZE_TASK_NETWORK and settings.TRAIN.STEP2.IMPORTANCE_IMAGES > 0
-    return not settings.ENABLED or settings.LOSS != "distill" or weights_channels
+    components = settings.SPLIT == "MSFC" and settings.MSFC.FIT_IMPORTANCE
+    weights_channels = components or settings.TRAIN.STEP2.IMPORTANCE_IMAGES > 0
+    if not settings.ENABLED or settings.LOSS != "distill":
+        return True
+    return settings.FREEZE_TASK_NETWORK and weights_channels

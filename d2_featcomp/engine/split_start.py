@@ -37,8 +37,13 @@ def check_start(cfg, split, steps):
             f"MODEL.FEATCOMP.MSFC.FIT_IMAGES is {images}: give a number of images, or 0 to start from "
             "random weights"
         )
-    if images and isinstance(split, MSFC):
+    if isinstance(split, MSFC) and images:
         require_fit(split)
+    elif isinstance(split, MSFC) and featcomp.MSFC.FIT_IMPORTANCE:
+        raise ValueError(
+            "MODEL.FEATCOMP.MSFC.FIT_IMPORTANCE is True, and FIT_IMAGES 0, so that no components are "
+            "chosen: set FIT_IMAGES to e.g. 100, or FIT_IMPORTANCE to False"
+        )
     fits = {MSFC: ("MSFC", images), BaF: ("BAF", featcomp.BAF.FIT_IMAGES)}
     key, fitted = next((fit for kind, fit in fits.items() if isinstance(split, kind)), ("", 0))
     if 2 in steps and 3 not in steps and featcomp.TRAIN.STEP2.MAX_ITER == 0 and not fitted:

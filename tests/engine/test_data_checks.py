@@ -56,6 +56,16 @@ def test_before_the_first_stage(coco_folder, tmp_path, steps):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key", ["MSFC.FIT_IMPORTANCE", "TRAIN.STEP2.IMPORTANCE_IMAGES"])
+def test_importance_needs_labels(coco_folder, tmp_path, key):
+    bad = coco_folder(without_masks, name="bad")
+    settings = {"TRAIN.STEPS": (2,), "TRAIN.STEP2.LOSS": "distill", "MSFR.LATERAL": True}
+    settings |= {"MSFC.FIT_IMAGES": 2, key: 2 if key.endswith("IMAGES") else True}
+    flat = [part for name, value in settings.items() for part in (f"MODEL.FEATCOMP.{name}", value)]
+    with pytest.raises(ValueError, match=r"4 of 4 annotations .*bad.* without a mask"):
+        train_stages(config_of(tmp_path, bad, bad, *flat, "TEST.EVAL_PERIOD", -1))
+
+
 class Files(torch.utils.data.Dataset):
     def __init__(self, *paths):
         self.paths = paths

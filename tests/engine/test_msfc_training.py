@@ -91,6 +91,10 @@ def test_components_may_be_those_that_the_task_needs(detector, tmp_path, caplog)
     ("settings", "told"),
     [
         (
+            {"MODEL__FEATCOMP__MSFC__FIT_IMAGES": 0, "MODEL__FEATCOMP__MSFC__FIT_IMPORTANCE": True},
+            "FIT_IMPORTANCE is True, and FIT_IMAGES 0",
+        ),
+        (
             {"MODEL__FEATCOMP__MSFC__FIT_IMAGES": 0, "MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER": 0},
             r"STEP2\.MAX_ITER is 0, and MSFC would keep random weights: set .*MSFC\.FIT_IMAGES",
         ),
