@@ -44,10 +44,10 @@ def check_start(cfg, split, steps):
             "MODEL.FEATCOMP.MSFC.FIT_IMPORTANCE is True, and FIT_IMAGES 0, so that no components are "
             "chosen: set FIT_IMAGES to e.g. 100, or FIT_IMPORTANCE to False"
         )
-    fits = {MSFC: ("MSFC", images), BaF: ("BAF", featcomp.BAF.FIT_IMAGES)}
-    key, fitted = next((fit for kind, fit in fits.items() if isinstance(split, kind)), ("", 0))
+    keys = [key for key, kind in (("MSFC", MSFC), ("BAF", BaF)) if isinstance(split, kind)]
+    fitted = any(featcomp[key].FIT_IMAGES for key in keys)
     if 2 in steps and 3 not in steps and featcomp.TRAIN.STEP2.MAX_ITER == 0 and not fitted:
-        wanted = f"MODEL.FEATCOMP.{key}.FIT_IMAGES, or " if key else ""
+        wanted = "".join(f"MODEL.FEATCOMP.{key}.FIT_IMAGES, or " for key in keys)
         raise ValueError(
             f"MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER is 0, and {featcomp.SPLIT} would keep random weights: "
             f"set {wanted}a number of iterations, or leave 2 out of MODEL.FEATCOMP.TRAIN.STEPS"

@@ -58,8 +58,8 @@ def start_from_components(split, pyramids, quantize, channel_weights=None):
         pyramids (list[dict[str, Tensor]]): features of one or more images each, (N, C, H, W) float.
         quantize (callable): latent (N, C', H', W') -> what the cloud gets for it, of the same shape.
         channel_weights (dict[str, Tensor] or None): of each fused level, (C,) float, how much an error
-            of a channel counts, e.g. by `measure_channel_weights`; None lets all
-            channels of the fused map count alike.
+            of a channel counts, e.g. by `measure_channel_weights`; None lets all channels of the fused
+            map count alike.
 
     Raises:
         ValueError: see :func:`require_fit`; or there are no images.
@@ -98,7 +98,7 @@ def _find_components(split, pyramids, scales):
 def _find_scales(split, pyramids, channel_weights):
     """What each fused channel is multiplied with, so that squares count as `channel_weights` say."""
     if channel_weights is None:
-        return torch.ones(split.msff.fuse.in_channels)
+        return split.msff.fuse.weight.new_ones(split.msff.fuse.in_channels)
     pyramid, rows = next(iter(pyramids)), []
     positions = pyramid[split.fused[split.msff.level]].shape[-2:].numel()
     for name, scale in zip(split.fused, split.msff.scales, strict=True):
