@@ -1,6 +1,7 @@
 """EfficientNet-lite written once more, from its description: random weights under the published names,
 and a function of them."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -27,16 +28,23 @@ def list_blocks(rows):
 
 
 def make_weights(rows, seed=0):
-    """dict[str, Tensor]: as the published files are laid out."""
-    generator, weights = torch.Generator().manual_seed(seed), {}
+    """dict[str, Tensor]: as the published files are laid out. The same on every processor, which
+    PyTorch's own random numbers are not."""
+    generator, weights = np.random.default_rng(seed), {}
+
+    def normal(*shape):
+        return torch.from_numpy(generator.standard_normal(shape)).float()
+
+    def uniform(*shape):
+        return torch.from_numpy(generator.random(shape)).float()
 
     def conv(name, norm, shape):
         scale = (shape[1] * shape[2] * shape[3]) ** -0.5
-        weights[f"{name}.weight"] = torch.randn(shape, generator=generator) * scale * 1.5
+        weights[f"{name}.weight"] = normal(*shape) * scale * 1.5
         for part, low, high in (("weight", 0.5, 1.5), ("bias", -0.5, 1), ("running_mean", -0.3, 0.3)):
-            weights[f"{norm}.{part}"] = low + (high - low) * torch.rand(shape[0], generator=generator)
+            weights[f"{norm}.{part}"] = low + (high - low) * uniform(shape[0])
         # Small ones, where it shows what is added to them.
-        weights[f"{norm}.running_var"] = 0.002 + torch.rand(shape[0], generator=generator)
+        weights[f"{norm}.running_var"] = 0.002 + uniform(shape[0])
         weights[f"{norm}.num_batches_tracked"] = torch.tensor(7)
 
     conv("_conv_stem", "_bn0", (32, 3, 3, 3))
@@ -47,8 +55,8 @@ def make_weights(rows, seed=0):
         conv(f"{block}_depthwise_conv", f"{block}_bn1", (wide, 1, kernel, kernel))
         conv(f"{block}_project_conv", f"{block}_bn2", (outside, wide, 1, 1))
     conv("_conv_head", "_bn1", (1280, rows[-1][-1], 1, 1))
-    weights["_fc.weight"] = torch.randn(1000, 1280, generator=generator) * 0.05
-    weights["_fc.bias"] = torch.randn(1000, generator=generator)
+    weights["_fc.weight"] = normal(1000, 1280) * 0.05
+    weights["_fc.bias"] = normal(1000)
     return weights
 
 
