@@ -67,10 +67,10 @@ def start_from_components(split, pyramids, quantize, channel_weights=None):
     require_fit(split)
     scales = _find_scales(split, pyramids, channel_weights)
     components, deviations, mean = _find_components(split, pyramids, scales)
-    _start_edge(split, components * scales, deviations, components @ (scales * mean))
+    _start_edge(split, components, deviations, mean)
     y_hats = [quantize(split.reduce(pyramid)[0]) for pyramid in pyramids]
     half = split.msff.fuse.out_channels // 2
-    _start_decoder(split, zip(y_hats, pyramids, strict=True), components[:half] * scales, mean)
+    _start_decoder(split, zip(y_hats, pyramids, strict=True), components[:half], mean)
     _start_msfr(split, y_hats, pyramids)
 
 
@@ -80,8 +80,8 @@ def _fuse(split, pyramid):
 
 
 def _find_components(split, pyramids, scales):
-    """Principal components of the fused levels, as rows, their deviations, and the mean of what is
-    fused."""
+    """Principal components of the fused levels times `scales`, as rows that take what is not scaled,
+    their deviations, and the mean of what is fused."""
     total, square, count = 0, 0, 0
     for pyramid in pyramids:
         rows = _fuse(split, pyramid).permute(0, 2, 3, 1).flatten(0, 2).double()
@@ -92,7 +92,7 @@ def _find_components(split, pyramids, scales):
     covariance = (square / count - torch.outer(mean, mean)) * torch.outer(scales, scales)
     variances, vectors = torch.linalg.eigh(covariance)
     deviations = variances.flip(0).clamp(min=1e-12).sqrt()
-    return vectors.flip(1).T.float(), deviations.float(), mean.float()
+    return vectors.flip(1).T.float() * scales, deviations.float(), mean.float()
 
 
 def _find_scales(split, pyramids, channel_weights):
@@ -107,14 +107,14 @@ def _find_scales(split, pyramids, channel_weights):
     return torch.cat(rows)
 
 
-def _start_edge(split, components, deviations, offset):
+def _start_edge(split, components, deviations, mean):
     attention, fuse, conv = split.msff.attention, split.msff.fuse, split.encoder.conv
     attention.excite.weight.zero_()
     attention.excite.bias.zero_()
     width, centre = fuse.out_channels, fuse.kernel_size[0] // 2
     fuse.weight.zero_()
     fuse.weight[:, :, centre, centre] = components[:width]
-    fuse.bias.copy_(-offset[:width])
+    fuse.bias.copy_(-components[:width] @ mean)
     channels, centre = conv.out_channels, conv.kernel_size[0] // 2
     weight, index = torch.zeros_like(conv.weight), torch.arange(channels)
     weight[index, index, centre, centre] = 1 / deviations[:channels]
