@@ -11,15 +11,16 @@ COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim
-COPY tools/requirements.txt /tmp/requirements.txt
+COPY tools/requirements.txt tools/requirements.lock /tmp/
 # What the network needs; of the extras only what sends. Detectron2's Python code comes as a wheel that is
 # tagged for one Python version, but runs on all of them, as in tools/install.sh.
 RUN sed '/^# Extras/,$d' /tmp/requirements.txt > /tmp/runtime.txt \
     && grep '^httpx==' /tmp/requirements.txt >> /tmp/runtime.txt \
-    && pip install --no-cache-dir --requirement /tmp/runtime.txt \
+    && pip install --no-cache-dir --constraint /tmp/requirements.lock --requirement /tmp/runtime.txt \
+    && sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' /tmp/requirements.txt > /tmp/detectron2.txt \
     && pip install --no-cache-dir --no-deps --only-binary=:all: --python-version 3.10 \
         --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-        "$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' /tmp/requirements.txt)"
+        --requirement /tmp/detectron2.txt
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-deps /wheels/*.whl && featcomp info
 RUN useradd --create-home featcomp

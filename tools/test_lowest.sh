@@ -39,7 +39,7 @@ case ,$extras, in
     *,torch,*)
         # Detectron2, as tools/install.sh has it, with what its Python code imports.
         site=$("$run" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-        detectron2=$(sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' tools/requirements.txt)
+        detectron2=$(sed -n 's/^# \(sal-detectron2==[^ ]*\).*/\1/p' tools/requirements.txt)
         "$run" -m pip --disable-pip-version-check install --quiet --no-deps --only-binary=:all: \
             --python-version 3.10 --upgrade --target "$site" "$detectron2"
         "$run" -m pip --disable-pip-version-check install --quiet --constraint "$folder/lowest.txt" \

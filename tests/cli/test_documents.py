@@ -189,9 +189,12 @@ def test_dockerfiles(path, tmp_path):
     if arguments != ["--help"]:
         assert pages.parse([*program[1:], *arguments]).serve == "0.0.0.0:8000"
     (run,) = (line for line in lines if line.startswith("RUN sed"))
-    (requirements,) = (line.split()[1] for line in lines if line.startswith("COPY tools"))
+    (pins,) = (line.split()[1:-1] for line in lines if line.startswith("COPY tools"))
     script = " && ".join(run.removeprefix("RUN ").split("&&")[:2])
-    shutil.copy(ROOT / requirements, tmp_path / "requirements.txt")
+    for name in pins:
+        shutil.copy(ROOT / name, tmp_path)
+    (constraint,) = re.findall(r"--constraint /tmp/(\S+)", run)
+    assert (tmp_path / constraint).is_file()
     subprocess.run(["sh", "-c", script.replace("/tmp/", f"{tmp_path}/")], check=True)
     installed = (tmp_path / "runtime.txt").read_text()
     names = {line.partition("==")[0] for line in installed.splitlines() if "==" in line}

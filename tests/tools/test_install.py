@@ -1,13 +1,17 @@
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+PINS = ("requirements.txt", "requirements.lock")
 
 # Stands for a Python: writes down what it is asked, and does of it what files in the folder FAKE say.
 PYTHON = """#!/bin/sh
@@ -32,7 +36,7 @@ esac
 def home(tmp_path):
     """A copy of what install.sh reads, and a fake Python of version 3.12.1."""
     (tmp_path / "root" / "tools").mkdir(parents=True)
-    for name in ("setup.py", "tools/install.sh", "tools/requirements.txt"):
+    for name in ("setup.py", *(f"tools/{name}" for name in ("install.sh", *PINS))):
         shutil.copy(ROOT / name, tmp_path / "root" / name)
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
@@ -67,8 +71,11 @@ def test_everything_is_installed_once(home):
     assert done.returncode == 0, done.stderr
     assert f"-m venv {home / 'venv'}" in calls
     root = home / "root"
-    pins, package = pip_calls(calls)
-    assert pins.endswith(f"--requirement {root / 'tools' / 'requirements.txt'}")
+    build, pins, package = pip_calls(calls)
+    assert build.endswith(f"--requirement {home / 'venv' / 'build.txt'}")
+    assert pins.endswith(f"--requirement {root / 'tools' / 'requirements.lock'}")
+    assert "--no-build-isolation" in pins  # nor is anything fetched to build with
+    assert all("--no-deps --require-hashes" in call for call in (build, pins))
     assert package.endswith(f"--editable {root}") and "--no-deps" in package
     assert stamp(home).is_file()
 
@@ -97,20 +104,59 @@ def test_detectron2_comes_from_its_wheel_where_there_is_none(home):
     (home / "no_detectron2").touch()
     done, calls = install(home)
     assert done.returncode == 0, done.stderr
-    _, wheel, _ = pip_calls(calls)
-    assert wheel.endswith(f"--target {home / 'site-packages'} sal-detectron2==0.7.2")
-    assert "--no-deps" in wheel and "--python-version 3.10" in wheel
+    *_, wheel, _ = pip_calls(calls)
+    requirements = home / "venv" / "detectron2.txt"
+    assert wheel.endswith(f"--target {home / 'site-packages'} --requirement {requirements}")
+    assert "--no-deps --require-hashes" in wheel and "--python-version 3.10" in wheel
+    assert re.fullmatch(r"sal-detectron2==0.7.2 --hash=sha256:[0-9a-f]{64}\n", requirements.read_text())
+
+
+def test_packages_are_built_with_the_locked_tools(home):
+    install(home)
+    build = (home / "venv" / "build.txt").read_text()
+    names = re.findall(r"^(\S+)==", build, re.MULTILINE)
+    assert names == ["setuptools", "wheel"]
+    assert build.count("--hash=sha256:") >= 4 and not build.endswith("\\\n")
+
+
+def test_the_lock_is_of_the_pins():
+    """Each pinned version is there with checksums; after a change, tools/lock.sh writes them."""
+    locked = {}
+    for line in (ROOT / "tools" / "requirements.lock").read_text().replace("\\\n", " ").splitlines():
+        if not line.startswith("#"):
+            pin, checksum, checksums = line.partition("--hash=sha256:")
+            assert checksum and re.fullmatch(r"[0-9a-f]{64}( +--hash=sha256:[0-9a-f]{64})*", checksums)
+            requirement = Requirement(pin)
+            locked.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    for line in (ROOT / "tools" / "requirements.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        for python in ("3.10", "3.11", "3.12", "3.13"):
+            system = {
+                "python_version": python,
+                "python_full_version": f"{python}.0",
+                "sys_platform": "linux",
+            }
+            if pin.marker is None or pin.marker.evaluate(system):
+                found = [
+                    other
+                    for other in locked[canonicalize_name(pin.name)]
+                    if other.marker is None or other.marker.evaluate(system)
+                ]
+                assert [str(other.specifier) for other in found] == [str(pin.specifier)], (line, python)
 
 
 @pytest.mark.parametrize(
-    "changed", ["tools/requirements.txt", "setup.py", "tools/install.sh", "version"]
+    "changed",
+    ["tools/requirements.txt", "tools/requirements.lock", "setup.py", "tools/install.sh", "version"],
 )
 def test_a_change_installs_again(home, changed):
     install(home)
     path = home / changed if changed == "version" else home / "root" / changed
     path.write_text(path.read_text().replace("3.12.1", "3.12.2") + "# changed\n")
     done, calls = install(home)
-    assert done.returncode == 0 and len(pip_calls(calls)) == 2
+    assert done.returncode == 0 and len(pip_calls(calls)) == 3
     assert not pip_calls(install(home)[1])
 
 
@@ -129,7 +175,7 @@ def test_what_failed_or_was_interrupted_is_not_taken_for_complete(home, failure,
         assert not stamp(home).exists()
     (home / failure).unlink()
     done, calls = install(home)
-    assert done.returncode == 0 and len(pip_calls(calls)) == 2
+    assert done.returncode == 0 and len(pip_calls(calls)) == 3
     assert stamp(home).exists()
 
 
@@ -156,7 +202,8 @@ def test_a_missing_python_is_told(home):
 def test_the_python_of_the_tests_is_new_enough(home):
     """With the stamp that it wants already there, nothing but the check of its version runs."""
     (home / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    files = [home / "root" / name for name in ("tools/requirements.txt", "setup.py", "tools/install.sh")]
+    tools = home / "root" / "tools"
+    files = [*(tools / name for name in PINS), home / "root" / "setup.py", tools / "install.sh"]
     content = b"".join(path.read_bytes() for path in files)
     checksum = subprocess.run(["cksum"], input=content, capture_output=True, check=True).stdout.decode()
     (home / "venv").mkdir()
