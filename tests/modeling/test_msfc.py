@@ -122,6 +122,12 @@ def test_msff_can_keep_all_values_of_finer_levels():
     assert msff([fine, middle, coarse]).shape == (1, 4, 3, 5)
 
 
+@pytest.mark.parametrize("scales", [(), (2, 1)])
+def test_blocks_need_a_scale_for_each_level(scales):
+    with pytest.raises(ValueError, match=f"3 levels by space_to_depth and has {len(scales)} scales"):
+        MSFF(levels=3, channels=4, downsample="space_to_depth", level=1, scales=scales)
+
+
 def test_ssfc_is_conv_bn_tanh_and_one_conv_with_prelu():
     torch.manual_seed(0)
     encoder = SSFCEncoder(in_channels=8, out_channels=3).eval()

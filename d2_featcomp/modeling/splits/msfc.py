@@ -62,6 +62,9 @@ class MSFF(nn.Module):
         level (int): index of the level whose size the result has; -1, the coarsest, is the paper's.
         scales (sequence[int]): for "space_to_depth", how many times finer each level is than that; 1 for
             coarser ones.
+
+    Raises:
+        ValueError: "space_to_depth" without a scale for each level.
     """
 
     def __init__(
@@ -76,6 +79,11 @@ class MSFF(nn.Module):
         scales=(),
     ):
         super().__init__()
+        if downsample == "space_to_depth" and len(scales) != levels:
+            raise ValueError(
+                f"MSFF fuses {levels} levels by space_to_depth and has {len(scales)} scales: give each "
+                "level one"
+            )
         self.downsample = downsample
         self.level = level
         self.scales = list(scales) if downsample == "space_to_depth" else [1] * levels
