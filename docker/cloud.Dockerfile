@@ -16,8 +16,9 @@ COPY tools/requirements.txt tools/requirements.lock /tmp/
 # Python code comes as a wheel that is tagged for one Python version, but runs on all of them, as in
 # tools/install.sh.
 RUN sed '/^# Extras/,$d' /tmp/requirements.txt > /tmp/runtime.txt \
+    && sed -n 's/^\([^ #].*\) \\$/\1/p' /tmp/requirements.lock > /tmp/versions.txt \
     && grep -E '^(fastapi|fastapi-offline|uvicorn|prometheus_client|httpx)==' /tmp/requirements.txt >> /tmp/runtime.txt \
-    && pip install --no-cache-dir --constraint /tmp/requirements.lock --requirement /tmp/runtime.txt \
+    && pip install --no-cache-dir --constraint /tmp/versions.txt --requirement /tmp/runtime.txt \
     && sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' /tmp/requirements.txt > /tmp/detectron2.txt \
     && pip install --no-cache-dir --no-deps --only-binary=:all: --python-version 3.10 \
         --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \

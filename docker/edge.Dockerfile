@@ -15,8 +15,9 @@ COPY tools/requirements.txt tools/requirements.lock /tmp/
 # What the network needs; of the extras only what sends. Detectron2's Python code comes as a wheel that is
 # tagged for one Python version, but runs on all of them, as in tools/install.sh.
 RUN sed '/^# Extras/,$d' /tmp/requirements.txt > /tmp/runtime.txt \
+    && sed -n 's/^\([^ #].*\) \\$/\1/p' /tmp/requirements.lock > /tmp/versions.txt \
     && grep '^httpx==' /tmp/requirements.txt >> /tmp/runtime.txt \
-    && pip install --no-cache-dir --constraint /tmp/requirements.lock --requirement /tmp/runtime.txt \
+    && pip install --no-cache-dir --constraint /tmp/versions.txt --requirement /tmp/runtime.txt \
     && sed -n 's/^# \(sal-detectron2==.*\)$/\1/p' /tmp/requirements.txt > /tmp/detectron2.txt \
     && pip install --no-cache-dir --no-deps --only-binary=:all: --python-version 3.10 \
         --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
