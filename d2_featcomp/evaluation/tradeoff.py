@@ -191,7 +191,8 @@ def format_bd_rates(found):
         told = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         if all(math.isnan(entry["percent"]) for entry in entries):
             test, anchor, column, *_ = pair
-            undefined.setdefault(f"{test} against {anchor}: {told}", []).append(column)
+            reason = entries[-1]["note"]  # of the mean curves, where there are seeds: one says enough
+            undefined.setdefault(f"{test} against {anchor}: {reason}", []).append(column)
             continue
         number = notes.setdefault(told, len(notes) + 1) if told else ""
         cells.append([*pair, *_bd_cells(entries, seeds), number])

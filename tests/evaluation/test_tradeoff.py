@@ -201,6 +201,11 @@ def test_table_of_bd_rates(tmp_path):
     ]
 
 
+def test_why_seeds_cannot_be_compared_is_told_once():
+    found = [bd_entry(seed, float("nan"), f"covers {seed}") for seed in (1, 2, OF_MEANS)]
+    assert format_bd_rates(found) == "- Cannot be compared by PSNR: ours against JPEG: covers mean"
+
+
 def test_repeats_are_drawn_faintly(tmp_path):
     rows = [{"BPFE": rate, "PSNR": 20 + rate} for rate in (1.0, 2.0, 4.0)]
     others = [[{"BPFE": row["BPFE"], "PSNR": row["PSNR"] + shift} for row in rows] for shift in (-2, 2)]
