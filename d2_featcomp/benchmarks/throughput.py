@@ -6,7 +6,7 @@ import torch
 
 from ..codecs import FeatureBitstream
 from .common import median_times, share
-from .networks import MSFC, build_plain, computes_bfloat16, random_network, random_record
+from .networks import MSFC, build_plain, gains_by_bfloat16, random_network, random_record
 from .training import train_once
 
 
@@ -43,7 +43,7 @@ def _inference(settings, images):
         "edge sub-model, autocast to bfloat16": autocast,
         "edge sub-model, fused": lambda: fused.compute_batch_features(batch),
     }
-    if computes_bfloat16(settings.device):
+    if gains_by_bfloat16(settings.device):
         low = copy.deepcopy(network)
         low.accelerate("bfloat16")
         variants["edge sub-model, bfloat16"] = lambda: low.compute_batch_features(batch)
