@@ -4,6 +4,11 @@ import json
 
 import processes
 import pytest
+import torch
+
+from d2_featcomp.benchmarks import networks as benchmarked
+from d2_featcomp.benchmarks.common import Settings
+from d2_featcomp.modeling import processor
 
 FAST = ("edge", "cloud", "quantizer", "learned", "lossless", "hevc", "pipeline")
 # The edge half compiled, too, for which alone a C++ compiler works half a minute.
@@ -34,6 +39,14 @@ def measure(names, tmp_path, *more):
 
 def test_the_fast_ones(tmp_path):
     assert measure(FAST, tmp_path, "--no-compile") >= set(FAST) - {"hevc"}
+
+
+def test_bfloat16_is_left_out_where_the_processor_has_none(monkeypatch):
+    for module in (benchmarked, processor):
+        monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
+    settings = Settings(device=torch.device("cpu"), size=(64, 96), repeats=1, threads=1, compiles=False)
+    rows = [row["what"] for row in benchmarked.benchmark_edge(settings)]
+    assert any("fused" in what for what in rows) and not any("bfloat16" in what for what in rows)
 
 
 @pytest.mark.slow
