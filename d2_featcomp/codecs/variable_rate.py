@@ -46,6 +46,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         rates (int): R, at least 2.
         rate_weight (float): lambda at rate 1, task loss for one byte of an image.
         rate_weight_ratio (float): lambda at rate 0 over that at rate 1; geometric in between.
+        rate_exponent (float): the rates of training images are uniform numbers in 0..1 to this power:
+            below 1, high rates are more frequent.
         settings: those of :class:`LearnedFeatureCodec`.
 
     Raises:
@@ -64,6 +66,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         target_bytes=None,
         rates=4,
         rate_weight_ratio=1.0,
+        rate_exponent=1.0,
         **settings,
     ):
         if not rates >= 2:
@@ -75,8 +78,13 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
             raise ValueError(
                 f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO is {rate_weight_ratio}: it must be 1 or more"
             )
+        if not rate_exponent > 0:
+            raise ValueError(
+                f"MODEL.FEATCOMP.TRAIN.RATE_EXPONENT is {rate_exponent}: it must be above 0"
+            )
         super().__init__(channels=channels, bits=bits, rates=rates, **settings)
         self.rate_weight_ratio = rate_weight_ratio
+        self.rate_exponent = rate_exponent
         self.rate = rate
         self.target_bytes = target_bytes
         self.step_models = nn.ModuleList(_StepSizes(count, bits, rates) for count in channels)
@@ -90,6 +98,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
             "target_bytes": find_target_bytes(featcomp.CODEC.TARGET_KB),
             "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
             "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
+            "rate_exponent": featcomp.TRAIN.RATE_EXPONENT,
         }
 
     # ---- training ----------------------------------------------------------------------------------
@@ -99,7 +108,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         if self.training:
             count = len(ys[0])
             # As far apart as they can be, in random order.
-            self._drawn = (torch.randperm(count) + torch.rand(count)) / count
+            uniform = (torch.randperm(count) + torch.rand(count)) / count
+            self._drawn = uniform**self.rate_exponent
         return super().quantize(ys)
 
     def _surrogate(self, y, bits, index):

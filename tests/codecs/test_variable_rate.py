@@ -167,6 +167,18 @@ def test_a_model_of_one_rate_has_the_weights_it_had():
 # ---- training --------------------------------------------------------------------------------------
 
 
+def test_an_exponent_draws_high_rates_more_often():
+    y = latents(2, seed=3)[None].repeat(64, 1, 1, 1)
+    drawn = {}
+    for exponent in (1.0, 0.5):
+        torch.manual_seed(0)
+        codec = build(4, (2,), rate_exponent=exponent).train()
+        codec.quantize([y])
+        drawn[exponent] = codec._drawn
+    torch.testing.assert_close(drawn[0.5], drawn[1.0].sqrt())
+    assert (drawn[1.0] > 0.5).sum() == 32 and (drawn[0.5] > 0.5).sum() == 48
+
+
 def test_gradients_are_those_of_bytes_and_of_rounding():
     codec = build(4, (2,), rate_weight=0.01, rate_weight_ratio=100.0).train()
     torch.nn.init.normal_(codec.context_models[0].head_bias)
@@ -254,6 +266,7 @@ def test_damaged_tensors_are_refused(fitted):
         (["MODEL.FEATCOMP.CODEC.RATE", 1.2], "CODEC.RATE is 1.2"),
         (["MODEL.FEATCOMP.CODEC.LEARNED.RATE_POINTS", 1], "RATE_POINTS is 1"),
         (["MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO", 0.5], "RATE_WEIGHT_RATIO is 0.5"),
+        (["MODEL.FEATCOMP.TRAIN.RATE_EXPONENT", 0.0], "RATE_EXPONENT is 0.0: it must be above 0"),
         (["MODEL.FEATCOMP.CODEC.BITS", 9], "'variable_rate' codes symbols of 2 to 8 bits"),
     ],
 )
