@@ -251,7 +251,7 @@ def add_featcomp_config(cfg):
     # over that one.
     featcomp.TRAIN.RATE_WEIGHT_RATIO = 100.0
     # With codec "variable_rate": the rates of training images are uniform numbers in 0..1 to this power.
-    # 0.5 trains high rates more often, for 1 to 2 AP more at them.
+    # 0.5 trains high rates more often: better at them, worse at low ones.
     featcomp.TRAIN.RATE_EXPONENT = 1.0
     # 1: the task network alone. 2: the split alone, the task network frozen. 3: everything.
     for stage, (iterations, decay, rate) in enumerate(

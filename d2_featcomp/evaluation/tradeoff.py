@@ -188,12 +188,12 @@ def format_bd_rates(found):
     seeds = any(entry["seed"] is not None for entry in found)
     cells, notes, undefined = [], {}, {}
     for pair, entries in groups.items():
-        told = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         if all(math.isnan(entry["percent"]) for entry in entries):
             test, anchor, column, *_ = pair
             reason = entries[-1]["note"]  # of the mean curves, where there are seeds: one says enough
             undefined.setdefault(f"{test} against {anchor}: {reason}", []).append(column)
             continue
+        told = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
         number = notes.setdefault(told, len(notes) + 1) if told else ""
         cells.append([*pair, *_bd_cells(entries, seeds), number])
     head = ["curve", "against", "by", "points", "method", "BD-rate"]

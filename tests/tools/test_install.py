@@ -119,6 +119,12 @@ def test_packages_are_built_with_the_locked_tools(home):
     assert build.count("--hash=sha256:") >= 4 and not build.endswith("\\\n")
 
 
+def applies(requirement, python):
+    """Whether a requirement is one of this Python on Linux."""
+    system = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    return requirement.marker is None or requirement.marker.evaluate(system)
+
+
 def test_the_lock_is_of_the_pins():
     """Each pinned version is there with checksums; after a change, tools/lock.sh writes them."""
     locked = {}
@@ -133,18 +139,10 @@ def test_the_lock_is_of_the_pins():
             continue
         pin = Requirement(line)
         for python in ("3.10", "3.11", "3.12", "3.13"):
-            system = {
-                "python_version": python,
-                "python_full_version": f"{python}.0",
-                "sys_platform": "linux",
-            }
-            if pin.marker is None or pin.marker.evaluate(system):
-                found = [
-                    other
-                    for other in locked[canonicalize_name(pin.name)]
-                    if other.marker is None or other.marker.evaluate(system)
-                ]
-                assert [str(other.specifier) for other in found] == [str(pin.specifier)], (line, python)
+            if applies(pin, python):
+                others = locked[canonicalize_name(pin.name)]
+                found = [str(other.specifier) for other in others if applies(other, python)]
+                assert found == [str(pin.specifier)], (line, python)
 
 
 @pytest.mark.parametrize(
