@@ -13,7 +13,9 @@ from .channel_order import format_channel_order, read_channel_order
 from .image import ImageSplit
 from .layer import IntermediateLayerSplit
 from .lmsfc import LMSFC, FusionEncoder, PyramidDecoder
-from .msfc import MSFC, MSFF, MSFR, SqueezeExcitation, SubpixelConv2d
+from .msfc import MSFC
+from .msff import MSFF, SqueezeExcitation
+from .msfr import MSFR, SubpixelConv2d
 from .pyramid import PyramidSplit
 from .q_layer import ChannelGains, QLayer
 from .ssfc import SSFCDecoder, SSFCEncoder

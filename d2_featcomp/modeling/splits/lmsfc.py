@@ -17,7 +17,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .msfc import find_pyramid
+from .pyramid import find_pyramid
 from .resampling import align_size, compute_level_size
 from .residual_blocks import AttentionBlock, ResidualBlock, ResidualDownsample, ResidualUpsample
 

@@ -3,7 +3,7 @@
 import torch
 
 from ...ops import ConvolutionFit
-from .msfc import SubpixelConv2d
+from .msfr import SubpixelConv2d
 from .resampling import align_size, space_to_depth
 
 __all__ = ["require_fit", "start_from_components"]

@@ -1,13 +1,49 @@
-"""The paper's anchor: no reduction, every pyramid level is coded as it is."""
+"""What splits know of a feature pyramid, and the anchor that codes every level of it as it is."""
 
 import torch.nn.functional as F
 from detectron2.config import configurable
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .msfc import _top_levels
 from .resampling import compute_level_size
 
-__all__ = ["PyramidSplit"]
+__all__ = ["PyramidSplit", "find_pyramid"]
+
+
+def _top_levels(backbone):
+    """Counts the output levels that the backbone's top block adds; tells whether it pools them (p6 of
+    FPN)."""
+    top_block = getattr(backbone, "top_block", None)
+    if top_block is None:
+        return 0, True
+    return top_block.num_levels, isinstance(top_block, LastLevelMaxPool)
+
+
+def find_pyramid(backbone, split):
+    """Reads what a split has to know of a feature pyramid.
+
+    Args:
+        backbone (Backbone): it gives the pyramid.
+        split (str): name of the split, for the message.
+
+    Returns:
+        (list[str], list[int], int, int, bool): names and strides of all levels, fine to coarse; how many
+        of them, from the finest, are not made of the others; C; whether these others are pooled.
+
+    Raises:
+        ValueError: there are not two or more levels of equal width.
+    """
+    shapes = sorted(backbone.output_shape().items(), key=lambda item: item[1].stride)
+    names, strides = [name for name, _ in shapes], [shape.stride for _, shape in shapes]
+    widths = {shape.channels for _, shape in shapes}
+    top, pool_top = _top_levels(backbone)
+    fused = len(names) - top
+    if len(widths) != 1 or fused < 2:
+        raise ValueError(
+            f"MODEL.FEATCOMP.SPLIT {split} needs a feature pyramid: two or more levels of equal "
+            f"width. This backbone gives { {n: (s.channels, s.stride) for n, s in shapes} }"
+        )
+    return names, strides, fused, widths.pop(), pool_top
 
 
 @FEATURE_SPLIT_REGISTRY.register()
