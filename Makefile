@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output
+WORKERS ?= 1
 
 run = '$(VENV)/bin/python'
-reproduce = $(run) tools/reproduce.py --output
+reproduce = $(run) tools/reproduce.py --workers $(WORKERS) --output
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-lowest lint msfc msfc-rates msfc-anchors msfc-levels photo-scenes msfc-photo \
@@ -30,6 +31,7 @@ help:
 	@echo 'make benchmark     speed, as ratios (8 minutes)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
+	@echo 'WORKERS=$(WORKERS) how many networks of an experiment are trained at a time,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
 
 install:

@@ -2,6 +2,8 @@
 
     featcomp reproduce msfc/quickstart --output output/quickstart
     featcomp reproduce mine.yaml --output output/mine
+    featcomp reproduce msfc/photo_scenes_pretrained --output output/photo --workers 2
+    featcomp reproduce mine.yaml --output output/mine --train "msfc, seed 2"   # a job of a cluster
 
 What was finished before an interruption is not done again: run the same command to go on. The exit
 status is 1 if a goal that the experiment states was missed. The file's keys are in
@@ -10,6 +12,7 @@ d2_featcomp/experiments/plan.py.
 
 import argparse
 import logging
+import sys
 import time
 
 from ..model_zoo import find_plan_file
@@ -26,6 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train again what was trained with other settings; the old is kept beside the new",
     )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="train and measure with each of these, in place of the experiment's; tables show means",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N networks at a time; they share the CPU cores, or the GPUs (default: 1)",
+    )
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        metavar="TRAINING",
+        help="do only these trainings of the experiment, and measure nothing",
+    )
     add_verbose(parser)
 
 
@@ -33,11 +56,42 @@ def run(args: argparse.Namespace) -> int:
     path = find_plan_file(args.experiment)  # before anything is loaded
 
     from ..engine import setup_terminal
-    from ..experiments import read_experiment, run_experiment
+    from ..experiments import read_experiment, run_experiment, train_alone, train_in_parallel
 
     start = time.monotonic()
-    experiment = read_experiment(path)
+    experiment = read_experiment(path, seeds=args.seeds)
+    if args.train:
+        setup_terminal(verbose=args.verbose)
+        train_alone(experiment, args.output, args.train, retrain=args.retrain)
+        return 0
     setup_terminal(args.output, verbose=args.verbose)
+    if args.workers != 1:
+        train_in_parallel(
+            experiment,
+            args.output,
+            workers=args.workers,
+            make_command=lambda name: _make_command(args, name),
+            retrain=args.retrain,
+        )
     missed = run_experiment(experiment, args.output, retrain=args.retrain)
     logging.getLogger("d2_featcomp").info("This run took %.1f minutes", (time.monotonic() - start) / 60)
     return 1 if missed else 0
+
+
+def _make_command(args: argparse.Namespace, training: str) -> list[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "d2_featcomp",
+        "reproduce",
+        args.experiment,
+        "--output",
+        args.output,
+    ]
+    for module in args.imports:
+        command += ["--import", module]
+    if args.seeds:
+        command += ["--seeds", *map(str, args.seeds)]
+    if args.retrain:
+        command.append("--retrain")
+    return [*command, "--train", training]

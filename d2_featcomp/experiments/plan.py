@@ -177,11 +177,12 @@ def _locate(data, folder):
             locate(point, "weights")
 
 
-def read_experiment(path):
+def read_experiment(path, *, seeds=None):
     """Reads a plan that says all itself, and checks all of it.
 
     Args:
         path (str): YAML, see the top of this module; with `trainings`, or `config_file` and `weights`.
+        seeds (sequence[int] or None): in place of the file's.
 
     Returns:
         Plan
@@ -194,7 +195,7 @@ def read_experiment(path):
     with at(path):
         if not data.get("trainings") and not (data.get("config_file") and data.get("weights")):
             raise ValueError("it needs trainings, or config_file and weights")
-        return make_plan(data)
+        return make_plan(data if seeds is None else {**data, "seeds": list(seeds)})
 
 
 def plan_sweep(description, config_file, opts, output=""):

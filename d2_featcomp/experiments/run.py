@@ -23,7 +23,7 @@ from .schema import file_name, make_config
 from .seeds import name_repeat
 from .subsets import limit_images
 
-__all__ = ["choose_setting", "run_experiment", "run_plan", "run_sweep"]
+__all__ = ["choose_setting", "open_run", "run_experiment", "run_plan", "run_sweep", "train_alone"]
 
 REPORT_PERIOD = 60  # seconds at least between reports of what was measured so far
 
@@ -72,9 +72,7 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
         ValueError: a training found in `output` was made with other settings, and `retrain` is False.
         OSError: the disk is full or not writable.
     """
-    run = _Run(plan, output, retrain)
-    run.check_trainings()
-    os.makedirs(output, exist_ok=True)
+    run = open_run(plan, output, retrain)
     report = Report(plan, output, method=method, command=command)
     written = time.monotonic()
     for training in plan.trainings.values():
@@ -95,6 +93,36 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
             report.write_html(panels)
         report.log()
     return report
+
+
+def train_alone(plan, output, names, *, retrain=False):
+    """Does some trainings of a plan, and measures nothing.
+
+    Args:
+        plan (Plan), output (str), retrain (bool): see :func:`run_plan`.
+        names (sequence[str]): of trainings, in this order; what they start from must be done.
+
+    Raises:
+        ValueError: there is no training of that name, or the one that it starts from is not done.
+        Others: see :func:`run_plan`.
+    """
+    for name in names:
+        if name not in plan.trainings:
+            raise ValueError(f"no training {name!r}: choose of {', '.join(map(repr, plan.trainings))}")
+    run = open_run(plan, output, retrain)
+    for name in names:
+        training = plan.trainings[name]
+        if training.start and not run.is_trained(plan.trainings[training.start]):
+            raise ValueError(f"training {name!r} starts from {training.start!r}, which is not done yet")
+        run.train(training)
+
+
+def open_run(plan, output, retrain):
+    """Makes the folder of a plan's results, after a check of what is there: see :func:`run_plan`."""
+    run = _Run(plan, output, retrain)
+    run.check_trainings()
+    os.makedirs(output, exist_ok=True)
+    return run
 
 
 class _Run:
@@ -159,6 +187,17 @@ class _Run:
             found.append(f"it started from other weights of {training.start!r}")
         return found
 
+    def is_trained(self, training):
+        """Whether weights are there, made with these settings."""
+        if training.checkpoint:
+            return True
+        mark = _read_mark(self._folder("trainings", training.name))
+        done = bool(mark and mark["complete"]) and os.path.exists(self._weights(training.name))
+        return done and not (self.retrain and self._needs_retraining(training, mark))
+
+    def _needs_retraining(self, training, mark):
+        return bool(self._compare(training, mark) or (mark and "config" not in mark))
+
     def train(self, training):
         """Trains, unless that was done; on with one that was interrupted."""
         if training.checkpoint:
@@ -167,11 +206,10 @@ class _Run:
         mark = _read_mark(folder)
         if not self.retrain:
             self._require_same(training, mark)
-        elif self._compare(training, mark) or (mark and "config" not in mark):
+        elif self._needs_retraining(training, mark):
             _keep_beside(folder)
             mark = None
-        weights = self._weights(training.name)
-        if mark and mark["complete"] and os.path.exists(weights):
+        if self.is_trained(training):
             logging.getLogger("d2_featcomp").info("Training %r is there: it is used", training.name)
             return
         if comm.get_world_size() > 1:

@@ -1,0 +1,160 @@
+"""Trainings of a plan by several processes, which are real ones."""
+
+import json
+import os
+import sys
+import textwrap
+
+import networks
+import pytest
+import yaml
+
+from d2_featcomp.cli import main
+from d2_featcomp.experiments import read_experiment, train_alone, train_in_parallel
+
+TINY = {
+    **networks.TINY,
+    "MODEL.FEATCOMP.MSFF.LEVEL": "p5",
+    "MODEL.FEATCOMP.TRAIN.STEP1.MAX_ITER": 1,
+    "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 1,
+    "INPUT.MIN_SIZE_TRAIN": [96],
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TRAIN": ["parallel_train"],
+    "DATASETS.TEST": ["parallel_val"],
+}
+# Module that registers the data set, for every process that imports it.
+DATA = """
+import os
+from detectron2.data import DatasetCatalog
+from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
+
+if "parallel_train" not in DatasetCatalog:
+    root = os.path.join(os.path.dirname(__file__), "scenes")
+    register_scenes("parallel", root, procedural_recipe({"train": 4, "val": 3}))
+"""
+
+
+def write_plan(folder, **changes):
+    path = folder / "plan.yaml"
+    detector = {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [1]}
+    description = {
+        "config_file": os.path.abspath("configs/quick/msfc_R18.yaml"),
+        "trainings": {
+            "detector": {"overrides": detector},
+            "plain": {"overrides": detector},
+            "msfc": {"start": "detector", "overrides": {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [3]}},
+        },
+        "curves": [{"name": "MSFC", "training": "msfc", "points": [{"name": "n = 2"}]}],
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(description))
+    return str(path)
+
+
+def script(body):
+    """A command that does as a training does: `name` and `folder` are known to it."""
+    text = textwrap.dedent("""
+        import json, os, sys, time
+        name, output = sys.argv[1:]
+        folder = os.path.join(output, "trainings", name)
+        os.makedirs(folder, exist_ok=True)
+        """) + textwrap.dedent(body)
+    return lambda output: lambda name: [sys.executable, "-c", text, name, str(output)]
+
+
+def notes(output):
+    return [json.loads(line) for line in (output / "notes").read_text().splitlines()]
+
+
+NOTE = """
+def note(what):
+    with open(os.path.join(output, "notes"), "a") as file:
+        print(json.dumps([what, name, os.environ["OMP_NUM_THREADS"]]), file=file)
+"""
+FINISH = """
+note("begins")
+others = {"detector": "plain", "plain": "detector"}
+while name in others and not os.path.exists(os.path.join(output, "trainings", others[name])):
+    time.sleep(0.05)  # both of them must be there
+open(os.path.join(folder, "model_final.pth"), "w").close()
+with open(os.path.join(folder, "key.json"), "w") as file:
+    json.dump({"complete": True}, file)
+note("ends")
+"""
+
+
+def test_each_training_begins_when_its_start_is_done(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
+    command = script(NOTE + FINISH)(output)
+    train_in_parallel(plan, str(output), workers=2, make_command=command)
+    steps = [(what, name) for what, name, _ in notes(output)]
+    assert {name for what, name in steps[:2] if what == "begins"} == {"detector", "plain"}
+    assert steps.index(("ends", "detector")) < steps.index(("begins", "msfc"))
+    assert len(steps) == 6
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {threads for _, _, threads in notes(output)} == {str(share)}
+
+    # What is done is not done again.
+    train_in_parallel(plan, str(output), workers=2, make_command=command)
+    assert len(notes(output)) == 6
+
+
+def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
+    body = """
+        note("begins")
+        if name == "plain":
+            sys.exit("the disk is full")
+        time.sleep(600)
+        """
+    with pytest.raises(ChildProcessError) as raised:
+        train_in_parallel(
+            plan, str(output), workers=2, make_command=script(NOTE + textwrap.dedent(body))(output)
+        )
+    assert str(raised.value).startswith("training 'plain' ended with status 1: the disk is full (")
+    assert "plain.txt has all that it said" in str(raised.value)
+    assert ["begins", "plain", "3"] in notes(output)
+
+
+def test_as_many_gpus_as_there_are_are_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
+    note = NOTE.replace("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    train_in_parallel(plan, str(output), workers=2, make_command=script(note + FINISH)(output))
+    devices = {name: device for _, name, device in notes(output)}
+    assert {devices["detector"], devices["plain"]} == {"4", "7"}
+
+
+def test_an_experiment_by_two_processes(tmp_path, capsys):
+    module = tmp_path / "parallel_data.py"
+    module.write_text(DATA)
+    plan, output = write_plan(tmp_path), tmp_path / "out"
+    command = ["reproduce", plan, "--import", str(module), "--output", str(output), "--seeds", "5"]
+    assert main([*command, "--workers", "2"]) == 0
+    names = {"detector_seed_5", "plain_seed_5", "msfc_seed_5"}
+    weights = {path.parent.name: path.stat().st_mtime_ns for path in output.rglob("model_final.pth")}
+    assert weights.keys() == names
+    assert "n = 2, seed 5" in (output / "results.csv").read_text()
+    marks = [json.loads((output / "trainings" / name / "key.json").read_text()) for name in names]
+    assert {mark["config"]["SEED"] for mark in marks} == {5}
+
+    # One more training alone, and nothing measured.
+    assert main([*command, "6", "--train", "detector, seed 6"]) == 0
+    assert (output / "trainings" / "detector_seed_6" / "model_final.pth").exists()
+    assert "seed 6" not in (output / "results.csv").read_text()
+    with pytest.raises(SystemExit):
+        main([*command, "7", "--train", "msfc, seed 7"])
+    assert "starts from 'detector, seed 7', which is not done yet" in capsys.readouterr().err
+
+
+def test_mistakes(tmp_path):
+    plan, output = read_experiment(write_plan(tmp_path)), str(tmp_path / "out")
+    with pytest.raises(ValueError, match="the number of workers is 0: it must be 1 or more"):
+        train_in_parallel(plan, output, workers=0, make_command=list)
+    with pytest.raises(ValueError, match="no training 'MSFC': choose of 'detector', 'msfc', 'plain'"):
+        train_alone(plan, output, ["MSFC"])
