@@ -108,7 +108,17 @@ def cityscapes_sem_seg(cfg, dataset_name, output_dir):
 
 @EVALUATOR_REGISTRY.register()
 def multi_task(cfg, dataset_name, output_dir):
-    heads = cfg.MODEL.MULTI_TASK.HEADS
+    return _of_heads(cfg.MODEL.MULTI_TASK.HEADS, cfg, dataset_name, output_dir)
+
+
+@EVALUATOR_REGISTRY.register()
+def stereo(cfg, dataset_name, output_dir):
+    """Of images with disparity maps, which have no labels for other tasks."""
+    heads = [head for head in cfg.MODEL.MULTI_TASK.HEADS if head != "SegmentationHead"]
+    return _of_heads(heads, cfg, dataset_name, output_dir)
+
+
+def _of_heads(heads, cfg, dataset_name, output_dir):
     unknown = [head for head in heads if head not in EVALUATOR_REGISTRY]
     if unknown:
         raise ValueError(

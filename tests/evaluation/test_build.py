@@ -57,6 +57,14 @@ def test_miou_by_hand(three_classes):
     assert found["pACC"] == pytest.approx(100 * 6 / 9)
 
 
+def test_stereo_pairs_have_no_semantic_maps(tmp_path):
+    name = f"stereo:{tmp_path}"
+    heads = ("SegmentationHead", "DisparityHead", "ReconstructionHead")
+    cfg = setup_config(TASKS, ["MODEL.MULTI_TASK.HEADS", heads, "DATASETS.TEST", (name,)])
+    built = [type(evaluator).__name__ for evaluator in build_task_evaluators(cfg, name)]
+    assert built == ["DisparityEvaluator", "ReconstructionEvaluator"]
+
+
 def test_labels_of_no_class_stop_the_evaluation(three_classes):
     name, record = three_classes([[0, 3]])
     with pytest.raises(ValueError, match=r"labels\.png' holds label 3: there are 3 classes"):

@@ -1,4 +1,5 @@
-"""Any folder of image files as a data set, by the name `images:FOLDER` or `images:FOLDER:FILE.json`."""
+"""Any folder of image files as a data set, by the name `images:FOLDER` or `images:FOLDER:FILE.json`; and
+one of images with disparity maps, `stereo:FOLDER`."""
 
 import logging
 import os
@@ -13,18 +14,19 @@ from .scenes import find_data_root
 __all__ = [
     "IMAGE_SUFFIXES",
     "PREFIX",
+    "STEREO_PREFIX",
     "list_images",
     "register_image_folders",
     "set_annotations_aside",
 ]
 
-PREFIX = "images:"
+PREFIX, STEREO_PREFIX = "images:", "stereo:"
 _ORIENTATION = 0x112  # EXIF tag; Detectron2 turns images as it says
 _TRANSPOSED = 5  # and more: height and width change places
 
 
 def register_image_folders(names):
-    """Registers those of `names` that begin with `images:` and are not registered yet.
+    """Registers those of `names` that begin with `images:` or `stereo:` and are not registered yet.
 
     A relative FOLDER or FILE is one of the current folder or, failing that, of DETECTRON2_DATASETS. The
     images of a folder, not those of its sub-folders, are taken in the order of their names. FILE.json
@@ -32,10 +34,16 @@ def register_image_folders(names):
     that file's, and can be evaluated on. Where there is neither, it has no annotations and serves
     trainings that need none. What is missing is reported when the data set is loaded.
 
+    `stereo:FOLDER` has the left images in FOLDER/images and the disparity of each, as
+    :func:`read_disparity` has it, in FOLDER/disparity/NAME.png. It has no semantic maps: that task is
+    neither trained nor evaluated on it.
+
     Args:
         names (iterable[str]): of data sets.
     """
     for name in names:
+        if name.startswith(STEREO_PREFIX) and name not in DatasetCatalog:
+            _register_stereo(name, _find(name[len(STEREO_PREFIX) :]))
         if not name.startswith(PREFIX) or name in DatasetCatalog:
             continue
         folder, colon, file = name[len(PREFIX) :].rpartition(":")
@@ -52,6 +60,20 @@ def register_image_folders(names):
         else:
             DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
             MetadataCatalog.get(name).set(image_root=folder)
+
+
+def _register_stereo(name, folder):
+    images = os.path.join(folder, "images")
+    DatasetCatalog.register(name, lambda: [_stereo_record(path, folder) for path in list_images(images)])
+    MetadataCatalog.get(name).set(image_root=images, evaluator_type="stereo")
+
+
+def _stereo_record(path, folder):
+    stem = os.path.splitext(os.path.basename(path))[0]
+    disparity = os.path.join(folder, "disparity", f"{stem}.png")
+    if not os.path.isfile(disparity):
+        raise FileNotFoundError(f"no disparity map {disparity!r} for image {path!r}")
+    return {**_record(path), "disparity_file_name": disparity}
 
 
 def _find(path):

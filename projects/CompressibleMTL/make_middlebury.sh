@@ -1,0 +1,46 @@
+#!/bin/sh
+# Usage: projects/CompressibleMTL/make_middlebury.sh PYTHON
+# Builds the folder middlebury below DETECTRON2_DATASETS (default: datasets): crops of two of Middlebury's stereo
+# pairs with their disparity, the data set stereo:middlebury. Downloads Debian's opencv-doc with apt-get (the pair
+# "Aloe", 2006), and the sources of scikit-image 0.16.2 with pip (the pair "Motorcycle", 2014); nothing is installed
+# and no root is needed.
+set -eu
+
+python=$1
+here=$(cd "$(dirname "$0")" && pwd)
+root=${DETECTRON2_DATASETS:-datasets}/middlebury
+if [ -f "$root/.complete" ]; then exit 0; fi
+
+sources=$root/sources
+mkdir -p "$sources"
+if [ ! -f "$sources/.complete" ]; then
+    command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || {
+        echo "error: this needs Debian's apt-get and dpkg-deb" >&2
+        exit 2
+    }
+    (
+        cd "$sources"
+        echo "Downloading a Debian package and one of the package index (125 MB) ..."
+        apt-get download opencv-doc || {
+            echo "error: cannot download opencv-doc: check the network, and run apt-get update" >&2
+            exit 2
+        }
+        dpkg-deb -x ./opencv-doc*.deb .
+        rm ./opencv-doc*.deb
+    )
+    echo "scikit-image==0.16.2 \
+        --hash=sha256:dd7fbd32da74d4e9967dc15845f731f16e7966cee61f5dc0e12e2abb1305068c" > "$sources/hash.txt"
+    "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --require-hashes \
+        --dest "$sources" --requirement "$sources/hash.txt" || {
+        echo "error: cannot download scikit-image 0.16.2, or it is not the file that it was" >&2
+        exit 2
+    }
+    tar -xzf "$sources/scikit-image-0.16.2.tar.gz" -C "$sources" scikit-image-0.16.2/skimage/data
+    touch "$sources/.complete"
+fi
+motorcycle=$sources/scikit-image-0.16.2/skimage/data
+aloe=$sources/usr/share/doc/opencv-doc/examples/data
+"$python" "$here/make_middlebury.py" --output "$root" \
+    --pair "$motorcycle/motorcycle_left.png" "$motorcycle/motorcycle_disp.npz" 1 \
+    --pair "$aloe/aloeL.jpg" "$aloe/aloeGT.png" 2
+touch "$root/.complete"
