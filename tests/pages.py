@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "projects").glob("*/README.md")),
+    *sorted((ROOT / "projects").glob("*/*.md")),
 ]
 # What is run, where it neither trains nor sends: the rest is read.
 QUICK = ("info", "datasets", "bdrate", "export", "edge", "cloud", "demo")
