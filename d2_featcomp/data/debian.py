@@ -29,7 +29,7 @@ def fetch_debian_packages(names, folder):
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise FileNotFoundError(
             "this needs Debian's apt-get and dpkg-deb; elsewhere unpack the packages "
-            f"{' and '.join(names)} yourself and call featcomp make-scenes"
+            f"{' and '.join(names)} yourself and call what uses them, e.g. featcomp make-scenes"
         )
     os.makedirs(folder, exist_ok=True)
     try:

@@ -13,21 +13,14 @@ if [ -f "$root/.complete" ]; then exit 0; fi
 
 sources=$root/sources
 mkdir -p "$sources"
-if [ ! -f "$sources/.complete" ]; then
-    command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || {
-        echo "error: this needs Debian's apt-get and dpkg-deb" >&2
-        exit 2
-    }
-    (
-        cd "$sources"
-        echo "Downloading a Debian package and one of the package index (125 MB) ..."
-        apt-get download opencv-doc || {
-            echo "error: cannot download opencv-doc: check the network, and run apt-get update" >&2
-            exit 2
-        }
-        dpkg-deb -x ./opencv-doc*.deb .
-        rm ./opencv-doc*.deb
-    )
+"$python" -c '
+import sys
+from d2_featcomp.data.debian import fetch_debian_packages
+from d2_featcomp.errors import report_errors
+with report_errors("make_middlebury.sh"):
+    fetch_debian_packages(["opencv-doc"], sys.argv[1])
+' "$sources/debian"
+if [ ! -f "$sources/scikit-image-0.16.2/.complete" ]; then
     echo "scikit-image==0.16.2 \
         --hash=sha256:dd7fbd32da74d4e9967dc15845f731f16e7966cee61f5dc0e12e2abb1305068c" > "$sources/hash.txt"
     "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --require-hashes \
@@ -36,10 +29,10 @@ if [ ! -f "$sources/.complete" ]; then
         exit 2
     }
     tar -xzf "$sources/scikit-image-0.16.2.tar.gz" -C "$sources" scikit-image-0.16.2/skimage/data
-    touch "$sources/.complete"
+    touch "$sources/scikit-image-0.16.2/.complete"
 fi
 motorcycle=$sources/scikit-image-0.16.2/skimage/data
-aloe=$sources/usr/share/doc/opencv-doc/examples/data
+aloe=$sources/debian/usr/share/doc/opencv-doc/examples/data
 "$python" "$here/make_middlebury.py" --output "$root" \
     --pair "$motorcycle/motorcycle_left.png" "$motorcycle/motorcycle_disp.npz" 1 \
     --pair "$aloe/aloeL.jpg" "$aloe/aloeGT.png" 2
