@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import subprocess
+import sys
 import time
 
 import torch
@@ -23,6 +25,7 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
     A training begins when the one that it starts from is done. Each process has its share of the CPU's
     cores (OMP_NUM_THREADS, unless that is set) and, where there are several GPUs, one of them. What it
     says goes to `<output>/trainings/<name>.txt`. Trainings that were done before are left as they are.
+    To be called from the main thread, where SIGTERM ends the processes, too.
 
     Args:
         plan (Plan): whose trainings these are.
@@ -40,6 +43,8 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
     run = open_run(plan, output, retrain)
     left = {name: training for name, training in plan.trainings.items() if not training.checkpoint}
     devices, running = _Devices(), {}
+    # A job that is cancelled must not leave its trainings behind.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         while left:
             for name, training in left.items():
@@ -58,6 +63,7 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
     finally:
         for process in running.values():
             process.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Devices:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import textwrap
+import time
 
 import networks
 import pytest
@@ -119,6 +122,44 @@ def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):
     assert str(raised.value).startswith("training 'plain' ended with status 1: the disk is full (")
     assert "plain.txt has all that it said" in str(raised.value)
     assert ["begins", "plain", "3"] in notes(output)
+
+
+def test_a_job_that_is_cancelled_stops_its_trainings(tmp_path):
+    plan, output = write_plan(tmp_path), tmp_path / "out"
+    body = """
+        with open(os.path.join(output, name + ".pid"), "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(600)
+        """
+    job = f"""
+from d2_featcomp.experiments import read_experiment, train_in_parallel
+command = {script(body)(output)("NAME")!r}
+train_in_parallel(
+    read_experiment({plan!r}),
+    {str(output)!r},
+    workers=2,
+    make_command=lambda name: [name if word == "NAME" else word for word in command],
+)
+"""
+    with subprocess.Popen([sys.executable, "-c", job]) as process:
+        wait_for(lambda: sum(read_pid(path) > 0 for path in output.glob("*.pid")) == 2)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    for path in output.glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(read_pid(path), 0)
+
+
+def read_pid(path):
+    return int(path.read_text() or 0)
+
+
+def wait_for(condition):
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come true within two minutes")
 
 
 def test_as_many_gpus_as_there_are_are_shared(tmp_path, monkeypatch):
