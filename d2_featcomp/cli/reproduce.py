@@ -79,15 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_command(args: argparse.Namespace, training: str) -> list[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "d2_featcomp",
-        "reproduce",
-        args.experiment,
-        "--output",
-        args.output,
-    ]
+    command = [sys.executable, "-m", "d2_featcomp", "reproduce", args.experiment]
+    command += ["--output", args.output]
     for module in args.imports:
         command += ["--import", module]
     if args.seeds:

@@ -5,7 +5,7 @@ import numpy as np
 from ..images import MODES_16_BIT
 from .images import open_image
 
-__all__ = ["convert_disparity", "read_disparity", "read_stored_disparity"]
+__all__ = ["convert_disparity", "make_stored_disparity", "read_disparity", "read_stored_disparity"]
 
 
 def read_disparity(path):
@@ -37,3 +37,8 @@ def read_stored_disparity(path):
 def convert_disparity(stored):
     """Converts stored values to pixels: any shape, uint16 -> float32."""
     return np.maximum(stored.astype(np.float32) - 1, 0) / 256
+
+
+def make_stored_disparity(disparity):
+    """Converts pixels, 0 where they are unknown, to stored values: any shape, float -> uint16."""
+    return np.round(disparity * 256).astype(np.uint16) + (disparity > 0).astype(np.uint16)

@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from d2_featcomp.data.disparity import make_stored_disparity
 from d2_featcomp.data.images import open_image
 from d2_featcomp.engine import report_errors
 
@@ -128,9 +129,8 @@ def cut(image_path, map_path, factor, output):
         x, y = left + index % columns * WIDTH, top + index // columns * HEIGHT
         name = f"{stem}_{index}.png"
         image.crop((x, y, x + WIDTH, y + HEIGHT)).save(os.path.join(output, "images", name))
-        part = disparity[y : y + HEIGHT, x : x + WIDTH]
-        stored = np.round(part * 256).astype(np.uint16) + (part > 0)
-        Image.fromarray(stored.astype(np.uint16)).save(os.path.join(output, "disparity", name))
+        stored = make_stored_disparity(disparity[y : y + HEIGHT, x : x + WIDTH])
+        Image.fromarray(stored).save(os.path.join(output, "disparity", name))
     return rows * columns
 
 

@@ -42,24 +42,25 @@ def register_image_folders(names):
         names (iterable[str]): of data sets.
     """
     for name in names:
-        if name.startswith(STEREO_PREFIX) and name not in DatasetCatalog:
-            _register_stereo(name, _find(name[len(STEREO_PREFIX) :]))
-        if not name.startswith(PREFIX) or name in DatasetCatalog:
+        if name in DatasetCatalog:
             continue
-        folder, colon, file = name[len(PREFIX) :].rpartition(":")
-        named = bool(colon) and file.endswith(".json")
-        folder = _find(folder if named else name[len(PREFIX) :])
-        annotations = _find(file) if named else os.path.join(folder, ANNOTATIONS)
-        if named or os.path.isfile(annotations):
-            DatasetCatalog.register(
-                name, lambda n=name, a=annotations, f=folder: load_coco_file(a, f, n)
-            )
-            MetadataCatalog.get(name).set(
-                json_file=annotations, image_root=folder, evaluator_type="coco"
-            )
-        else:
-            DatasetCatalog.register(name, lambda folder=folder: list(map(_record, list_images(folder))))
-            MetadataCatalog.get(name).set(image_root=folder)
+        if name.startswith(PREFIX):
+            _register_images(name, name[len(PREFIX) :])
+        elif name.startswith(STEREO_PREFIX):
+            _register_stereo(name, _find(name[len(STEREO_PREFIX) :]))
+
+
+def _register_images(name, path):
+    folder, colon, file = path.rpartition(":")
+    named = bool(colon) and file.endswith(".json")
+    folder = _find(folder if named else path)
+    annotations = _find(file) if named else os.path.join(folder, ANNOTATIONS)
+    if named or os.path.isfile(annotations):
+        DatasetCatalog.register(name, lambda: load_coco_file(annotations, folder, name))
+        MetadataCatalog.get(name).set(json_file=annotations, image_root=folder, evaluator_type="coco")
+    else:
+        DatasetCatalog.register(name, lambda: list(map(_record, list_images(folder))))
+        MetadataCatalog.get(name).set(image_root=folder)
 
 
 def _register_stereo(name, folder):

@@ -18,6 +18,8 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 from tqdm import tqdm
 
+from ..disparity import make_stored_disparity
+
 __all__ = ["MANIFEST", "ensure_scenes", "is_complete", "read_manifest", "write_scenes"]
 
 MANIFEST = "scenes.json"  # written last: a folder without it is not complete
@@ -179,11 +181,10 @@ def _draw(root, part, composer, seed, index):
     """
     scene = composer.compose(np.random.default_rng([seed, _SEED_OF_PART[part], index]))
     stem = f"{index:06d}"
-    disparity = np.uint16(np.round(scene.disparity * 256)) + (scene.disparity > 0)
     images = [
         ("images", "jpg", _encode(scene.image, format="JPEG", quality=95, subsampling=0)),
         ("semantic", "png", _encode(scene.semantic, format="PNG")),
-        ("disparity", "png", _encode(disparity.astype(np.uint16), format="PNG")),
+        ("disparity", "png", _encode(make_stored_disparity(scene.disparity), format="PNG")),
     ]
     files = [_write(root, f"{part}/{kind}/{stem}.{end}", data) for kind, end, data in images]
     height, width = scene.semantic.shape
