@@ -79,6 +79,7 @@ setup(
             "pycocotools>=2.0.7",
             "matplotlib>=3.8",
             "bjontegaard>=1.3",
+            "scipy>=1.11",
         ],
         "edge": ["onnxruntime>=1.18", "httpx>=0.27"],
         "hevc": ["av>=15"],

@@ -179,8 +179,9 @@ def format_bd_rates(found):
 
     Returns:
         str: in Markdown, a line a pair of curves and column that can be compared; with seeds the mean
-        over them (a dash where one of them gives none), their standard deviation, each value, and that
-        of the curves of mean points. Below it notes, and what cannot be compared.
+        over them (a dash where one of them gives none), their standard deviation, the 95 % interval of
+        the mean (Student's t), each value, and that of the curves of mean points. Below it notes, and
+        what cannot be compared.
     """
     groups = {}
     for entry in found:
@@ -193,12 +194,15 @@ def format_bd_rates(found):
             reason = entries[-1]["note"]  # of the mean curves, where there are seeds: one says enough
             undefined.setdefault(f"{test} against {anchor}: {reason}", []).append(column)
             continue
-        told = "; ".join(dict.fromkeys(entry["note"] for entry in entries if entry["note"]))
+        # Notes join what was told of one entry: each is told once, whichever seeds it is of.
+        parts = [part for entry in entries for part in entry["note"].split("; ") if part]
+        told = "; ".join(dict.fromkeys(parts))
         number = notes.setdefault(told, len(notes) + 1) if told else ""
         cells.append([*pair, *_bd_cells(entries, seeds), number])
     head = ["curve", "against", "by", "points", "method", "BD-rate"]
-    head += ["± (seeds)", "each", "of mean curves"] if seeds else []
-    align = ("left", "left", "left", "right", "left", "right", *(("right", "left", "right") * seeds))
+    head += ["± (seeds)", "95 % interval", "each", "of mean curves"] if seeds else []
+    of_seeds = ("right", "right", "left", "right") if seeds else ()
+    align = ("left", "left", "left", "right", "left", "right", *of_seeds)
     table = tabulate(
         cells, [*head, "note"], tablefmt="pipe", colalign=(*align, "right"), disable_numparse=True
     )
@@ -213,11 +217,22 @@ def _bd_cells(entries, seeds):
     cells = [f"{statistics.fmean(values):+.2f} %" if whole else "-"]
     if seeds:
         of_means = [entry["percent"] for entry in entries if entry["seed"] == OF_MEANS]
-        cells.append(f"{_deviation(values):.2f}" if whole and len(values) > 1 else "-")
+        several = whole and len(values) > 1
+        cells.append(f"{_deviation(values):.2f}" if several else "-")
+        cells.append("{:+.2f} to {:+.2f}".format(*_mean_interval(values)) if several else "-")
         cells.append(", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values))
         shown = ("-" if math.isnan(value) else f"{value:+.2f} %" for value in of_means)
         cells.append(", ".join(shown) or "-")
     return cells
+
+
+def _mean_interval(values):
+    """(float, float): the 95 % interval of the mean that two or more values are a sample of."""
+    from scipy.stats import t
+
+    mean = statistics.fmean(values)
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def write_bd_rates(found, path):

@@ -169,21 +169,22 @@ def test_table_of_bd_rates(tmp_path):
     found = [
         bd_entry(1, -10.0),
         bd_entry(2, -30.0, "little overlap"),
-        bd_entry(OF_MEANS, -25.0),
+        bd_entry(OF_MEANS, -25.0, "not monotonic; little overlap"),
         bd_entry(None, 5.0, column="mIoU"),
     ]
     found.append(bd_entry(1, float("nan"), "no overlap", column="IRMSE"))
     lines = format_bd_rates(found).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
-    assert cells[0][5:] == ["BD-rate", "± (seeds)", "each", "of mean curves", "note"]
+    assert cells[0][5:] == ["BD-rate", "± (seeds)", "95 % interval", "each", "of mean curves", "note"]
     assert cells[2] == [
         *("ours", "JPEG", "PSNR", "5", "cubic"),
-        *("-20.00 %", "14.14", "-10.00, -30.00", "-25.00 %", "1"),
+        # 14.14 over sqrt(2), times the 12.706 of Student's distribution for one degree of freedom.
+        *("-20.00 %", "14.14", "-147.06 to +107.06", "-10.00, -30.00", "-25.00 %", "1"),
     ]
-    assert cells[3][5:] == ["+5.00 %", "-", "+5.00", "-", ""]
+    assert cells[3][5:] == ["+5.00 %", "-", "-", "+5.00", "-", ""]
     assert lines[4:] == [
         "",
-        "1. little overlap",
+        "1. little overlap; not monotonic",
         "- Cannot be compared by IRMSE: ours against JPEG: no overlap",
     ]
     # Without seeds their columns are left out; where nothing can be compared, the table.
