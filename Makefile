@@ -9,7 +9,7 @@ reproduce = $(run) tools/reproduce.py --workers $(WORKERS) --output
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-lowest lint msfc msfc-rates msfc-anchors msfc-levels photo-scenes msfc-photo \
-	baf baf-photos mtl mtl-scenes benchmark
+	baf baf-photos mtl mtl-scenes mtl-photo benchmark
 
 help:
 	@echo 'make quickstart    install, then train, evaluate and plot a small network (10 to 25 minutes on 2 cores)'
@@ -22,12 +22,14 @@ help:
 	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from three Debian packages'
-	@echo 'make msfc-photo    MSFC, images and anchors on that data set, from ImageNet weights (three seeds; resumable)'
+	@echo 'make msfc-photo    MSFC and images on that data set, from ImageNet weights, three seeds (an hour a seed; resumable)'
 	@echo 'make baf           BaF on YOLO-v3-tiny, all trained here (8 to 20 minutes)'
 	@echo 'make baf-photos    BaF on YOLO-v3-tiny with COCO weights, on COCO images and video frames (hours;'
 	@echo '                   resumable; downloads two Debian packages; see projects/BaF/README.md)'
 	@echo 'make mtl           three tasks on compressible features, a short comparison with pictures (8 minutes)'
 	@echo 'make mtl-scenes    the same with both encoders and three seeds (two hours; resumable)'
+	@echo 'make mtl-photo     the same on real pixels, from ImageNet weights, with five seeds, and on real stereo pairs'
+	@echo '                   (an hour; resumable; downloads Debian packages; see projects/CompressibleMTL/README.md)'
 	@echo 'make benchmark     speed, as ratios (8 minutes)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
@@ -95,6 +97,14 @@ mtl: install
 mtl-scenes: install
 	$(reproduce) '$(OUTPUT)/mtl-scenes' projects/CompressibleMTL/scenes.yaml
 	$(reproduce) '$(OUTPUT)/mtl-scenes-encoder1' projects/CompressibleMTL/scenes_encoder1.yaml
+
+mtl-photo: photo-scenes
+	sh tools/make_efficientnet_lite.sh $(run)
+	sh projects/CompressibleMTL/make_middlebury.sh $(run)
+	$(reproduce) '$(OUTPUT)/mtl-photo' projects/CompressibleMTL/photo_scenes.yaml
+	mkdir -p '$(OUTPUT)/mtl-middlebury'
+	ln -sfn ../mtl-photo/trainings '$(OUTPUT)/mtl-middlebury/trainings'
+	$(reproduce) '$(OUTPUT)/mtl-middlebury' projects/CompressibleMTL/middlebury.yaml
 
 benchmark: install
 	$(run) tools/benchmark.py --output '$(OUTPUT)/benchmark.json'

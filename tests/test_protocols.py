@@ -38,6 +38,9 @@ IMAGES = {
     "scenes_multi_task_val": 200,
     "photo_scenes_train": 2000,
     "photo_scenes_val": 200,
+    "photo_scenes_multi_task_train": 2000,
+    "photo_scenes_multi_task_val": 200,
+    "stereo:middlebury": 8,
     "images:baf_photos/train": 273,  # where coco/train2017 is the subset of 192 images
     "images:baf_photos/val": 133,
 }
@@ -55,6 +58,7 @@ ANNOTATIONS = {
 COCO = ("coco_2017_train", "coco_2017_val", 118287, 5000)
 CITYSCAPES = ("cityscapes_multi_task_train", "cityscapes_multi_task_val", 2975, 500)
 SCENES = ("scenes_train", "scenes_val", 2000, 200)
+LITE0 = "efficientnet_lite/efficientnet-lite0.pth"
 R34 = "https://download.pytorch.org/models/resnet34-b627a593.pth"  # torchvision's, for ImageNet
 R50 = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 R101 = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
@@ -95,6 +99,12 @@ PROTOCOLS = {
     # ImageNet's, by featcomp convert-efficientnet-lite.
     "photo_scenes_fctm_v1_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "photo_scenes_msfc_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
+    "photo_scenes_lmsfc_EFLite0": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
+    "photo_scenes_mtl_EFLite0": (
+        *("photo_scenes_multi_task_train", "photo_scenes_multi_task_val", 2000, 200),
+        "",
+    ),
+    "middlebury_mtl_EFLite0": ("photo_scenes_multi_task_train", "stereo:middlebury", 2000, 8, ""),
     "photo_scenes_msfc_R18": ("photo_scenes_train", "photo_scenes_val", 2000, 200, ""),
     "pyramid_R50": (*COCO, R50),
     "video_baf_yolov3_tiny": ("images:baf_photos/train", "images:baf_photos/val", 273, 133, ""),
@@ -123,15 +133,15 @@ EXPERIMENTS = {
     "BaF/split_points": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/video": ("video_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "CompressibleMTL/learned_rate": ("quick/mtl_R34", []),
+    "CompressibleMTL/middlebury": ("middlebury_mtl_EFLite0", [LITE0]),
+    "CompressibleMTL/photo_scenes": ("photo_scenes_mtl_EFLite0", [LITE0]),
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
     "MSFC/anchors": ("quick/msfc_R18_variable", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
-    "MSFC/photo_scenes_pretrained": (
-        "photo_scenes_msfc_EFLite0",
-        ["efficientnet_lite/efficientnet-lite0.pth"],
-    ),
+    "MSFC/photo_scenes_anchors": ("photo_scenes_msfc_EFLite0", [LITE0]),
+    "MSFC/photo_scenes_pretrained": ("photo_scenes_msfc_EFLite0", [LITE0]),
     "MSFC/quickstart": ("quick/msfc_R18_learned", []),
     "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
