@@ -90,6 +90,7 @@ baf-photos: install
 	ln -sfn ../baf-coco/trainings '$(OUTPUT)/baf-video/trainings'
 	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml
 	$(reproduce) '$(OUTPUT)/baf-split-points' projects/BaF/split_points.yaml
+	$(reproduce) '$(OUTPUT)/baf-quarter' projects/BaF/quarter.yaml
 
 mtl: install
 	$(reproduce) '$(OUTPUT)/mtl' projects/CompressibleMTL/quickstart.yaml

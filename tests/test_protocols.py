@@ -129,6 +129,7 @@ PROJECT_PROTOCOLS = {"NanoDet/configs/nanodet_msfc": (*COCO, "")}
 # Config, and the weights that the trainings start from where these are not the experiment's own.
 EXPERIMENTS = {
     "BaF/coco": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
+    "BaF/quarter": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/quickstart": ("quick/baf_yolov3_tiny", []),
     "BaF/split_points": ("coco_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
     "BaF/video": ("video_baf_yolov3_tiny", ["baf_photos/yolov3-tiny.pth"]),
