@@ -63,7 +63,7 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
     if not expected / _METHODS_AGREE <= 100 + value <= expected * _METHODS_AGREE:
         warnings.warn(
             f"BD-rate is {value:+.1f} % by the cubic polynomial, but {through_points:+.1f} % by curves "
-            "through the points: the polynomial swings where quality saturates or points are uneven; "
+            "through the points: the polynomial swings where quality saturates or points are uneven: "
             "use method 'pchip'",
             stacklevel=2,
         )
@@ -95,6 +95,7 @@ def compare_curves(anchor, test, method="cubic"):
 
     Returns:
         dict: "percent", NaN where it cannot be computed, and "note", errors and warnings, or "".
+            Several are joined by "; ", which none of them holds.
     """
     percent, notes = float("nan"), []
     with warnings.catch_warnings(record=True) as caught:

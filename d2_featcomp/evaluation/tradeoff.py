@@ -194,7 +194,7 @@ def format_bd_rates(found):
             reason = entries[-1]["note"]  # of the mean curves, where there are seeds: one says enough
             undefined.setdefault(f"{test} against {anchor}: {reason}", []).append(column)
             continue
-        # Notes join what was told of one entry: each is told once, whichever seeds it is of.
+        # compare_curves joins what it tells of one entry; over all seeds each is told once.
         parts = [part for entry in entries for part in entry["note"].split("; ") if part]
         told = "; ".join(dict.fromkeys(parts))
         number = notes.setdefault(told, len(notes) + 1) if told else ""
