@@ -32,14 +32,28 @@ esac
 """
 
 
+# Stands for the disk: no test depends on how full that of the tests is.
+DF = """#!/bin/sh
+echo 'Filesystem 1024-blocks Used Available Capacity Mounted on'
+echo "/dev/vda 90000000 1000 $(cat "$FAKE/free_kb") 1% /"
+"""
+
+
+def fake(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def home(tmp_path):
-    """A copy of what install.sh reads, and a fake Python of version 3.12.1."""
+    """A copy of what install.sh reads, a fake Python of version 3.12.1 and a fake disk with 6 GB free."""
     (tmp_path / "root" / "tools").mkdir(parents=True)
     for name in ("setup.py", *(f"tools/{name}" for name in ("install.sh", *PINS))):
         shutil.copy(ROOT / name, tmp_path / "root" / name)
-    (tmp_path / "python").write_text(PYTHON)
-    (tmp_path / "python").chmod(0o755)
+    fake(tmp_path / "python", PYTHON)
+    (tmp_path / "bin").mkdir()
+    fake(tmp_path / "bin" / "df", DF)
+    (tmp_path / "free_kb").write_text("6000000\n")
     (tmp_path / "version").write_text("3.12.1\n")
     return tmp_path
 
@@ -89,12 +103,7 @@ def test_everything_is_installed_once(home):
 
 
 def test_a_disk_that_is_too_small_is_told_at_once(home):
-    (home / "bin").mkdir()
-    (home / "bin" / "df").write_text("""#!/bin/sh
-echo 'Filesystem 1024-blocks Used Available Capacity Mounted on'
-echo '/dev/vda 90000000 84100000 5900000 94% /'
-""")
-    (home / "bin" / "df").chmod(0o755)
+    (home / "free_kb").write_text("5900000\n")
     done, calls = install(home)
     assert done.returncode == 2 and "needs 6 GB, and its disk has 5 GB left" in done.stderr
     assert not any("venv" in call for call in calls)
