@@ -2,6 +2,8 @@
 
 Its keys, all of which may be left out but for some curve, level or anchor:
 
+    _BASE_: other.yaml               # a plan, relative to the file, whose keys this one adds to or replaces:
+                                     # keys with values are merged, lists replaced, as in Detectron2's configs
     title: heads tables and plots
     config_file: of the networks, relative to the file (featcomp sweep: --config-file)
     weights: model.pth               # relative to the file (featcomp sweep: MODEL.WEIGHTS at the end)
@@ -63,13 +65,12 @@ import dataclasses
 import logging
 import os
 
-import yaml
-
 from ..data.datasets.scenes import find_data_root
 from ..engine.command_line import require_weights, setup_config
 from .checks import at, check_plan
 from .curves import expand_anchor, expand_curve, find_overrides_before_splitting, make_point
 from .keys import hash_file
+from .plan_files import PLAN_KEYS, read_sweep
 from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
@@ -86,95 +87,8 @@ from .seeds import repeat_points, repeat_trainings
 
 __all__ = ["make_plan", "plan_sweep", "read_experiment", "read_sweep"]
 
-_KEYS = (
-    *("title", "config_file", "weights", "trainings", "curves", "levels", "anchors", "anchor_weights"),
-    *("anchor_training", "uncompressed", "images", "plot", "columns", "seeds", "bd_rates", "pictures"),
-    *("differences", "goals"),
-)
-_LISTS = ("curves", "levels", "anchors", "columns", "seeds", "bd_rates", "differences", "goals")
-_TYPES = {
-    **dict.fromkeys(_LISTS, list),
-    **dict.fromkeys(("trainings", "plot", "pictures"), dict),
-    **dict.fromkeys(("title", "config_file", "weights", "anchor_weights", "anchor_training"), str),
-    "uncompressed": bool,
-    "images": int,
-}
-_WORDS = {list: "a list", dict: "keys with values", str: "text", bool: "true or false", int: "a number"}
 _RENAMED_KEYS = {"times_fewer_bits_than": "compression_ratio_against"}
 ALL_ANCHORS = ("image", "features", "raw")
-
-
-def read_sweep(path):
-    """Reads a plan as it is in a file; see the top of this module.
-
-    Args:
-        path (str): YAML.
-
-    Returns:
-        dict: as :func:`make_plan` takes it; paths made relative to the working folder.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: no YAML, an unknown key, or a value of a wrong type.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no plan {path!r}: give a YAML file")
-    with open(path, encoding="utf-8") as file:
-        try:
-            data = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: {error}") from error
-    with at(path):
-        data = {} if data is None else data
-        if isinstance(data, dict) and "settings" in data:
-            data = _convert_settings(data, path)
-        require_keys(data, _KEYS, "a plan")
-        for key, value in data.items():
-            wanted = _TYPES[key]
-            if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-                raise ValueError(f"{key} must be {_WORDS[wanted]}, not {value!r}")
-        _locate(data, os.path.dirname(path))
-    return data
-
-
-def _convert_settings(data, path):
-    """Converts files that d2_featcomp 0.1 read by tools/reproduce.py."""
-    logging.getLogger("d2_featcomp").warning(
-        "%s: the key settings is now curves (each with its points) and levels (points of no curve)", path
-    )
-    data = dict(data)
-    settings = data.pop("settings")
-    if not isinstance(settings, list) or not all(isinstance(entry, dict) for entry in settings):
-        raise ValueError(f"settings must be a list of keys with values, not {settings!r}")
-    levels = [entry for entry in settings if not entry.get("curve")]
-    curves = {}
-    for number, entry in enumerate(settings):
-        require_keys(entry, ("name", "training", "curve", "overrides"), f"settings[{number}]")
-        if not entry.get("name"):
-            raise ValueError(f"settings[{number}] needs a name")
-        if entry.get("curve"):
-            point = {key: value for key, value in entry.items() if key != "curve"}
-            curves.setdefault(entry["curve"], []).append(point)
-    data["levels"] = [{k: v for k, v in entry.items() if k != "curve"} for entry in levels]
-    data["curves"] = [{"name": name, "points": points} for name, points in curves.items()]
-    return data
-
-
-def _locate(data, folder):
-    """Makes paths relative to the file those of the working folder."""
-
-    def locate(entry, key):
-        if isinstance(entry, dict) and isinstance(entry.get(key), str) and "://" not in entry[key]:
-            entry[key] = os.path.normpath(os.path.join(folder, entry[key]))
-
-    locate(data, "config_file")
-    for entry in (data.get("trainings") or {}).values():
-        locate(entry, "config_file")
-    for key in ("weights", "anchor_weights"):
-        locate(data, key)
-    for entry in (*data.get("curves", ()), *data.get("levels", ())):
-        locate(entry, "weights")
-        for point in entry.get("points") or () if isinstance(entry, dict) else ():
-            locate(point, "weights")
 
 
 def read_experiment(path, *, seeds=None):
@@ -213,7 +127,7 @@ def plan_sweep(description, config_file, opts, output=""):
     Raises:
         ValueError: something is unknown, out of range, or missing. FileNotFoundError: a file is missing.
     """
-    require_keys(description, _KEYS, "a plan")
+    require_keys(description, PLAN_KEYS, "a plan")
     if description.get("trainings"):
         raise ValueError("it has trainings: run it by featcomp reproduce")
     cfg = setup_config(config_file, opts)

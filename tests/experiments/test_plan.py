@@ -75,6 +75,47 @@ def test_a_valid_experiment_is_read(tmp_path):
     assert experiment.pictures == {"setting": "n = 2", "reference": "detector"}
 
 
+def write_based(folder, data, base=VALID):
+    """A plan in a folder of its own, based on another one beside it."""
+    (folder / "based").mkdir()
+    (folder / "base.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
+    return write(folder / "based", {"_BASE_": "../base.yaml", **data})
+
+
+def test_a_plan_that_is_based_on_another_says_only_what_differs(tmp_path):
+    msfc = {"once": True, "overrides": {"MODEL.FEATCOMP.TRAIN.STEPS": [2]}}
+    differs = {"title": "Another", "trainings": {"msfc": msfc, "as it is": {"once": True}}, "goals": []}
+    experiment = read_experiment(write_based(tmp_path, differs))
+    base = read_experiment(str(tmp_path / "base.yaml"))
+    assert (experiment.title, experiment.goals) == ("Another", ())
+    assert list(experiment.trainings) == list(base.trainings)
+    assert experiment.trainings["detector"] == base.trainings["detector"]
+    changed = experiment.trainings["msfc"]
+    assert (changed.start, changed.once) == ("detector", True)
+    assert changed.overrides == {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [2]}
+    assert experiment.trainings["as it is"].once and not base.trainings["as it is"].once
+    assert experiment.points == base.points and experiment.pictures == base.pictures
+
+
+def test_paths_of_a_base_are_relative_to_it(tmp_path):
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "small.yaml").write_text(f"_BASE_: {CONFIG}\n")
+    base = {**VALID, "config_file": "networks/small.yaml"}
+    experiment = read_experiment(write_based(tmp_path, {"title": "Another"}, base))
+    assert experiment.trainings["msfc"].config_file == str(tmp_path / "networks" / "small.yaml")
+
+
+def test_a_base_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no plan .*missing.yaml', on which .*experiment.yaml is based"):
+        read_experiment(write(tmp_path, {"_BASE_": "missing.yaml"}))
+    with pytest.raises(ValueError, match="experiment.yaml is based on itself"):
+        read_experiment(write(tmp_path, {"_BASE_": "experiment.yaml"}))
+    with pytest.raises(ValueError, match="_BASE_ must be text, not 3"):
+        read_experiment(write(tmp_path, {"_BASE_": 3}))
+    with pytest.raises(ValueError, match=r"base.yaml: .*'curvs'"):
+        read_experiment(write_based(tmp_path, {}, {"curvs": []}))
+
+
 def test_a_goal_with_a_key_of_earlier_releases_is_read(tmp_path, caplog):
     goal = {"setting": "n = 2", "times_fewer_bits_than": "MSFC", "at_least": 0.5}
     experiment = read_experiment(write(tmp_path, changed("goals", 2, value=goal)))
