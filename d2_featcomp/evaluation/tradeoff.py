@@ -13,17 +13,15 @@ __all__ = [
     "AP_COLUMNS",
     "COLUMNS",
     "DEFAULT_COLUMNS",
-    "OF_MEANS",
     "TABLE_HEADS",
     "average_rows",
+    "deviation",
     "find_rate_for_accuracy",
-    "format_bd_rates",
     "format_results",
     "format_table",
     "list_other_metrics",
     "make_rows",
     "plot_curves",
-    "write_bd_rates",
     "write_csv",
 ]
 
@@ -126,11 +124,11 @@ def average_rows(repeats):
         values = {column: [row[column] for row in rows] for column in columns}
         means[name] = {column: statistics.fmean(values[column]) for column in columns}
         several = columns if len(rows) > 1 else ()
-        spreads[name] = {column: _deviation(values[column]) for column in several}
+        spreads[name] = {column: deviation(values[column]) for column in several}
     return means, spreads
 
 
-def _deviation(values):
+def deviation(values):
     """Standard deviation of a sample; NaN if a value is not finite."""
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
@@ -163,82 +161,6 @@ def _cell(column, row, spread):
     decimals = COLUMNS[column][2] if column in COLUMNS else 4
     cell = f"{row[column]:.{decimals}f}"
     return f"{cell} ± {spread[column]:.{decimals}f}" if column in spread else cell
-
-
-OF_MEANS = "mean"  # in place of a seed: the curves of the seeds' means
-_PAIR = ("test", "anchor", "column", "points", "method")
-
-
-def format_bd_rates(found):
-    """Formats BD-rates as a table.
-
-    Args:
-        found (list[dict]): each with "anchor", "test", "column", "points", "method", "seed" (or None, or
-            :data:`OF_MEANS`),
-            "percent" (NaN where it cannot be computed) and "note" (what to know about it, or "").
-
-    Returns:
-        str: in Markdown, a line a pair of curves and column that can be compared; with seeds the mean
-        over them (a dash where one of them gives none), their standard deviation, the 95 % interval of
-        the mean (Student's t), each value, and that of the curves of mean points. Below it notes, and
-        what cannot be compared.
-    """
-    groups = {}
-    for entry in found:
-        groups.setdefault(tuple(entry[field] for field in _PAIR), []).append(entry)
-    seeds = any(entry["seed"] is not None for entry in found)
-    cells, notes, undefined = [], {}, {}
-    for pair, entries in groups.items():
-        if all(math.isnan(entry["percent"]) for entry in entries):
-            test, anchor, column, *_ = pair
-            reason = entries[-1]["note"]  # of the mean curves, where there are seeds: one says enough
-            undefined.setdefault(f"{test} against {anchor}: {reason}", []).append(column)
-            continue
-        # compare_curves joins what it tells of one entry; over all seeds each is told once.
-        parts = [part for entry in entries for part in entry["note"].split("; ") if part]
-        told = "; ".join(dict.fromkeys(parts))
-        number = notes.setdefault(told, len(notes) + 1) if told else ""
-        cells.append([*pair, *_bd_cells(entries, seeds), number])
-    head = ["curve", "against", "by", "points", "method", "BD-rate"]
-    head += ["± (seeds)", "95 % interval", "each", "of mean curves"] if seeds else []
-    of_seeds = ("right", "right", "left", "right") if seeds else ()
-    align = ("left", "left", "left", "right", "left", "right", *of_seeds)
-    table = tabulate(
-        cells, [*head, "note"], tablefmt="pipe", colalign=(*align, "right"), disable_numparse=True
-    )
-    lines = [f"{number}. {told}" for told, number in notes.items()]
-    lines += [f"- Cannot be compared by {', '.join(columns)}: {t}" for t, columns in undefined.items()]
-    return "\n".join([*([table] if cells else []), *([""] if cells and lines else []), *lines])
-
-
-def _bd_cells(entries, seeds):
-    values = [entry["percent"] for entry in entries if entry["seed"] != OF_MEANS]
-    whole = not any(math.isnan(value) for value in values)
-    cells = [f"{statistics.fmean(values):+.2f} %" if whole else "-"]
-    if seeds:
-        of_means = [entry["percent"] for entry in entries if entry["seed"] == OF_MEANS]
-        several = whole and len(values) > 1
-        cells.append(f"{_deviation(values):.2f}" if several else "-")
-        cells.append("{:+.2f} to {:+.2f}".format(*_mean_interval(values)) if several else "-")
-        cells.append(", ".join("-" if math.isnan(value) else f"{value:+.2f}" for value in values))
-        shown = ("-" if math.isnan(value) else f"{value:+.2f} %" for value in of_means)
-        cells.append(", ".join(shown) or "-")
-    return cells
-
-
-def _mean_interval(values):
-    """(float, float): the 95 % interval of the mean that two or more values are a sample of."""
-    from scipy.stats import t
-
-    mean = statistics.fmean(values)
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-def write_bd_rates(found, path):
-    """Writes what :func:`format_bd_rates` takes, a line an entry, in one piece."""
-    fields = [*_PAIR, "seed", "percent", "note"]
-    files.write_csv(fields, ([entry[field] for field in fields] for entry in found), path)
 
 
 def write_csv(rows, path):

@@ -10,7 +10,8 @@ import os
 
 from PIL import Image
 
-from ..evaluation.tradeoff import COLUMNS, OF_MEANS, TABLE_HEADS
+from ..evaluation.bd_rate_tables import group_bd_rates, summarize_bd_rate
+from ..evaluation.tradeoff import COLUMNS, TABLE_HEADS
 from ..files import write_text
 from .html_page import fill_page
 from .image_rows import collect_image_rows
@@ -249,36 +250,52 @@ def _explain(columns):
 
 def _make_bd_rates(bd_rates):
     """A table of tests and anchors for each quality, and below them why some are not defined or
-    uncertain; each of those tells its own reason when pointed at."""
-    several = any(entry["seed"] == OF_MEANS for entry in bd_rates)
-    found = {
-        (entry["column"], entry["test"], entry["anchor"]): entry
-        for entry in bd_rates
-        if not several or entry["seed"] == OF_MEANS
-    }
+    uncertain; each of those tells its own reason when pointed at, and with seeds their values."""
+    found = {}
+    for (test, anchor, *by), entries in group_bd_rates(bd_rates).items():
+        found.setdefault(tuple(by), {})[test, anchor] = summarize_bd_rate(entries)
     text = ""
-    for column in dict.fromkeys(key[0] for key in found):
-        tests = dict.fromkeys(test for quality, test, _ in found if quality == column)
-        anchors = dict.fromkeys(anchor for quality, _, anchor in found if quality == column)
+    for by, summaries in found.items():
+        tests, anchors = (dict.fromkeys(names) for names in zip(*summaries, strict=True))
         heads = "".join(f"<th>{html.escape(anchor)}</th>" for anchor in anchors)
         lines = ""
         for test in tests:
-            cells = "".join(_make_bd_cell(found.get((column, test, anchor))) for anchor in anchors)
+            cells = "".join(_make_bd_cell(summaries.get((test, anchor))) for anchor in anchors)
             lines += f"<tr><td>{html.escape(test)}</td>{cells}</tr>"
-        head = f"<th>{html.escape(column)}, against</th>"
+        head = f"<th>{html.escape(_describe_bd_rate(by, found))}, against</th>"
         text += f"<div class='wide'><table><tr>{head}{heads}</tr>{lines}</table></div>"
-    notes = dict.fromkeys(html.escape(entry["note"]) for entry in found.values() if entry["note"])
-    reasons = "".join(f"<br>{note}" for note in notes)
-    about = f"<p>- is not defined, * uncertain:{reasons}</p>" if notes else ""
-    return f"<div class='beside'>{text}</div>{about}" if text else ""
+    every = [summary for summaries in found.values() for summary in summaries.values()]
+    notes = dict.fromkeys(html.escape(summary.note) for summary in every if summary.note)
+    about = ["- is not defined, * uncertain:<br>" + "<br>".join(notes)] if notes else []
+    if any(not math.isnan(summary.deviation) for summary in every):
+        about.insert(0, "Means of the seeds ± standard deviation; cells that are pointed at tell each.")
+    below = "".join(f"<p>{line}</p>" for line in about)
+    return f"<div class='beside'>{text}</div>{below}" if text else ""
 
 
-def _make_bd_cell(entry):
-    if entry is None:
+def _describe_bd_rate(by, others):
+    """str: the quality, and where it is compared twice also in how many points and by which method."""
+    column, points, method = by
+    several = sum(other == column for other, *_ in others) > 1
+    return f"{column} ({points} points, {method})" if several else column
+
+
+def _make_bd_cell(summary):
+    if summary is None:
         return "<td></td>"
-    percent, note = entry["percent"], html.escape(entry["note"] or "", quote=True)
-    shown = "-" if math.isnan(percent) else f"{percent:+.1f}"
-    return f'<td title="{note}">{shown}{" *" if note and not math.isnan(percent) else ""}</td>'
+    shown = "-" if math.isnan(summary.mean) else f"{summary.mean:+.1f}"
+    told = []
+    if not math.isnan(summary.deviation):
+        shown += f" ± {summary.deviation:.1f}"
+        low, high = summary.interval
+        told.append(f"95 % interval of the mean {low:+.1f} to {high:+.1f}")
+    if len(summary.each) > 1:
+        values = ", ".join("-" if math.isnan(value) else f"{value:+.1f}" for value in summary.each)
+        told.append(f"each {values}")
+    if summary.note:
+        told.append(summary.note)
+        shown += "" if math.isnan(summary.mean) else " *"
+    return f'<td title="{html.escape("; ".join(told), quote=True)}">{shown}</td>'
 
 
 def _make_image_table(report):

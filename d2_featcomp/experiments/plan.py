@@ -2,8 +2,8 @@
 
 Its keys, all of which may be left out but for some curve, level or anchor:
 
-    _BASE_: other.yaml               # a plan, relative to the file, whose keys this one adds to or replaces:
-                                     # keys with values are merged, lists replaced, as in Detectron2's configs
+    _BASE_: other.yaml               # relative to the file: a plan from which this one differs in what
+                                     # it says; keys with values are merged, lists replaced
     title: heads tables and plots
     config_file: of the networks, relative to the file (featcomp sweep: --config-file)
     weights: model.pth               # relative to the file (featcomp sweep: MODEL.WEIGHTS at the end)

@@ -74,11 +74,11 @@ def _read(path, derived):
 
 def _merge(base, data):
     """Joins two dictionaries, in which the second has the say; also those that are values of both."""
-    both = {
-        key: _merge(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
-        for key, value in data.items()
-    }
-    return {**base, **both}
+    merged = dict(base)
+    for key, value in data.items():
+        both = isinstance(base.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
 
 
 def _convert_settings(data, path):

@@ -10,18 +10,16 @@ from detectron2.utils import comm
 
 from ..codecs import IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
+from ..evaluation.bd_rate_tables import OF_MEANS, format_bd_rates, write_bd_rates
 from ..evaluation.bjontegaard_delta import compare_curves
 from ..evaluation.tradeoff import (
     COLUMNS,
     DEFAULT_COLUMNS,
-    OF_MEANS,
     average_rows,
-    format_bd_rates,
     format_table,
     list_other_metrics,
     make_rows,
     plot_curves,
-    write_bd_rates,
 )
 from ..evaluation.tradeoff import write_csv as write_rows
 from ..files import write_csv, write_text

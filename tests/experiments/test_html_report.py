@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2_featcomp.evaluation.bd_rate_tables import OF_MEANS
 from d2_featcomp.experiments import Curve, Plan, Point, Report, Training
 from d2_featcomp.experiments.html_report import MOST_PICTURES, make_figure
 
@@ -186,8 +187,36 @@ def test_without_a_rate_there_are_tables_alone(report, tmp_path):
     assert "Rate and quality" not in text and {"level", "50.0"} <= set(Reader(text).texts)
 
 
+BD_ENTRY = {"anchor": "image", "test": "ours", "column": "box AP", "points": "all", "method": "pchip"}
+
+
+def test_bd_rates_of_seeds_tell_their_spread(report, tmp_path, monkeypatch):
+    values = {1: -10.0, 2: -30.0, OF_MEANS: -25.0}
+    found = [{**BD_ENTRY, "seed": seed, "percent": value, "note": ""} for seed, value in values.items()]
+    monkeypatch.setattr(report, "bd_rates", lambda: found)
+    report.write_html()
+    page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert {"-20.0 ± 14.1", "box AP, against"} <= set(page.texts)
+    assert "95 % interval of the mean -147.1 to +107.1; each -10.0, -30.0" in page.titles
+    assert any("Means of the seeds" in text for text in page.texts)
+
+
+def test_a_quality_that_is_compared_twice_has_a_table_for_each(report, tmp_path, monkeypatch):
+    found = [
+        {**BD_ENTRY, "seed": None, "percent": -20.0, "note": ""},
+        {**BD_ENTRY, "points": 5, "seed": None, "percent": -40.0, "note": ""},
+        {**BD_ENTRY, "column": "mask AP", "seed": None, "percent": -60.0, "note": ""},
+    ]
+    monkeypatch.setattr(report, "bd_rates", lambda: found)
+    report.write_html()
+    texts = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).texts
+    assert {f"box AP ({points} points, pchip), against" for points in ("all", 5)} <= set(texts)
+    assert {"mask AP, against", "-20.0", "-40.0", "-60.0"} <= set(texts)
+    assert not any("Means of the seeds" in text for text in texts)
+
+
 def test_what_has_no_bd_rate_tells_why(report, tmp_path, monkeypatch):
-    entry = {"anchor": "image", "test": "ours", "column": "box AP", "seed": None}
+    entry = {**BD_ENTRY, "seed": None}
     found = [
         {**entry, "percent": float("nan"), "note": 'only "2" points'},
         {**entry, "test": "theirs", "percent": -12.34, "note": ""},

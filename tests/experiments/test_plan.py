@@ -106,9 +106,9 @@ def test_paths_of_a_base_are_relative_to_it(tmp_path):
 
 
 def test_a_base_that_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no plan .*missing.yaml', on which .*experiment.yaml is based"):
+    with pytest.raises(FileNotFoundError, match=r"no plan .*missing\.yaml', on which .*yaml is based"):
         read_experiment(write(tmp_path, {"_BASE_": "missing.yaml"}))
-    with pytest.raises(ValueError, match="experiment.yaml is based on itself"):
+    with pytest.raises(ValueError, match=r"experiment\.yaml is based on itself"):
         read_experiment(write(tmp_path, {"_BASE_": "experiment.yaml"}))
     with pytest.raises(ValueError, match="_BASE_ must be text, not 3"):
         read_experiment(write(tmp_path, {"_BASE_": 3}))

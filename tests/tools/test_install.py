@@ -46,7 +46,7 @@ def fake(path, text):
 
 @pytest.fixture
 def home(tmp_path):
-    """A copy of what install.sh reads, a fake Python of version 3.12.1 and a fake disk with 6 GB free."""
+    """A copy of what install.sh reads, a fake Python of version 3.12.1 and a fake disk of 6 GB."""
     (tmp_path / "root" / "tools").mkdir(parents=True)
     for name in ("setup.py", *(f"tools/{name}" for name in ("install.sh", *PINS))):
         shutil.copy(ROOT / name, tmp_path / "root" / name)
