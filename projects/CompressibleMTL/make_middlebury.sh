@@ -21,13 +21,8 @@ with report_errors("make_middlebury.sh"):
     fetch_debian_packages(["opencv-doc"], sys.argv[1])
 ' "$sources/debian"
 if [ ! -f "$sources/scikit-image-0.16.2/.complete" ]; then
-    echo "scikit-image==0.16.2 \
-        --hash=sha256:dd7fbd32da74d4e9967dc15845f731f16e7966cee61f5dc0e12e2abb1305068c" > "$sources/hash.txt"
-    "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --require-hashes \
-        --dest "$sources" --requirement "$sources/hash.txt" || {
-        echo "error: cannot download scikit-image 0.16.2, or it is not the file that it was" >&2
-        exit 2
-    }
+    sh "$here/../../tools/fetch_package.sh" "$python" source scikit-image==0.16.2 \
+        dd7fbd32da74d4e9967dc15845f731f16e7966cee61f5dc0e12e2abb1305068c "$sources"
     tar -xzf "$sources/scikit-image-0.16.2.tar.gz" -C "$sources" scikit-image-0.16.2/skimage/data
     touch "$sources/scikit-image-0.16.2/.complete"
 fi

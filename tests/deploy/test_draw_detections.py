@@ -2,7 +2,7 @@ import networks
 import numpy as np
 import pytest
 import torch
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 from PIL import Image
 
@@ -117,6 +117,25 @@ def test_segments_have_names_and_colours_of_their_data_set():
     outputs = {"sem_seg": scores}
     picture = draw_outputs(IMAGE, outputs, collect_metadata(outputs), 0.5)
     assert np.array_equal(picture[390, 20], np.round(0.4 * class_colours(2)[1]))
+
+
+def test_names_are_of_the_first_data_set_that_has_them():
+    """Networks that are tested on data without classes were trained on others."""
+    MetadataCatalog.get("named_without_classes").set(image_root="")
+    MetadataCatalog.get("named_two").set(stuff_classes=["a", "b"])
+    MetadataCatalog.get("named_three").set(stuff_classes=["c", "d", "e"], stuff_colors=[(1, 2, 3)] * 3)
+    names = ("named_without_classes", "named_two", "named_three")
+    try:
+        two, three, four = (
+            collect_metadata({"sem_seg": torch.zeros(count, 4, 4)}, datasets=names)
+            for count in (2, 3, 4)
+        )
+    finally:
+        for name in names:
+            MetadataCatalog.pop(name)
+    assert two.stuff_classes == ["a", "b"] and two.get("stuff_colors") is None
+    assert three.stuff_classes == ["c", "d", "e"] and three.stuff_colors == [(1, 2, 3)] * 3
+    assert four.stuff_classes == ["0", "1", "2", "3"]
 
 
 def test_small_images_are_enlarged_by_a_whole_number():

@@ -91,27 +91,28 @@ def draw_truth(image, annotations, metadata):
     return _draw(image, _instance_shapes(found, metadata))
 
 
-def collect_metadata(outputs, categories=(), dataset=None):
+def collect_metadata(outputs, categories=(), datasets=()):
     """Collects the names and colours by which outputs are drawn; no data set is loaded for them.
 
     Args:
         outputs (dict): of one image, from a Detectron2 network in evaluation mode.
         categories (sequence[dict]): of the instances' classes, with "name".
-        dataset (str or None): name of a data set; what is known of it is used where it fits.
+        datasets (sequence[str]): names of data sets; what is known of the first that names as many
+            classes as are in `outputs` is used.
 
     Returns:
         Metadata: with a name, at least a number, for each class of a segment in `outputs`.
     """
-    known = MetadataCatalog.get(dataset).as_dict() if dataset else {}
-    found = {key: known[key] for key in ("stuff_classes", "stuff_colors") if key in known}
-    if categories:
-        found["thing_classes"] = [category["name"] for category in categories]
     count = len(outputs["sem_seg"]) if "sem_seg" in outputs else 0
     if "panoptic_seg" in outputs:
         count = 1 + max((segment["category_id"] for segment in outputs["panoptic_seg"][1]), default=0)
-    if len(found.get("stuff_classes", ())) < count:
-        found.pop("stuff_colors", None)
-        found["stuff_classes"] = [str(number) for number in range(count)]
+    known = [MetadataCatalog.get(dataset).as_dict() for dataset in datasets]
+    known = next((names for names in known if len(names.get("stuff_classes", ())) >= max(count, 1)), {})
+    found = {key: known[key] for key in ("stuff_classes", "stuff_colors") if key in known}
+    if count:
+        found.setdefault("stuff_classes", [str(number) for number in range(count)])
+    if categories:
+        found["thing_classes"] = [category["name"] for category in categories]
     if "panoptic_seg" in outputs and len(found.get("thing_classes", ())) < count:
         found.setdefault("thing_classes", found["stuff_classes"])
     return Metadata(**found)
