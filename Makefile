@@ -86,9 +86,7 @@ baf: install
 baf-photos: install
 	sh projects/BaF/make_photos.sh $(run)
 	$(reproduce) '$(OUTPUT)/baf-coco' projects/BaF/coco.yaml
-	mkdir -p '$(OUTPUT)/baf-video'
-	ln -sfn ../baf-coco/trainings '$(OUTPUT)/baf-video/trainings'
-	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml
+	$(reproduce) '$(OUTPUT)/baf-video' projects/BaF/video.yaml --trainings '$(OUTPUT)/baf-coco'
 	$(reproduce) '$(OUTPUT)/baf-split-points' projects/BaF/split_points.yaml
 	$(reproduce) '$(OUTPUT)/baf-quarter' projects/BaF/quarter.yaml
 
@@ -103,9 +101,8 @@ mtl-photo: photo-scenes
 	sh tools/make_efficientnet_lite.sh $(run)
 	sh projects/CompressibleMTL/make_middlebury.sh $(run)
 	$(reproduce) '$(OUTPUT)/mtl-photo' projects/CompressibleMTL/photo_scenes.yaml
-	mkdir -p '$(OUTPUT)/mtl-middlebury'
-	ln -sfn ../mtl-photo/trainings '$(OUTPUT)/mtl-middlebury/trainings'
-	$(reproduce) '$(OUTPUT)/mtl-middlebury' projects/CompressibleMTL/middlebury.yaml
+	$(reproduce) '$(OUTPUT)/mtl-middlebury' projects/CompressibleMTL/middlebury.yaml \
+		--trainings '$(OUTPUT)/mtl-photo'
 
 benchmark: install
 	$(run) tools/benchmark.py --output '$(OUTPUT)/benchmark.json'

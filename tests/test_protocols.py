@@ -11,11 +11,11 @@ train2017 118287, val2017 5000. Cityscapes: 2975 and 500, as in MTL sec. 4. Open
 from pathlib import Path
 
 import pytest
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_featcomp.data.datasets.scenes import SIZES
 from d2_featcomp.engine import setup_config
+from d2_featcomp.experiments import read_sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -185,10 +185,9 @@ def check_protocol(path, train, test, train_images, test_images, weights):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(name):
     config, checkpoints = EXPERIMENTS[name]
-    path = ROOT / "projects" / f"{name}.yaml"
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    description = read_sweep(str(ROOT / "projects" / f"{name}.yaml"))
     expected = ROOT / "configs" / f"{config}.yaml"
-    assert (path.parent / description["config_file"]).resolve() == expected.resolve()
+    assert Path(description["config_file"]).resolve() == expected.resolve()
     trainings = description["trainings"].values()
     assert [training["checkpoint"] for training in trainings if "checkpoint" in training] == checkpoints
     points = [point for curve in description["curves"] for point in (curve, *curve.get("points", []))]

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train again what was trained with other settings; the old is kept beside the new",
     )
     parser.add_argument(
+        "--trainings",
+        metavar="OUTPUT",
+        help="use the trainings of another experiment's output; what it lacks is trained there, too",
+    )
+    parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     experiment = read_experiment(path, seeds=args.seeds)
     if args.train:
         setup_terminal(verbose=args.verbose)
-        train_alone(experiment, args.output, args.train, retrain=args.retrain)
+        train_alone(experiment, args.output, args.train, retrain=args.retrain, trained_in=args.trainings)
         return 0
     setup_terminal(args.output, verbose=args.verbose)
     if args.workers != 1:
@@ -72,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             make_command=lambda name: _make_command(args, name),
             retrain=args.retrain,
+            trained_in=args.trainings,
         )
-    missed = run_experiment(experiment, args.output, retrain=args.retrain)
+    missed = run_experiment(experiment, args.output, retrain=args.retrain, trained_in=args.trainings)
     logging.getLogger("d2_featcomp").info("This run took %.1f minutes", (time.monotonic() - start) / 60)
     return 1 if missed else 0
 
@@ -85,6 +91,8 @@ def _make_command(args: argparse.Namespace, training: str) -> list[str]:
         command += ["--import", module]
     if args.seeds:
         command += ["--seeds", *map(str, args.seeds)]
+    if args.trainings:
+        command += ["--trainings", args.trainings]
     if args.retrain:
         command.append("--retrain")
     return [*command, "--train", training]

@@ -11,7 +11,6 @@ import time
 import torch
 
 from .run import open_run
-from .schema import file_name
 
 __all__ = ["train_in_parallel"]
 
@@ -19,12 +18,12 @@ _PERIOD = 0.5  # seconds between two looks at the processes
 _END = 10  # seconds that a process gets to end
 
 
-def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
+def train_in_parallel(plan, output, *, workers, make_command, retrain=False, trained_in=None):
     """Does the trainings of a plan, several at a time, each in a process of its own.
 
     A training begins when the one that it starts from is done. Each process has its share of the CPU's
     cores (OMP_NUM_THREADS, unless that is set) and, where there are several GPUs, one of them. What it
-    says goes to `<output>/trainings/<name>.txt`. Trainings that were done before are left as they are.
+    says goes to `trainings/<name>.txt`. Trainings that were done before are left as they are.
     To be called from the main thread, where SIGTERM ends the processes, too.
 
     Args:
@@ -32,7 +31,7 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
         output (str): folder, as of :func:`run_plan`.
         workers (int): processes at a time, 1 or more.
         make_command (callable): name of a training -> list[str], the command that does it alone.
-        retrain (bool): see :func:`run_plan`.
+        retrain (bool), trained_in (str or None): see :func:`run_plan`.
 
     Raises:
         ValueError, FileNotFoundError: see :func:`run_plan`. ChildProcessError: a training failed; the
@@ -40,7 +39,7 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
     """
     if not workers >= 1:
         raise ValueError(f"the number of workers is {workers}: it must be 1 or more")
-    run = open_run(plan, output, retrain)
+    run = open_run(plan, output, retrain, trained_in)
     left = {name: training for name, training in plan.trainings.items() if not training.checkpoint}
     devices, running = _Devices(), {}
     # A job that is cancelled must not leave its trainings behind.
@@ -54,7 +53,9 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False):
                     del left[name]
                     break
                 if len(running) < workers:
-                    running[name] = _Process(name, output, make_command(name), workers, devices)
+                    running[name] = _Process(
+                        name, run.trained_in(name), make_command(name), workers, devices
+                    )
             else:
                 time.sleep(_PERIOD)
             for name, process in list(running.items()):
@@ -88,9 +89,9 @@ class _Devices:
 
 
 class _Process:
-    def __init__(self, name, output, command, workers, devices):
+    def __init__(self, name, folder, command, workers, devices):
         self._name, self._devices, self._device = name, devices, devices.take()
-        self._log = os.path.join(output, "trainings", f"{file_name(name)}.txt")
+        self._log = f"{folder}.txt"
         self._began = time.monotonic()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment = {"OMP_NUM_THREADS": str(max(1, cores // workers)), **os.environ}

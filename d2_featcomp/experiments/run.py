@@ -28,13 +28,13 @@ __all__ = ["choose_setting", "open_run", "run_experiment", "run_plan", "run_swee
 REPORT_PERIOD = 60  # seconds at least between reports of what was measured so far
 
 
-def run_experiment(experiment, output, *, retrain=False):
+def run_experiment(experiment, output, *, retrain=False, trained_in=None):
     """As :func:`run_plan`.
 
     Returns:
         list[str]: the goals that were missed, in words.
     """
-    report = run_plan(experiment, output, retrain=retrain)
+    report = run_plan(experiment, output, retrain=retrain, trained_in=trained_in)
     verdicts = report.check_goals()
     for reached, words in verdicts:
         logging.getLogger("d2_featcomp").info("%s: %s", "reached" if reached else "MISSED", words)
@@ -50,7 +50,7 @@ def run_sweep(sweep, output, *, method="cubic", command=()):
     return run_plan(sweep, output, method=method, command=command).results
 
 
-def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
+def run_plan(plan, output, *, method="cubic", command=(), retrain=False, trained_in=None):
     """Trains, measures and draws what a plan asks for; goes on where an earlier call stopped.
 
     Several processes, as under Detectron2's `launch`, share the images of measurements; trainings are
@@ -63,16 +63,18 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
         method (str): of BD-rates that the plan does not list, see :func:`bd_rate`.
         command (sequence[str]): for the summary.
         retrain (bool): train again what was trained with other settings; the old is kept beside.
+        trained_in (str or None): output of another plan, whose trainings of the same names are used;
+            what it lacks is trained there, too. None: `output`.
 
     Returns:
         Report: of all that was measured.
 
     Raises:
-        FileNotFoundError: a `checkpoint` does not exist.
+        FileNotFoundError: a `checkpoint` does not exist, or `trained_in` holds no trainings.
         ValueError: a training found in `output` was made with other settings, and `retrain` is False.
         OSError: the disk is full or not writable.
     """
-    run = open_run(plan, output, retrain)
+    run = open_run(plan, output, retrain, trained_in)
     report = Report(plan, output, method=method, command=command)
     written = time.monotonic()
     for training in plan.trainings.values():
@@ -95,11 +97,11 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False):
     return report
 
 
-def train_alone(plan, output, names, *, retrain=False):
+def train_alone(plan, output, names, *, retrain=False, trained_in=None):
     """Does some trainings of a plan, and measures nothing.
 
     Args:
-        plan (Plan), output (str), retrain (bool): see :func:`run_plan`.
+        plan (Plan), output (str), retrain (bool), trained_in (str or None): see :func:`run_plan`.
         names (sequence[str]): of trainings, in this order; what they start from must be done.
 
     Raises:
@@ -109,7 +111,7 @@ def train_alone(plan, output, names, *, retrain=False):
     for name in names:
         if name not in plan.trainings:
             raise ValueError(f"no training {name!r}: choose of {', '.join(map(repr, plan.trainings))}")
-    run = open_run(plan, output, retrain)
+    run = open_run(plan, output, retrain, trained_in)
     for name in names:
         training = plan.trainings[name]
         if training.start and not run.is_trained(plan.trainings[training.start]):
@@ -117,28 +119,32 @@ def train_alone(plan, output, names, *, retrain=False):
         run.train(training)
 
 
-def open_run(plan, output, retrain):
+def open_run(plan, output, retrain, trained_in=None):
     """Makes the folder of a plan's results, after a check of what is there: see :func:`run_plan`."""
-    run = _Run(plan, output, retrain)
+    if trained_in and not os.path.isdir(os.path.join(trained_in, "trainings")):
+        raise FileNotFoundError(f"{trained_in!r} holds no trainings: give the --output of an experiment")
+    run = _Run(plan, output, retrain, trained_in)
     run.check_trainings()
     os.makedirs(output, exist_ok=True)
     return run
 
 
 class _Run:
-    def __init__(self, plan, output, retrain):
+    def __init__(self, plan, output, retrain, trained_in=None):
         self.plan, self.output, self.retrain = plan, output, retrain
+        self._trained_in = trained_in or output
 
-    def _folder(self, kind, name):
-        return os.path.join(self.output, kind, file_name(name))
+    def trained_in(self, name):
+        """str: the folder of a training."""
+        return os.path.join(self._trained_in, "trainings", file_name(name))
 
     def _weights(self, name):
         return self.plan.trainings[name].checkpoint or os.path.join(
-            self._folder("trainings", name), "model_final.pth"
+            self.trained_in(name), "model_final.pth"
         )
 
     def build_config(self, point):
-        folder = self._folder("settings", point.name)
+        folder = os.path.join(self.output, "settings", file_name(point.name))
         weights = self._weights(point.training)
         cfg = self.plan.build_config(point, OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)
         if self.plan.images:
@@ -156,12 +162,12 @@ class _Run:
             if training.checkpoint:
                 hash_file(training.checkpoint)  # FileNotFoundError
             elif not self.retrain:
-                self._require_same(training, _read_mark(self._folder("trainings", training.name)))
+                self._require_same(training, _read_mark(self.trained_in(training.name)))
 
     def _require_same(self, training, mark):
         differences = self._compare(training, mark)
         if differences:
-            folder = self._folder("trainings", training.name)
+            folder = self.trained_in(training.name)
             raise ValueError(
                 f"training {training.name!r}: {folder!r} holds one of other settings: "
                 f"{'; '.join(differences)}. Give another --output folder, the settings as they were, or "
@@ -191,7 +197,7 @@ class _Run:
         """Whether weights are there, made with these settings."""
         if training.checkpoint:
             return True
-        mark = _read_mark(self._folder("trainings", training.name))
+        mark = _read_mark(self.trained_in(training.name))
         done = bool(mark and mark["complete"]) and os.path.exists(self._weights(training.name))
         return done and not (self.retrain and self._needs_retraining(training, mark))
 
@@ -202,7 +208,7 @@ class _Run:
         """Trains, unless that was done; on with one that was interrupted."""
         if training.checkpoint:
             return
-        folder = self._folder("trainings", training.name)
+        folder = self.trained_in(training.name)
         mark = _read_mark(folder)
         if not self.retrain:
             self._require_same(training, mark)

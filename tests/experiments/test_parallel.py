@@ -1,5 +1,6 @@
 """Trainings of a plan by several processes, which are real ones."""
 
+import argparse
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import networks
 import pytest
 import yaml
 
-from d2_featcomp.cli import main
+from d2_featcomp.cli import main, reproduce
 from d2_featcomp.experiments import read_experiment, train_alone, train_in_parallel
 
 TINY = {
@@ -104,6 +105,24 @@ def test_each_training_begins_when_its_start_is_done(tmp_path, monkeypatch):
     # What is done is not done again.
     train_in_parallel(plan, str(output), workers=2, make_command=command)
     assert len(notes(output)) == 6
+
+    # Nor for another experiment that uses it.
+    other = str(tmp_path / "other")
+    train_in_parallel(plan, other, workers=2, make_command=command, trained_in=str(output))
+    assert len(notes(output)) == 6 and os.listdir(other) == []
+
+
+def test_workers_get_the_options_of_the_command():
+    parser = argparse.ArgumentParser()
+    reproduce.add_arguments(parser)
+    given = ["plan.yaml", "--output", "out", "--trainings", "other", "--seeds", "1", "2", "--retrain"]
+    args = parser.parse_args([*given, "--workers", "2"], argparse.Namespace(imports=["project"]))
+    command = reproduce._make_command(args, "MSFC, seed 1")
+    assert command[1:4] == ["-m", "d2_featcomp", "reproduce"]
+    wanted = {"train": ["MSFC, seed 1"], "workers": 1, "imports": ["project"]}
+    parser.add_argument("--import", dest="imports", action="append")
+    found = vars(parser.parse_args(command[4:]))
+    assert found == {**vars(args), **wanted}
 
 
 def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):

@@ -77,10 +77,11 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(folder, retrain=False, **changes):
+def run(folder, retrain=False, out="out", trained_in=None, **changes):
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(description(**changes)))
-    return run_experiment(read_experiment(str(path)), str(folder / "out"), retrain=retrain)
+    experiment = read_experiment(str(path))
+    return run_experiment(experiment, str(folder / out), retrain=retrain, trained_in=trained_in)
 
 
 def done(folder):
@@ -116,6 +117,11 @@ def test_an_experiment_from_start_to_end_and_again(folder):
     assert len(before) == 4
     run(folder)
     assert done(folder) == before
+
+    # Another experiment may use its trainings.
+    run(folder, out="other", trained_in=str(out), goals=[])
+    assert not (folder / "other" / "trainings").exists() and done(folder) == before
+    assert (folder / "other" / "results.csv").read_bytes() == (out / "results.csv").read_bytes()
 
     # What is new is measured, and nothing else.
     points = [{"name": "n = 2"}, {"name": "n = 4", "bits": 4}]
@@ -158,6 +164,13 @@ def test_a_missing_checkpoint_is_told_before_anything_is_done(tmp_path):
     assert str(raised.value).startswith("training 'detector': no checkpoint '")
     assert "nowhere/detector.pth': put it there, or set DETECTRON2_DATASETS" in str(raised.value)
     assert not output.exists()
+
+
+def test_trainings_that_are_not_there_are_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty' holds no trainings: give the --output of"):
+        run(tmp_path, trained_in=str(tmp_path / "empty"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_differences_between_trainings():
