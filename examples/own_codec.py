@@ -6,8 +6,8 @@ message; damaged bytes become BitstreamError, whatever the library raises.
 
 Measure it on any trained network, here the quick start's:
 
-    featcomp eval --import examples/own_codec.py --config quick/msfc_R18 OUTPUT_DIR output/own_codec \\
-        MODEL.WEIGHTS output/quickstart/trainings/detector/model_final.pth \\
+    featcomp eval --import examples/own_codec.py --config quick/msfc_R18_learned \\
+        OUTPUT_DIR output/own_codec MODEL.WEIGHTS output/quickstart/trainings/msfc/model_final.pth \\
         MODEL.FEATCOMP.CODEC.NAME jpeg2000 MODEL.FEATCOMP.CODEC.BITS 2
 
 `featcomp sweep --codecs jpeg2000,jpegxl --bits 2,4` draws its curve beside another one's. Edge and cloud

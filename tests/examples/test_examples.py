@@ -106,9 +106,10 @@ def test_every_example_is_run():
 
 
 def test_own_codec(run_example, tmp_path):
-    folder = tmp_path / "quickstart" / "trainings" / "detector"
+    folder = tmp_path / "quickstart" / "trainings" / "msfc"
     folder.mkdir(parents=True)
-    networks.save("msfc", folder / "model_final.pth")
+    sees_all = {"MODEL.FEATCOMP.MSFF.DOWNSAMPLE": "space_to_depth", "MODEL.FEATCOMP.MSFF.KERNEL_SIZE": 1}
+    networks.save("msfc", folder / "model_final.pth", **sees_all)
     assert "BPFE" in run_example("own_codec")
     assert "NAME: jpeg2000" in (tmp_path / "own_codec" / "config.yaml").read_text()
 
