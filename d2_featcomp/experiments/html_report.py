@@ -292,6 +292,8 @@ def _make_bd_cell(summary):
     if len(summary.each) > 1:
         values = ", ".join("-" if math.isnan(value) else f"{value:+.1f}" for value in summary.each)
         told.append(f"each {values}")
+    if not math.isnan(summary.of_means):
+        told.append(f"of mean curves {summary.of_means:+.1f}")
     if summary.note:
         told.append(summary.note)
         shown += "" if math.isnan(summary.mean) else " *"

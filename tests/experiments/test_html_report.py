@@ -197,7 +197,8 @@ def test_bd_rates_of_seeds_tell_their_spread(report, tmp_path, monkeypatch):
     report.write_html()
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert {"-20.0 ± 14.1", "box AP, against"} <= set(page.texts)
-    assert "95 % interval of the mean -147.1 to +107.1; each -10.0, -30.0" in page.titles
+    told = "95 % interval of the mean -147.1 to +107.1; each -10.0, -30.0; of mean curves -25.0"
+    assert told in page.titles
     assert any("Means of the seeds" in text for text in page.texts)
 
 
