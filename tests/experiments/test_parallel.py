@@ -81,8 +81,8 @@ def note(what):
 FINISH = """
 note("begins")
 others = {"detector": "plain", "plain": "detector"}
-while name in others and not os.path.exists(os.path.join(output, "trainings", others[name])):
-    time.sleep(0.05)  # both of them must be there
+while name in others and f'["begins", "{others[name]}"' not in open(os.path.join(output, "notes")).read():
+    time.sleep(0.05)  # both of them must have begun
 open(os.path.join(folder, "model_final.pth"), "w").close()
 with open(os.path.join(folder, "key.json"), "w") as file:
     json.dump({"complete": True}, file)
