@@ -12,6 +12,7 @@ from ..codecs import (
     ArrayCodec,
     FeatureBitstream,
     ImageSizes,
+    LearnedArrayCodec,
     VariableRateArrayCodec,
     build_image_codec,
     build_quantizer,
@@ -27,7 +28,7 @@ from ..preprocessing import normalize_image, pad_image, prepare_pixels
 __all__ = ["ArrayFeatures", "OnnxEdge", "build_array_codec"]
 
 # What may be chosen where the edge runs; all else stays as it was exported.
-_RATE, _TARGET = "MODEL.FEATCOMP.CODEC.RATE", "MODEL.FEATCOMP.CODEC.TARGET_KB"
+_CHOSEN = tuple(f"MODEL.FEATCOMP.CODEC.{name}" for name in ("RATE", "TARGET_KB", "LEARNED.RDOQ"))
 _NO_MODEL = "{!r} holds no edge network of featcomp export --onnx ({}): export it again"
 
 
@@ -156,7 +157,7 @@ def _apply(config, overrides, path):
         if not isinstance(node, dict) or name not in node:
             raise ValueError(f"the configuration in {path!r} has no key {key}")
         value = yaml.safe_load(text) if isinstance(text, str) else text
-        if key in (_RATE, _TARGET):
+        if key in _CHOSEN:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{key} must be a number, not {text!r}")
             node[name] = value
@@ -165,7 +166,7 @@ def _apply(config, overrides, path):
                 raise ValueError(f"MODEL.DEVICE is {text}: edge.onnx is computed on the CPU")
         elif key != "MODEL.WEIGHTS" and not _is_equal(value, text, node[name]):
             raise ValueError(
-                f"{key} is {node[name]!r} in {path!r}, where only {_RATE} and {_TARGET} can be changed: "
+                f"{key} is {node[name]!r} in {path!r}, where only {', '.join(_CHOSEN)} can be changed: "
                 "export it again, or use edge.pth"
             )
 
@@ -202,6 +203,7 @@ def build_array_codec(metadata, settings, path):
             metadata["quantizer"], value_range, types.SimpleNamespace(**settings)
         )
     common = {"name": name, "bits": bits, "quantizer": quantizer}
+    rdoq = settings["LEARNED"].get("RDOQ", 0.0)  # files of before have none
     models = [
         IntegerModel.from_bytes(base64.b64decode(data))
         for data in json.loads(metadata.get("entropy_models", "[]"))
@@ -210,6 +212,7 @@ def build_array_codec(metadata, settings, path):
         steps = [np.array(each, np.int32) for each in json.loads(metadata["step_sizes"])]
         return VariableRateArrayCodec(
             models=models,
+            rdoq=rdoq,
             step_sizes=steps,
             rate=settings["RATE"],
             target_bytes=find_target_bytes(target),
@@ -217,7 +220,7 @@ def build_array_codec(metadata, settings, path):
         )
     require_no_target(target, name)
     if models:
-        return ArrayCodec(encode=lambda symbols, index: models[index].encode(symbols), **common)
+        return LearnedArrayCodec(models=models, rdoq=rdoq, **common)
     try:
         image_codec = build_image_codec(
             name, bits=bits, quality=settings["QUALITY"], effort=settings["EFFORT"]
