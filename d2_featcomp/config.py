@@ -118,10 +118,6 @@ def add_featcomp_config(cfg):
     # Whether symbols are coded by what was coded before of the same latent. False needs a hyper-latent,
     # by which all are coded at once.
     featcomp.CODEC.LEARNED.CONTEXT = True
-    # Rate-distortion optimized quantization: when an image is coded, of the two nearest symbols the one
-    # is chosen whose error and bits are least together; so much a bit counts, 1 being what it is worth
-    # with fine step sizes. Fewer bytes and larger errors; decoders need not know. 0: the nearest.
-    featcomp.CODEC.LEARNED.RDOQ = 0.0
     # Of "variable_rate": rates at which step sizes and entropy model are trained, at least 2; linear in
     # between.
     featcomp.CODEC.LEARNED.RATE_POINTS = 4

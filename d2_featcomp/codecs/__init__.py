@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..deprecation import make_getattr
 from ..lazy_names import make_lazy_getattr
-from .array_codecs import ArrayCodec, LearnedArrayCodec, VariableRateArrayCodec
+from .array_codecs import ArrayCodec, VariableRateArrayCodec
 from .bitstream import CodedTensor, DecodeLimits, FeatureBitstream, ImageSizes, StreamDescription
 from .images import (
     IMAGE_CODEC_REGISTRY,

@@ -8,16 +8,9 @@ from functools import partial
 
 from ..ops import FLOAT_BITS, arrays
 from .entropy import HasRate
-from .symbol_coding import (
-    check_rdoq,
-    code_by_rdoq,
-    code_floats,
-    code_symbols,
-    prepend_rate,
-    scale_range,
-)
+from .symbol_coding import code_floats, code_symbols, prepend_rate, scale_range
 
-__all__ = ["ArrayCodec", "LearnedArrayCodec", "VariableRateArrayCodec"]
+__all__ = ["ArrayCodec", "VariableRateArrayCodec"]
 
 
 class ArrayCodec:
@@ -64,44 +57,7 @@ class ArrayCodec:
         return code_symbols(symbols, ranges, self.bits, self.quantizer, encode)
 
 
-class LearnedArrayCodec(ArrayCodec):
-    """As :class:`LearnedFeatureCodec`, for arrays.
-
-    Args:
-        models (sequence[IntegerModel]): one for each latent.
-        rdoq (float): see :class:`LearnedFeatureCodec`.
-        settings: name, bits and quantizer of :class:`ArrayCodec`.
-
-    Raises:
-        ValueError: `rdoq` is negative.
-    """
-
-    def __init__(self, *, models, rdoq=0.0, **settings):
-        super().__init__(encode=self._encode_symbols, **settings)
-        self._models, self._rdoq = models, check_rdoq(rdoq)
-
-    def _compress_latent(self, y, index):
-        sent = self.quantizer.find_range(y)
-        low, high = self._scale(*sent, index)
-        if self._rdoq:
-            positions = arrays.find_positions(y, self.bits, low, high)
-            return code_by_rdoq(self._model(index), positions, self._rdoq, sent, self.quantizer)
-        symbols = arrays.quantize_uniform(y, self.bits, low, high)
-        encode = partial(self._encode, index=index)
-        return code_symbols(symbols, sent, self.bits, self.quantizer, encode)
-
-    def _encode_symbols(self, symbols, index):
-        return self._model(index).encode(symbols)
-
-    def _model(self, index):
-        return self._models[index]
-
-    def _scale(self, low, high, index):
-        """Low and high of the latent -> those of its symbols."""
-        return low, high
-
-
-class VariableRateArrayCodec(HasRate, LearnedArrayCodec):
+class VariableRateArrayCodec(HasRate, ArrayCodec):
     """As :class:`VariableRateFeatureCodec`, for arrays.
 
     Args:
@@ -110,22 +66,23 @@ class VariableRateArrayCodec(HasRate, LearnedArrayCodec):
             :meth:`VariableRateFeatureCodec.integer_step_sizes`.
         rate (float): 0..1, at which images are coded; attribute `rate` changes it.
         target_bytes (float or None): see :class:`FeatureCodec`.
-        settings: as :class:`LearnedArrayCodec`.
+        settings: name, bits and quantizer of :class:`ArrayCodec`.
 
     Raises:
-        ValueError: the rate is out of range, or `rdoq` is negative.
+        ValueError: the rate is out of range.
     """
 
     def __init__(self, *, models, step_sizes, rate=1.0, target_bytes=None, **settings):
-        super().__init__(models=models, **settings)
-        self._step_sizes = step_sizes
+        super().__init__(encode=self._encode_at_rate, **settings)
+        self._models, self._step_sizes = models, step_sizes
         self.rate, self.target_bytes = rate, target_bytes
 
     def _compress_latent(self, y, index):
-        return prepend_rate(super()._compress_latent(y, index), self._code)
+        sent = self.quantizer.find_range(y)
+        low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
+        symbols = arrays.quantize_uniform(y, self.bits, low, high)
+        encode = partial(self._encode, index=index)
+        return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), self._code)
 
-    def _model(self, index):
-        return self._models[index].at_rate(self._code)
-
-    def _scale(self, low, high, index):
-        return scale_range(low, high, self._step_sizes[index], self._code, self.bits)
+    def _encode_at_rate(self, symbols, index):
+        return self._models[index].at_rate(self._code).encode(symbols)

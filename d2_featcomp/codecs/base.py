@@ -48,8 +48,6 @@ class FeatureCodec(nn.Module, abc.ABC):
         target_bytes (float or None): whole bytes of an image's bitstream that are aimed at, by the rate;
             None: images are coded at `rate`. See :meth:`SplitInference.encode`.
         typical_rates (tuple[float]): that a curve is drawn through; () where there is one rate.
-        rdoq (float): of codecs with a model of their rate, see :class:`LearnedFeatureCodec`; may be
-            changed between images.
     """
 
     name = ""
@@ -60,7 +58,6 @@ class FeatureCodec(nn.Module, abc.ABC):
     rate = None
     target_bytes = None
     typical_rates = ()
-    rdoq = 0.0
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -7,13 +7,11 @@ Shape shorthand in this module:
 import torch
 from torch import nn
 
-from ..ops import arrays, quantize_uniform
 from .base import FEATURE_CODEC_REGISTRY
 from .entropy import ContextModel
 from .entropy.range_coder import require_constriction
 from .images.raw import RawCodec
 from .quantized import QuantizedFeatureCodec, as_array, read_settings
-from .symbol_coding import check_rdoq, code_by_rdoq
 
 __all__ = ["LearnedFeatureCodec"]
 
@@ -37,9 +35,6 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         channels (sequence[int]): C of each latent.
         bits (int): n, 2..8.
         rate_weight (float): lambda, task loss for one byte of an image.
-        rdoq (float): weight of the bits in rate-distortion optimized quantization, by which latents are
-            quantized when they are coded, see :meth:`IntegerModel.choose_symbols`; 0 takes the nearest
-            symbols. Decoders need not know it.
         group, hidden, rates, hyper, context: as :class:`ContextModel` takes them.
         settings: `quantizer`, `value_range`, `train_quantization` and `compressibility_units` of
             :class:`QuantizedFeatureCodec`.
@@ -58,7 +53,6 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         channels,
         bits,
         rate_weight=0.0,
-        rdoq=0.0,
         group=0,
         hidden=0,
         rates=1,
@@ -78,7 +72,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
                 "such loss"
             )
         super().__init__(image_codec=RawCodec(bits=bits), **settings)
-        self.rate_weight, self.rdoq = rate_weight, check_rdoq(rdoq)
+        self.rate_weight = rate_weight
         self.context_models = nn.ModuleList(
             ContextModel(count, bits, group, hidden, rates, hyper, context) for count in channels
         )
@@ -121,7 +115,6 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             channels=[channels for channels, _, _ in shapes],
             bits=featcomp.CODEC.BITS,
             rate_weight=featcomp.TRAIN.RATE_WEIGHT,
-            rdoq=featcomp.CODEC.LEARNED.RDOQ,
             group=featcomp.CODEC.LEARNED.GROUP,
             hidden=featcomp.CODEC.LEARNED.HIDDEN,
             hyper=featcomp.CODEC.LEARNED.HYPER,
@@ -189,8 +182,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
 
     def keep_for_fitting(self, y):
         """Returns what training stage 4 keeps of a latent, (C, H, W): here its symbols, uint8."""
-        _, ends = self._find_ranges(y, 0)
-        return quantize_uniform(y.detach().float(), self.bits, *ends).to(torch.uint8)
+        return self.find_symbols(y).to(torch.uint8)
 
     def find_symbols_at(self, kept, index, rate):
         """Returns the symbols, (C, H, W) integers, of what :meth:`keep_for_fitting` returned."""
@@ -230,40 +222,11 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
         Returns:
             bytes
         """
-        return self._model(index).encode(as_array(symbols, self.bits))
+        return self.context_models[index].integer_model().encode(as_array(symbols, self.bits))
 
     def _decode_symbols(self, payload, shape, index):
-        return torch.from_numpy(self._model(index).decode(payload, shape))
-
-    def _model(self, index):
-        """The IntegerModel that codes a latent."""
-        return self.context_models[index].integer_model()
-
-    def _find_ranges(self, y, index):
-        """(C, H, W) -> the range that is sent, and that of the symbols, each (low, high)."""
-        sent = self._quantizer.find_range(y)
-        return sent, sent
-
-    def _find_array_positions(self, y, low, high):
-        """On the CPU, so that all devices choose alike."""
-        low, high = low.cpu().numpy(), high.cpu().numpy()
-        return arrays.find_positions(y.cpu().numpy(), self.bits, low, high)
-
-    def _quantize_latent(self, y, index):
-        _, ends = self._find_ranges(y, index)
-        if not self.rdoq:
-            return quantize_uniform(y, self.bits, *ends), *ends
-        positions = self._find_array_positions(y, *ends)
-        symbols = self._model(index).choose_symbols(positions, self.rdoq)
-        return torch.from_numpy(symbols).to(y.device), *ends
-
-    def _compress_latent(self, y, index):
-        sent, ends = self._find_ranges(y, index)
-        if not self.rdoq:
-            return self._code_symbols(quantize_uniform(y, self.bits, *ends), *sent, index)
-        positions = self._find_array_positions(y, *ends)
-        ranges = [end.cpu().numpy() for end in sent]
-        return code_by_rdoq(self._model(index), positions, self.rdoq, ranges, self._quantizer)
+        model = self.context_models[index].integer_model()
+        return torch.from_numpy(model.decode(payload, shape))
 
 
 def scale_gradient(values, scale):

@@ -12,16 +12,7 @@ from .entropy import interpolate_integers
 from .images.raw import count_fixed_length_bytes, write_fixed_length
 from .structures import CodedTensor
 
-__all__ = [
-    "STEP_UNIT",
-    "arrange",
-    "check_rdoq",
-    "code_by_rdoq",
-    "code_floats",
-    "code_symbols",
-    "prepend_rate",
-    "scale_range",
-]
+__all__ = ["STEP_UNIT", "arrange", "code_floats", "code_symbols", "prepend_rate", "scale_range"]
 
 STEP_UNIT = 12  # integer step sizes are counted in units of 2^-12
 
@@ -72,36 +63,6 @@ def code_symbols(symbols, ranges, bits, quantizer, encode):
     if fixed_length:
         payload = write_fixed_length(symbols, bits)
     return CodedTensor({**strings, "y": payload}, pairs, fixed_length)
-
-
-def check_rdoq(weight):
-    """Returns the weight of MODEL.FEATCOMP.CODEC.LEARNED.RDOQ.
-
-    Raises:
-        ValueError: it is negative or NaN.
-    """
-    if not weight >= 0:
-        raise ValueError(
-            f"MODEL.FEATCOMP.CODEC.LEARNED.RDOQ is {weight}: it must be positive, or 0 to round to the "
-            "nearest symbol"
-        )
-    return weight
-
-
-def code_by_rdoq(model, positions, rdoq, ranges, quantizer):
-    """Codes a latent by the symbols that rate-distortion optimized quantization chooses.
-
-    Args:
-        model (IntegerModel): of the symbols.
-        positions, rdoq: as :meth:`IntegerModel.choose_symbols` takes them.
-        ranges, quantizer: as :func:`code_symbols` takes them.
-
-    Returns:
-        CodedTensor
-    """
-    symbols, payload = model.encode_positions(positions, rdoq)
-    symbols = symbols.astype(np.uint8)
-    return code_symbols(symbols, ranges, model.bits, quantizer, lambda symbols: payload)
 
 
 def code_floats(y):

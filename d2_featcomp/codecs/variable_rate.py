@@ -165,8 +165,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
 
     def find_symbols_at(self, kept, index, rate):
         """See :meth:`LearnedFeatureCodec.find_symbols_at`."""
-        _, ends = self._find_ranges_at(kept, index, find_rate_code(rate))
-        return quantize_uniform(kept, self.bits, *ends)
+        return self._quantize_at(kept, index, find_rate_code(rate))[0]
 
     # ---- coding ------------------------------------------------------------------------------------
 
@@ -175,15 +174,19 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         2^-12 of the smallest."""
         return [model.integer_steps.cpu().numpy() for model in self.step_models]
 
-    def _find_ranges(self, y, index):
-        return self._find_ranges_at(y, index, self._code)
-
-    def _find_ranges_at(self, y, index, code):
+    def _quantize_at(self, y, index, code):
+        """(C, H, W) float32 -> (symbols, low and high that are sent, low and high of the symbols)."""
         sent = self._quantizer.find_range(y)
-        return sent, tuple(end.to(y.device) for end in self._scale(*sent, index, code))
+        low, high = (end.to(y.device) for end in self._scale(*sent, index, code))
+        return quantize_uniform(y, self.bits, low, high), sent, (low, high)
+
+    def _quantize_latent(self, y, index):
+        symbols, _, ends = self._quantize_at(y, index, self._code)
+        return symbols, *ends
 
     def _compress_latent(self, y, index):
-        return prepend_rate(super()._compress_latent(y, index), self._code)
+        symbols, sent, _ = self._quantize_at(y, index, self._code)
+        return prepend_rate(self._code_symbols(symbols, *sent, index), self._code)
 
     def encode_symbols(self, symbols, index, rate=None):
         """See :meth:`LearnedFeatureCodec.encode_symbols`."""
@@ -192,9 +195,6 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
 
     def _decode_symbols(self, payload, shape, index, code):
         return torch.from_numpy(self._integer_model_at(index, code).decode(payload, shape))
-
-    def _model(self, index):
-        return self._integer_model_at(index, self._code)
 
     def _integer_model_at(self, index, code):
         return self.context_models[index].integer_model().at_rate(code)

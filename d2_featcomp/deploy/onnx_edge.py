@@ -12,7 +12,6 @@ from ..codecs import (
     ArrayCodec,
     FeatureBitstream,
     ImageSizes,
-    LearnedArrayCodec,
     VariableRateArrayCodec,
     build_image_codec,
     build_quantizer,
@@ -28,7 +27,7 @@ from ..preprocessing import normalize_image, pad_image, prepare_pixels
 __all__ = ["ArrayFeatures", "OnnxEdge", "build_array_codec"]
 
 # What may be chosen where the edge runs; all else stays as it was exported.
-_CHOSEN = tuple(f"MODEL.FEATCOMP.CODEC.{name}" for name in ("RATE", "TARGET_KB", "LEARNED.RDOQ"))
+_RATE, _TARGET = "MODEL.FEATCOMP.CODEC.RATE", "MODEL.FEATCOMP.CODEC.TARGET_KB"
 _NO_MODEL = "{!r} holds no edge network of featcomp export --onnx ({}): export it again"
 
 
@@ -157,7 +156,7 @@ def _apply(config, overrides, path):
         if not isinstance(node, dict) or name not in node:
             raise ValueError(f"the configuration in {path!r} has no key {key}")
         value = yaml.safe_load(text) if isinstance(text, str) else text
-        if key in _CHOSEN:
+        if key in (_RATE, _TARGET):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{key} must be a number, not {text!r}")
             node[name] = value
@@ -166,7 +165,7 @@ def _apply(config, overrides, path):
                 raise ValueError(f"MODEL.DEVICE is {text}: edge.onnx is computed on the CPU")
         elif key != "MODEL.WEIGHTS" and not _is_equal(value, text, node[name]):
             raise ValueError(
-                f"{key} is {node[name]!r} in {path!r}, where only {', '.join(_CHOSEN)} can be changed: "
+                f"{key} is {node[name]!r} in {path!r}, where only {_RATE} and {_TARGET} can be changed: "
                 "export it again, or use edge.pth"
             )
 
@@ -203,7 +202,6 @@ def build_array_codec(metadata, settings, path):
             metadata["quantizer"], value_range, types.SimpleNamespace(**settings)
         )
     common = {"name": name, "bits": bits, "quantizer": quantizer}
-    rdoq = settings["LEARNED"].get("RDOQ", 0.0)  # files of before have none
     models = [
         IntegerModel.from_bytes(base64.b64decode(data))
         for data in json.loads(metadata.get("entropy_models", "[]"))
@@ -212,7 +210,6 @@ def build_array_codec(metadata, settings, path):
         steps = [np.array(each, np.int32) for each in json.loads(metadata["step_sizes"])]
         return VariableRateArrayCodec(
             models=models,
-            rdoq=rdoq,
             step_sizes=steps,
             rate=settings["RATE"],
             target_bytes=find_target_bytes(target),
@@ -220,7 +217,7 @@ def build_array_codec(metadata, settings, path):
         )
     require_no_target(target, name)
     if models:
-        return LearnedArrayCodec(models=models, rdoq=rdoq, **common)
+        return ArrayCodec(encode=lambda symbols, index: models[index].encode(symbols), **common)
     try:
         image_codec = build_image_codec(
             name, bits=bits, quality=settings["QUALITY"], effort=settings["EFFORT"]

@@ -95,8 +95,7 @@ class _MeasuredNetwork:
             codec = setting.codec
             if setting.has_weights:
                 own = model.feature_codec
-                own.rate, own.target_bytes, own.rdoq = codec.rate, codec.target_bytes, codec.rdoq
-                codec = None
+                own.rate, own.target_bytes, codec = codec.rate, codec.target_bytes, None
             data = model.encode(features, codec).to_bytes()
             stream = model.describe_stream(FeatureBitstream.from_bytes(data, OWN_LIMITS), codec)
             tensors = model.decode(stream, codec)

@@ -36,18 +36,13 @@ class Setting:
     def of(cls, name, cfg, network_key):
         codec = build_codec(cfg)
         described = {} if codec is None else dict(cfg.MODEL.FEATCOMP.CODEC)
-        if codec is not None:
-            learned = dict(described["LEARNED"])
-            rdoq = learned.pop("RDOQ")
-            # Results of versions without this key stay valid.
-            described |= {"LEARNED": learned, **({"RDOQ": rdoq} if rdoq else {})}
         answers = None
         if codec is None and cfg.MODEL.FEATCOMP.ANSWERS.ENABLED:
             answers = described["answers"] = float(cfg.MODEL.FEATCOMP.ANSWERS.SCORE)
-        coder = ("NAME", "QUALITY", "EFFORT", "LEARNED", "RDOQ")
+        coder = ("NAME", "QUALITY", "EFFORT", "LEARNED")
         rest = {k: v for k, v in described.items() if k not in coder}
         key = digest([network_key, described, codec is None])
-        chosen = ("RATE", "TARGET_KB", "RDOQ")  # for each image
+        chosen = ("RATE", "TARGET_KB")  # for each image
         codec_key = digest({k: v for k, v in described.items() if k not in chosen})
         return cls(name, cfg, key, codec_key, codec, sorted(rest.items()), answers)
 

@@ -16,7 +16,6 @@ from .bit_depths import FLOAT_BITS, check_bits
 __all__ = [
     "deviation_range",
     "find_narrow_channels",
-    "find_positions",
     "minmax_range",
     "quantize_minmax",
     "quantize_uniform",
@@ -47,28 +46,13 @@ def quantize_uniform(x: Array, bits: int, low: Array, high: Array) -> Array:
     x = np.asarray(x, np.float32)
     if bits == FLOAT_BITS:
         return x
-    return np.rint(find_positions(x, bits, low, high)).astype(np.uint8 if bits <= 8 else np.uint16)
-
-
-def find_positions(x: Array, bits: int, low: Array, high: Array) -> Array:
-    """Computes what :func:`quantize_uniform` rounds, (x - low) / (high - low) * (2^n - 1).
-
-    Args:
-        x, low, high (ndarray): float32, as :func:`quantize_uniform` takes them.
-        bits (int): n, in 2..16.
-
-    Returns:
-        ndarray: float32, shape of `x`, in [0, 2^n - 1]; 0 where the range is empty.
-
-    Raises:
-        ValueError: a NaN or infinity in `x`.
-    """
     _require_finite(x)
     step = np.asarray((high - low) / np.float32(2**bits - 1), np.float32)
     step = np.where(step > 0, step, np.float32(np.inf))
     with np.errstate(over="ignore", invalid="ignore"):  # what lies far outside of an empty range
-        positions = (x - low) / step
-    return np.where(np.isinf(step), np.float32(0), np.clip(positions, 0, 2**bits - 1))
+        symbols = np.rint((x - low) / step)
+    symbols = np.where(np.isinf(step), np.float32(0), np.clip(symbols, 0, 2**bits - 1))
+    return symbols.astype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def quantize_minmax(x: Array, bits: int, per_channel: bool) -> tuple[Array, Array, Array]:

@@ -107,8 +107,7 @@ def test_arrays_are_quantized_as_tensors(name, quantizer):
 
 
 def test_functions_of_arrays_have_the_names_of_those_of_tensors():
-    alone = {"find_positions", "round_to_float16_below"}
-    assert set(arrays.__all__) - alone <= set(quantization.__all__)
+    assert set(arrays.__all__) - {"round_to_float16_below"} <= set(quantization.__all__)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -133,9 +132,7 @@ CODECS = {
     "avif": {"BITS": 6},
     "hevc": {"BITS": 4},
     "learned": {"BITS": 3, "LEARNED.HYPER": 2},
-    "learned by RDOQ": {"NAME": "learned", "BITS": 4, "LEARNED.RDOQ": 1.5},
     "variable_rate": {"BITS": 5, "QUANTIZER": "tensor"},
-    "variable_rate by RDOQ": {"NAME": "variable_rate", "LEARNED.RDOQ": 1.0, "QUANTIZER": "channel"},
     "deviation": {"NAME": "raw", "QUANTIZER": "deviation", "DEVIATIONS": 1.5},
 }
 
@@ -185,7 +182,6 @@ def test_settings_that_cannot_be(tmp_path):
 def test_overrides():
     config = {"MODEL": {"WEIGHTS": "", "DEVICE": "cuda", "FEATCOMP": {"INPUT_SIZE": [3, 4]}}}
     config["MODEL"]["FEATCOMP"]["CODEC"] = {"RATE": 1.0, "TARGET_KB": 0.0, "BITS": 4, "QUALITY": None}
-    config["MODEL"]["FEATCOMP"]["CODEC"]["LEARNED"] = {"RDOQ": 0.0, "GROUP": 0}
     codec, same = config["MODEL"]["FEATCOMP"]["CODEC"], "MODEL.FEATCOMP.CODEC."
     accepted = ["MODEL.WEIGHTS", "a.onnx", "MODEL.DEVICE", "cpu", "MODEL.FEATCOMP.INPUT_SIZE", "(3, 4)"]
     accepted += [
@@ -197,14 +193,11 @@ def test_overrides():
         "0.5",
         same + "TARGET_KB",
         "3",
-        same + "LEARNED.RDOQ",
-        "1",
     ]
     onnx_edge._apply(config, accepted, "edge.onnx")
-    assert (codec["RATE"], codec["TARGET_KB"], codec["LEARNED"]["RDOQ"]) == (0.5, 3, 1)
+    assert (codec["RATE"], codec["TARGET_KB"]) == (0.5, 3)
     for pair, words in [
         ((same + "BITS", "5"), "BITS is 4 in 'edge.onnx', where only"),
-        ((same + "LEARNED.GROUP", "5"), "GROUP is 0 in 'edge.onnx', where only"),
         (("MODEL.FEATCOMP.INPUT_SIZE", "(3, 5)"), "INPUT_SIZE is"),
         (("MODEL.DEVICE", "cuda"), "computed on the CPU"),
         ((same + "RATE", "fast"), "RATE must be a number"),

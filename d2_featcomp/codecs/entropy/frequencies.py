@@ -20,10 +20,6 @@ __all__ = [
     "SOFTMAX_BITS",
     "MixtureFrequencies",
     "SoftmaxFrequencies",
-    "code_digits",
-    "count_digit_bits",
-    "count_symbol_bits",
-    "make_frequencies",
     "outputs_per_symbol",
 ]
 
@@ -49,9 +45,8 @@ class SoftmaxFrequencies:
     def __init__(self, outputs):
         table = exponential_table()
         below = outputs.max(axis=1, keepdims=True) - outputs
-        found = table[np.minimum(below, len(table) - 1).astype(np.int64)]
-        self._frequencies = found.transpose(0, 2, 1).reshape(-1, found.shape[1])
-        self.digits = (found.shape[1].bit_length() - 1,)
+        self._frequencies = table[np.minimum(below, len(table) - 1).astype(np.int64)]
+        self.digits = (outputs.shape[1].bit_length() - 1,)
 
     def of_digit(self, index, known):
         """
@@ -62,7 +57,7 @@ class SoftmaxFrequencies:
         Returns:
             ndarray: (C * S, K) int64 frequencies, at least 1, in the order of symbols.
         """
-        return self._frequencies
+        return self._frequencies.transpose(0, 2, 1).reshape(-1, self._frequencies.shape[1])
 
 
 class MixtureFrequencies:
@@ -118,49 +113,3 @@ class MixtureFrequencies:
 def make_frequencies(outputs, bits):
     """Makes the frequencies that an entropy model's outputs mean, of one of the classes above."""
     return SoftmaxFrequencies(outputs) if bits <= SOFTMAX_BITS else MixtureFrequencies(outputs, bits)
-
-
-def code_digits(frequencies, code, symbols):
-    """Codes symbols digit by digit, or decodes them.
-
-    Args:
-        frequencies (SoftmaxFrequencies or MixtureFrequencies): of the symbols.
-        code (callable): of (S, k) frequencies and (S,) digits, or None; returns (S,) digits.
-        symbols (ndarray or None): (S,) integers; None to decode them.
-
-    Returns:
-        ndarray: (S,), the symbols that `code` returned.
-    """
-    found = None
-    for index, width in enumerate(frequencies.digits):
-        digit = None
-        if symbols is not None:
-            digit = symbols >> sum(frequencies.digits[index + 1 :]) & (2**width - 1)
-        digit = code(frequencies.of_digit(index, found), digit)
-        found = digit if found is None else found << width | digit
-    return found
-
-
-def count_symbol_bits(frequencies, symbols):
-    """Counts the bits of each symbol.
-
-    Args:
-        frequencies, symbols: as :func:`code_digits` takes them.
-
-    Returns:
-        ndarray: (S,) float64.
-    """
-    bits = np.zeros(len(symbols))
-
-    def add(of_digit, digit):
-        bits[...] += count_digit_bits(of_digit, digit)
-        return digit
-
-    code_digits(frequencies, add, symbols)
-    return bits
-
-
-def count_digit_bits(frequencies, digits):
-    """(S, k) frequencies, (S,) digits -> (S,) float64, the bits of each."""
-    chosen = np.take_along_axis(frequencies, digits[:, None].astype(np.int64), axis=1)[:, 0]
-    return -np.log2(chosen / frequencies.sum(axis=1))

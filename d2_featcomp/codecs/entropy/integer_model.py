@@ -20,13 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frequencies import (
-    code_digits,
-    count_digit_bits,
-    count_symbol_bits,
-    make_frequencies,
-    outputs_per_symbol,
-)
+from .frequencies import make_frequencies, outputs_per_symbol
 from .integer_analysis import HYPER_STRIDE, IntegerAnalysis, shrink_size
 from .integer_layers import (
     ALL_TAPS,
@@ -48,7 +42,6 @@ __all__ = ["PHASES", "IntegerModel"]
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 _OUTPUT_MAX = 2**15
-_BIT = np.log(2) / 6  # squared step sizes that a bit is worth, see IntegerModel.choose_symbols
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,46 +154,6 @@ class IntegerModel:
         self.walk(symbols.shape, coder.code, symbols)
         return coder.finish()
 
-    def encode_positions(self, positions, rdoq):
-        """Chooses symbols as :meth:`choose_symbols` does, and codes them, in one pass.
-
-        Returns:
-            (ndarray, bytes): (C, H, W) int32 symbols, and their payload.
-        """
-        coder = RangeEncoder()
-        return self._walk_positions(positions, rdoq, coder.code), coder.finish()
-
-    def choose_symbols(self, positions, rdoq):
-        """Rate-distortion optimized quantization (RDOQ): of the two symbols around a latent the one with
-        the smaller d^2 + rdoq * ln(2) / 6 * b, where d is its distance in step sizes, and b the bits
-        that it takes after the symbols before it.
-
-        Of fine uniform quantization, whose mean squared error is 1 / 12 and falls to a quarter with a
-        bit more, ln(2) / 6 is what a bit is worth: -d(1 / 12 * 4^-b) / db.
-
-        Args:
-            positions (ndarray): (C, H, W) float32, latents in step sizes above the value of symbol 0,
-                0..2^n - 1.
-            rdoq (float): 0 takes the nearest symbol.
-
-        Returns:
-            ndarray: (C, H, W) int32 below 2^n.
-        """
-        return self._walk_positions(positions, rdoq, lambda frequencies, digits: digits)
-
-    def _walk_positions(self, positions, rdoq, code):
-        def choose(frequencies, place):
-            wanted = positions[place].reshape(-1)
-            lower = np.minimum(wanted.astype(np.int32), 2**self.bits - 2)
-            costs = [
-                (wanted - near) ** 2 + rdoq * _BIT * count_symbol_bits(frequencies, near)
-                for near in (lower, lower + 1)
-            ]
-            return lower + (costs[1] < costs[0])
-
-        nearest = np.rint(positions).astype(np.int32)
-        return self.walk(positions.shape, code, nearest, choose)
-
     def decode(self, payload, shape):
         """Inverse of :meth:`encode`.
 
@@ -225,7 +178,8 @@ class IntegerModel:
 
         def add(frequencies, found):
             nonlocal bits
-            bits += count_digit_bits(frequencies, found).sum()
+            chosen = np.take_along_axis(frequencies, found[:, None].astype(np.int64), axis=1)[:, 0]
+            bits -= np.log2(chosen / frequencies.sum(axis=1)).sum()
             return found
 
         self.walk(symbols.shape, add, symbols)
@@ -246,15 +200,13 @@ class IntegerModel:
                 found += -(-(height - y) // 2) * -(-(width - x) // 2) * layers
         return found
 
-    def walk(self, shape, code, symbols=None, choose=None):
+    def walk(self, shape, code, symbols=None):
         """Goes through the hyper-latent, and the groups and phases of a map, in the order of coding.
 
         Args:
             shape ((int, int, int)): C, H, W.
             code (callable): of (S, k) frequencies and (S,) symbols, or None; returns (S,) symbols.
             symbols (ndarray or None): (C, H, W), where they are known.
-            choose (callable or None): of the frequencies of some symbols and their place, an index of
-                `symbols`; returns those that take their place, (S,). The hyper-latent is of `symbols`.
 
         Returns:
             ndarray: (C, H, W) int32, the symbols that `code` returned.
@@ -277,13 +229,11 @@ class IntegerModel:
                     continue
                 outputs = self._outputs(own, context, start, phase)
                 outputs = outputs[: stop - start].reshape(stop - start, outputs.shape[1], -1)
-                frequencies = make_frequencies(outputs, self.bits)
-                place = slice(start, stop), slice(y, None, 2), slice(x, None, 2)
-                part = found[place]
-                given = None if symbols is None else symbols[place].reshape(-1)
-                if choose is not None:
-                    given = choose(frequencies, place)
-                part[...] = code_digits(frequencies, code, given).reshape(part.shape)
+                part = found[start:stop, y::2, x::2]
+                given = None if symbols is None else symbols[start:stop, y::2, x::2].reshape(-1)
+                part[...] = _code_digits(make_frequencies(outputs, self.bits), code, given).reshape(
+                    part.shape
+                )
                 if self._has_context:
                     inside[first + start : first + stop, y::2, x::2] = as_odd(part, self.bits)
         return found
@@ -420,3 +370,15 @@ class _Group(NamedTuple):
     hidden_scale: np.ndarray
     head: np.ndarray
     head_scale: np.ndarray
+
+
+def _code_digits(frequencies, code, symbols):
+    """Codes (S,) symbols, or decodes them where they are None, digit by digit."""
+    found = None
+    for index, width in enumerate(frequencies.digits):
+        digit = None
+        if symbols is not None:
+            digit = symbols >> sum(frequencies.digits[index + 1 :]) & (2**width - 1)
+        digit = code(frequencies.of_digit(index, found), digit)
+        found = digit if found is None else found << width | digit
+    return found
