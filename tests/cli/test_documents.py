@@ -36,6 +36,17 @@ def test_the_pages_show_most_commands():
     assert set(COMMANDS) - {"select-channels"} <= shown
 
 
+@pytest.mark.parametrize("page", pages.PAGES, ids=name_page)
+def test_tables_are_whole(page):
+    """Each begins with a line of names and one of dashes, and has as many cells in each row."""
+    text = pages.without_blocks(page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        rows = table.splitlines()
+        assert len(rows) > 2 and re.fullmatch(r"\|(?::?-+:?\|)+", rows[1]), table
+        counts = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(counts) == 1, f"{counts}: {table}"
+
+
 @pytest.mark.parametrize(
     ("page", "line"), LINES, ids=[f"{name_page(page)}: {line}" for page, line in LINES]
 )
