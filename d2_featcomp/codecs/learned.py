@@ -119,16 +119,16 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
             hidden=featcomp.CODEC.LEARNED.HIDDEN,
             hyper=featcomp.CODEC.LEARNED.HYPER,
             context=featcomp.CODEC.LEARNED.CONTEXT,
-            **cls.read_rate_settings(featcomp),
+            **cls.read_rate_settings(cfg, feature_split),
             **settings,
         )
 
     @classmethod
-    def read_rate_settings(cls, featcomp):
+    def read_rate_settings(cls, cfg, feature_split):
         """Reads what a subclass is built with beside the arguments of this class.
 
         Args:
-            featcomp (CfgNode): MODEL.FEATCOMP.
+            cfg, feature_split: as :meth:`FeatureCodec.from_config` takes them.
 
         Returns:
             dict: name of an argument -> its value.

@@ -31,6 +31,7 @@ DEFAULTS = {
     "quantizer": "tensor",
     "value_range": (-1.0, 1.0),
     "train_quantization": "none",
+    "ordered": True,
 }
 
 

@@ -15,7 +15,7 @@ from .base import FEATURE_CODEC_REGISTRY
 from .entropy import HasRate, IntegerWeights, find_rate_code, interpolate
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
-from .quantized import as_array
+from .quantized import DEFAULTS, as_array
 from .rate_control import find_target_bytes
 from .structures import CodedTensor
 from .symbol_coding import STEP_UNIT, prepend_rate, scale_range
@@ -33,7 +33,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
     The rate, between 0 and 1, sets the step size of each channel, and the entropy model knows it. Both
     are trained at R rate points and linear in between; in training each image has a rate of its own, and
     a rate weight that goes with it. Training begins with step sizes that rise from the first channel to
-    the last, the more the lower the rate, so that low rates do without the last channels.
+    the last, the more the lower the rate, so that low rates do without the last channels; or with equal
+    ones, for channels that a trained network computes in no order.
 
     Symbols count step sizes from the middle of the range, so that a coarsely quantized latent is mostly
     of one value. A stream carries the rate in the first byte of each latent.
@@ -48,6 +49,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         rate_weight_ratio (float): lambda at rate 0 over that at rate 1; geometric in between.
         rate_exponent (float): the rates of training images are uniform numbers in 0..1 to this power:
             below 1, high rates are more frequent.
+        ordered (bool): False for equal first step sizes of all channels.
         settings: those of :class:`LearnedFeatureCodec`.
 
     Raises:
@@ -67,6 +69,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         rates=4,
         rate_weight_ratio=1.0,
         rate_exponent=1.0,
+        ordered=True,
         **settings,
     ):
         if not rates >= 2:
@@ -87,18 +90,20 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         self.rate_exponent = rate_exponent
         self.rate = rate
         self.target_bytes = target_bytes
-        self.step_models = nn.ModuleList(_StepSizes(count, bits, rates) for count in channels)
+        self.step_models = nn.ModuleList(_StepSizes(count, bits, rates, ordered) for count in channels)
         self._drawn = None
 
     @classmethod
-    def read_rate_settings(cls, featcomp):
+    def read_rate_settings(cls, cfg, feature_split):
         """See :meth:`LearnedFeatureCodec.read_rate_settings`."""
+        featcomp = cfg.MODEL.FEATCOMP
         return {
             "rate": featcomp.CODEC.RATE,
             "target_bytes": find_target_bytes(featcomp.CODEC.TARGET_KB),
             "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
             "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
             "rate_exponent": featcomp.TRAIN.RATE_EXPONENT,
+            "ordered": feature_split.read_codec_defaults(cfg).get("ordered", DEFAULTS["ordered"]),
         }
 
     # ---- training ----------------------------------------------------------------------------------
@@ -254,9 +259,10 @@ class _StepSizes(IntegerWeights):
 
     described = "the step sizes"
 
-    def __init__(self, channels, bits, rates):
+    def __init__(self, channels, bits, rates, ordered):
         super().__init__()
-        self.excess = nn.Parameter((_first_step_sizes(channels, bits, rates) - 1).log())
+        first = _first_step_sizes(channels, bits, rates, ordered)
+        self.excess = nn.Parameter((first - 1).log())
         self.register_buffer("integer_steps", torch.zeros(rates, channels, dtype=torch.int32))
         self.register_source()
         self.update()
@@ -269,11 +275,13 @@ class _StepSizes(IntegerWeights):
         self.integer_steps.copy_(torch.round(self() * 2**STEP_UNIT).int())
 
 
-def _first_step_sizes(channels, bits, rates):
+def _first_step_sizes(channels, bits, rates, ordered):
     """(R, C): geometric along rates and channels. At rate 1 all channels have fine steps. At rate 0 the
-    first has few symbols and the last one alone, so that the network learns what to do without."""
+    first has few symbols and the last one alone, so that the network learns what to do without; without
+    an order, all have few."""
     levels = 2 ** (bits - 1) - 1.0
-    ends = torch.tensor([[max(2.0, 0.7 * levels), 8 * levels], [1.5, 2.5]]).log()
+    coarse = [max(2.0, 0.7 * levels), 8 * levels] if ordered else [max(3.0, 0.5 * levels)] * 2
+    ends = torch.tensor([coarse, [1.5, 2.5] if ordered else [2.0, 2.0]]).log()
     rate = torch.linspace(0, 1, rates)[:, None, None]
     channel = torch.linspace(0, 1, channels)[:, None]
     at_rate = ends[0] + rate * (ends[1] - ends[0])  # (R, 1, 2): of the first and of the last channel

@@ -85,6 +85,20 @@ def test_step_sizes_are_those_of_the_rate():
     assert step.flatten().tolist() == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.parametrize(("split", "ordered"), [("MSFC", True), ("PyramidSplit", False)])
+def test_first_step_sizes(networks, split, ordered):
+    """They fall along the rates; channels that no reduction has put in order begin alike."""
+    from detectron2.modeling import build_model
+
+    settings = {"MODEL.FEATCOMP.CODEC.NAME": "variable_rate", "MODEL.FEATCOMP.SPLIT": split}
+    cfg = setup_config(networks.MSFC, networks.listed({**networks.TINY, **settings}))
+    for steps in build_model(cfg).feature_codec.step_models:
+        found = steps().detach()
+        assert (found[:-1] > found[1:]).all()
+        change = found.diff(dim=1)
+        assert (change > 0).all() if ordered else (change == 0).all()
+
+
 def test_bytes_and_errors_follow_the_rate(fitted):
     sizes, errors = [], []
     for rate in np.linspace(0, 1, 9):

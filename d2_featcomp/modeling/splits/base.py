@@ -63,7 +63,9 @@ class FeatureSplit(nn.Module, abc.ABC):
             task network, default False).
         codec_defaults (dict): the same for the codec: "quantizer" (see `QUANTIZER_REGISTRY`),
             "value_range" (of "fixed"), "train_quantization" ("none", "noise" or "ste"), "colour"
-            (whether y is an image in colour). See :meth:`read_codec_defaults`.
+            (whether y is an image in colour), "ordered" (False for features of the task network as they
+            are, whose first channels matter no more than the last; default True). See
+            :meth:`read_codec_defaults`.
     """
 
     defaults = {}

@@ -19,6 +19,7 @@ class IntermediateLayerSplit(FeatureSplit):
     """
 
     defaults = {"split_point": "layer"}
+    codec_defaults = {"ordered": False}
 
     @configurable
     def __init__(self, *, shapes):

@@ -58,6 +58,8 @@ class PyramidSplit(FeatureSplit):
         pooled (dict[str, str]): pooled level -> the level below it.
     """
 
+    codec_defaults = {"ordered": False}
+
     @configurable
     def __init__(self, *, shapes, pooled):
         super().__init__()
