@@ -167,6 +167,26 @@ def test_between_two_symbols_bits_are_the_mean():
     assert float(gradient) == pytest.approx(bits[1] - bits[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("bits", [5, 6])
+def test_a_narrow_mixture_that_is_elsewhere_comes_back(bits):
+    """Where a symbol has the least probability there is, 2^-20, there must be a gradient: in one of four
+    phases a map of one symbol is expected elsewhere, as of a channel that became constant."""
+    torch.manual_seed(0)
+    model = ContextModel(1, bits)
+    with torch.no_grad():  # logits, means and logarithms of scales of the components
+        phase = torch.tensor([[-5.0, 6.0, -9.0], [-1.0, 1.0, -1.2], [-3.0, -5.0, -1.2]])
+        model.head_bias.view(4, 3, 3)[0] = phase
+    positions = torch.full((1, 1, 8, 8), 2.0 ** (bits - 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.015)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    for _ in range(300):
+        optimizer.zero_grad()
+        model(positions).backward()
+        optimizer.step()
+        schedule.step()
+    assert float(model(positions).detach()) / 64 < 0.1
+
+
 def test_what_is_outside_of_a_mask_does_not_count():
     model = random_model(3, 2, 2)
     small, large = smooth_maps(1, 3, 2, (5, 6))[0], smooth_maps(1, 3, 2, (8, 9))[0]

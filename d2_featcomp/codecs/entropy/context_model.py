@@ -226,19 +226,28 @@ class ContextModel(IntegerWeights):
         return below + share * (above - below)
 
     def _bits_of_pair(self, outputs, lower):
-        """Bits of the symbols `lower` and `lower + 1` by a mixture."""
+        """Bits of the symbols `lower` and `lower + 1` by a mixture.
+
+        In logarithms, and with a gradient where the probability is the least that there is: a component
+        that is narrow and elsewhere comes back.
+        """
         highest = 2**self.bits - 1
         logits, means, scales = outputs.unflatten(2, (3, COMPONENTS)).unbind(2)
-        weights = logits.softmax(dim=2)
         means = means * 2 ** (self.bits - 2) + highest / 2
         inverse = (-scales).clamp(-(SCALES - 1 - SCALE_OFFSET) / 8, SCALE_OFFSET / 8).exp()
         ends = torch.stack([lower, lower + 1, lower + 2], dim=0)[:, :, :, None] - 0.5
-        below = torch.sigmoid((ends - means) * inverse)
-        ends = ends.expand_as(below)
-        below = torch.where(ends < 0, 0.0, torch.where(ends > highest, 1.0, below))
+        distances = (ends - means) * inverse
+        below = F.logsigmoid(distances)
+        above = below - distances
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)); here b - a is `inverse`.
+        first, last = ends[:-1] < 0, ends[1:] > highest
+        inside = torch.where(first | last, 0.0, torch.log(-torch.expm1(-inverse)))
+        of_each = torch.where(last, 0.0, below[1:]) + torch.where(first, 0.0, above[:-1]) + inside
+        found = torch.logsumexp(of_each + logits.log_softmax(dim=2), dim=3)
         least = LEAST_FREQUENCY / 2**40
-        found = ((below[1:] - below[:-1]) * weights).sum(dim=3) + least
-        return -torch.log2(found / (1 + least * 2**self.bits))
+        nats = math.log1p(least * 2**self.bits) - torch.log(found.exp() + least)
+        missing = torch.log1p((math.log(least) - found).clamp(min=0))
+        return (nats + missing - missing.detach()) / math.log(2)
 
     # ---- integers ----------------------------------------------------------------------------------
 
