@@ -22,7 +22,7 @@ from .quantizers import Quantizer, build_quantizer
 from .symbol_coding import arrange, code_floats, code_symbols
 from .symbols import SymbolDecoder, dequantize, step_size, symbols_from_image
 
-__all__ = ["QuantizedFeatureCodec", "as_array", "read_settings"]
+__all__ = ["QuantizedFeatureCodec", "as_array", "read_defaults", "read_settings"]
 
 TRAIN_QUANTIZATIONS = ("none", "noise", "ste")
 UNITS = ("features", "steps")
@@ -258,6 +258,12 @@ class QuantizedFeatureCodec(FeatureCodec):
         return self._decoder.step_sizes(tensors, shapes, device)
 
 
+def read_defaults(cfg, feature_split):
+    """Returns the `codec_defaults` of a split, with `DEFAULTS` for what it leaves open; `cfg` and
+    `feature_split` are as :meth:`FeatureCodec.from_config` takes them."""
+    return {**DEFAULTS, **feature_split.read_codec_defaults(cfg)}
+
+
 def read_settings(cfg, feature_split):
     """Reads what a :class:`QuantizedFeatureCodec` is built with, but for the image codec.
 
@@ -272,7 +278,7 @@ def read_settings(cfg, feature_split):
     """
     featcomp = cfg.MODEL.FEATCOMP
     weight = featcomp.COMPRESSIBILITY.WEIGHT
-    defaults = {**DEFAULTS, **feature_split.read_codec_defaults(cfg)}
+    defaults = read_defaults(cfg, feature_split)
     if not weight >= 0:
         raise ValueError(
             f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for no such "

@@ -15,7 +15,7 @@ from .base import FEATURE_CODEC_REGISTRY
 from .entropy import HasRate, IntegerWeights, find_rate_code, interpolate
 from .images import BitstreamError
 from .learned import LearnedFeatureCodec, scale_gradient
-from .quantized import DEFAULTS, as_array
+from .quantized import as_array, read_defaults
 from .rate_control import find_target_bytes
 from .structures import CodedTensor
 from .symbol_coding import STEP_UNIT, prepend_rate, scale_range
@@ -103,7 +103,7 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
             "rates": featcomp.CODEC.LEARNED.RATE_POINTS,
             "rate_weight_ratio": featcomp.TRAIN.RATE_WEIGHT_RATIO,
             "rate_exponent": featcomp.TRAIN.RATE_EXPONENT,
-            "ordered": feature_split.read_codec_defaults(cfg).get("ordered", DEFAULTS["ordered"]),
+            "ordered": read_defaults(cfg, feature_split)["ordered"],
         }
 
     # ---- training ----------------------------------------------------------------------------------
@@ -280,8 +280,10 @@ def _first_step_sizes(channels, bits, rates, ordered):
     first has few symbols and the last one alone, so that the network learns what to do without; without
     an order, all have few."""
     levels = 2 ** (bits - 1) - 1.0
-    coarse = [max(2.0, 0.7 * levels), 8 * levels] if ordered else [max(3.0, 0.5 * levels)] * 2
-    ends = torch.tensor([coarse, [1.5, 2.5] if ordered else [2.0, 2.0]]).log()
+    if ordered:
+        ends = torch.tensor([[max(2.0, 0.7 * levels), 8 * levels], [1.5, 2.5]]).log()
+    else:
+        ends = torch.tensor([[max(3.0, 0.5 * levels)] * 2, [2.0] * 2]).log()
     rate = torch.linspace(0, 1, rates)[:, None, None]
     channel = torch.linspace(0, 1, channels)[:, None]
     at_rate = ends[0] + rate * (ends[1] - ends[0])  # (R, 1, 2): of the first and of the last channel
