@@ -229,6 +229,9 @@ def add_featcomp_config(cfg):
     # from the original features; for BaF the Charbonnier loss, eq. 7) or "both". featcomp train
     # takes it from each stage below.
     featcomp.LOSS = "task"
+    # Weights of the task network's losses in stages 2 and 3, e.g. (("loss_mask", 2.0),), by their names
+    # in the log; 1 for those that are not named.
+    featcomp.LOSS_WEIGHTS = ()
     # Trains only the split, batch norm statistics frozen too. featcomp train sets it in stage 2.
     featcomp.FREEZE_TASK_NETWORK = False
 

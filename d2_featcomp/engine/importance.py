@@ -88,8 +88,8 @@ def _unchanged_statistics(network):
 
 
 def compute_feature_gradients(network, batched_inputs):
-    """Computes how a network's own losses change with the features at the split point, if these are not
-    coded.
+    """Computes how a network's own losses, by their weights, change with the features at the split
+    point, if these are not coded.
 
     Args:
         network (SplitNetwork): in training mode; its parameters' gradients stay as they are.
@@ -99,12 +99,13 @@ def compute_feature_gradients(network, batched_inputs):
         dict[str, Tensor]: name of the features -> gradient of the sum of the losses, (N, C, H, W).
 
     Raises:
-        RuntimeError: the network is in evaluation mode.
+        RuntimeError: the network is in evaluation mode. ValueError: see
+            :meth:`SplitNetwork.compute_task_losses`.
     """
     if not network.training:
         raise RuntimeError("gradients need training mode: call model.train() first")
     with open_call(uncoded=True) as call:
-        losses = network.network(batched_inputs)
+        losses = network.compute_task_losses(batched_inputs)
     features = call.features
     gradients = torch.autograd.grad(sum(losses.values()), list(features.values()), allow_unused=True)
     return {

@@ -55,6 +55,7 @@ class SplitNetwork(SplitInference, nn.Module):
         split_name (str): name of the split in the registry; "" is that of its class.
         loss (str): what training minimizes: "task" (the network's own losses), "distill" (the distance
             of the restored from the original features) or "both".
+        loss_weights (dict[str, float]): name of a loss of the network -> its weight; 1 if not named.
         freeze_task_network (bool): train only split and codec; batch norm statistics stay too.
         rate_weights (dict[str, float]): name of a rate term of the codec -> its weight among the losses.
             A network with a method `weight_losses` balances "compressibility" itself.
@@ -89,6 +90,7 @@ class SplitNetwork(SplitInference, nn.Module):
         split_point=None,
         split_name="",
         loss="task",
+        loss_weights=None,
         freeze_task_network=False,
         rate_weights=None,
         preprocessing="",
@@ -116,6 +118,7 @@ class SplitNetwork(SplitInference, nn.Module):
         self._preprocessing = f"{preprocessing} {network.backbone.size_divisibility}"
         self._pixels = WatchedWeights(network, ("pixel_mean", "pixel_std"))
         self._loss = loss
+        self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network
         self._accelerates_training = accelerate_training and loss == "task"
         self.channel_weights = None
@@ -200,6 +203,28 @@ class SplitNetwork(SplitInference, nn.Module):
         coded = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
         return self.cloud_inference([FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in coded])
 
+    def compute_task_losses(self, batched_inputs):
+        """Computes the network's own losses, each by its weight.
+
+        Args:
+            batched_inputs (list[dict]): as the network takes them in training.
+
+        Returns:
+            dict[str, Tensor]
+
+        Raises:
+            ValueError: the network has no loss of a name that has a weight.
+        """
+        losses = dict(self.network(batched_inputs))
+        for name, weight in self._loss_weights.items():
+            if name not in losses:
+                raise ValueError(
+                    f"MODEL.FEATCOMP.LOSS_WEIGHTS names {name!r}, which is no loss of the task network; "
+                    f"it has {', '.join(sorted(losses))}"
+                )
+            losses[name] = losses[name] * weight
+        return losses
+
     def _training_losses(self, batched_inputs):
         whole = self._loss != "distill"  # else nothing beyond the features is needed
         quick = find_quick_encoder(self.network.backbone) if self._accelerates_training else None
@@ -210,7 +235,7 @@ class SplitNetwork(SplitInference, nn.Module):
             encode=quick,
         ) as call:
             if whole:
-                losses = dict(self.network(batched_inputs))
+                losses = self.compute_task_losses(batched_inputs)
             else:
                 self.network.backbone(self.normalized_images(batched_inputs).tensor)
                 losses = {}

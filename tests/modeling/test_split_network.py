@@ -119,6 +119,30 @@ def test_distillation(make_record, loss, names):
     assert torch.isfinite(losses["loss_distill"])
 
 
+def test_losses_count_by_their_weights(make_record):
+    # Of a network that samples no proposals, so that two have the same losses.
+    settings = {
+        "MODEL__FEATCOMP__TASK_NETWORK": "RetinaNet",
+        "MODEL__RETINANET__IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    }
+    weights = (("loss_cls", 3.0), ("loss_box_reg", 0))
+    plain = networks.shrunk_network(**settings).train()
+    weighted = networks.shrunk_network(**settings, MODEL__FEATCOMP__LOSS_WEIGHTS=weights).train()
+    weighted.load_state_dict(plain.state_dict())
+    own, given = (copy.deepcopy(model)([make_record()]) for model in (plain, weighted))
+    assert given["loss_cls"].item() == pytest.approx(3 * own["loss_cls"].item())
+    assert given["loss_box_reg"].item() == 0 < own["loss_box_reg"].item()
+    # So does the importance of channels.
+    own, given = (compute_feature_gradients(model, [make_record()])["p3"] for model in (plain, weighted))
+    assert given.abs().max() > 2 * own.abs().max() > 0
+
+
+def test_weights_of_unknown_losses_are_refused(make_record):
+    model = networks.shrunk_network(MODEL__FEATCOMP__LOSS_WEIGHTS=(("mask", 2.0),)).train()
+    with pytest.raises(ValueError, match="'mask', which is no loss of the task network; it has loss_"):
+        model([make_record()])
+
+
 def test_distillation_loss_by_hand():
     features = {"p2": torch.tensor([0.0, 2.0]), "p3": torch.tensor([0.0, 4.0])}
     restored = {"p2": torch.tensor([1.0, 1.0]), "p3": torch.tensor([0.0, 0.0])}
@@ -193,6 +217,9 @@ def test_distillation_weights_channels(make_record, monkeypatch):
         ("TASK_NETWORK", "Nothing", "name a registered Detectron2"),
         ("SPLIT", "Nothing", "unknown feature split 'Nothing'"),
         ("LOSS", "nothing", "unknown training loss 'nothing'"),
+        ("LOSS_WEIGHTS", (("loss_mask", -1.0),), "0 or more"),
+        ("LOSS_WEIGHTS", ("loss_mask", 2.0), "give pairs of a loss"),
+        ("LOSS_WEIGHTS", (("loss_mask", "twice"),), "give pairs of a loss"),
         ("CODEC__NAME", "flif", "unknown codec 'flif'"),
         ("CODEC__BITS", 17, "cannot carry 17 bits"),
         ("CODEC__QUALITY", 26, "QUALITY 26 is out of range"),
