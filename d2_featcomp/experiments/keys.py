@@ -77,6 +77,7 @@ _NOT_MEASURED = (
     "INPUT.RANDOM_FLIP",
     "MODEL.FEATCOMP.ANSWERS.*",  # compared setting by setting, as this is
     "MODEL.FEATCOMP.CODEC.*",
+    "MODEL.FEATCOMP.LOSS_WEIGHTS",
     "SOLVER.*",
 )
 

@@ -312,6 +312,7 @@ def test_keys_on_which_no_number_depends(msfc, tmp_path, monkeypatch):
     first = measure_settings({"a": msfc("png", 4)}, records)
     calls = Calls(monkeypatch)
     more = {"SOLVER__MAX_ITER": 3, "VIS_PERIOD": 2, "INPUT__MIN_SIZE_TRAIN": (7,)}
+    more["MODEL__FEATCOMP__LOSS_WEIGHTS"] = (("loss_mask", 2.0),)
     assert measure_settings({"a": msfc("png", 4, "elsewhere", **more)}, records) == first
     assert calls.take() == (0, 0)
     measure_settings({"a": msfc("png", 4, INPUT__MIN_SIZE_TEST=64)}, records)
