@@ -157,6 +157,23 @@ def test_frequencies_are_positive_and_add_up():
         assert np.array_equal(lower.sum(axis=1), upper[:, digit])
 
 
+@pytest.mark.parametrize(
+    ("bits", "sums"),
+    [(5, [2181141198, 1221569680, 4174583635]), (8, [213435505, 3529283295, 3046857605])],
+)
+def test_frequencies_of_a_mixture_are_the_same_everywhere(bits, sums):
+    """As the tables: if they change, no bitstream of before can be read."""
+    outputs = np.arange(2 * 9 * 40).reshape(2, 9, 40) * 7919 % 1201 - 600.0
+    outputs[:, 3:6] = outputs[:, 3:6] * 2 ** (bits - 5) + 2 ** (bits + 3)  # means, some of them outside
+    outputs[:, 6:] = outputs[:, 6:] // 16 + 30  # scales: -8 to 66, of which 0 to 63 are known
+    mixture = MixtureFrequencies(outputs, bits)
+    found = [mixture.of_digit(0, None)]
+    found += [mixture.of_digit(1, np.full(80, digit)) for digit in range(2 ** (bits - bits // 2))]
+    assert [zlib.crc32(np.ascontiguousarray(part, "<i8").tobytes()) for part in found[:3]] == sums
+    for digit, lower in enumerate(found[1:]):
+        assert np.array_equal(lower.sum(axis=1), found[0][:, digit])
+
+
 def test_between_two_symbols_bits_are_the_mean():
     model = random_model(1, 3)
     bits = [float(model(torch.full((1, 1, 1, 1), float(k))).detach()) for k in (2, 3)]

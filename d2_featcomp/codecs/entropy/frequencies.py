@@ -4,6 +4,8 @@ Shape shorthand in this module:
     C: channels; S: positions; K = 2^n: symbols of n bits; M: components of a mixture
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from .tables import (
@@ -75,23 +77,11 @@ class MixtureFrequencies:
         self.digits = (bits - bits // 2, bits // 2)
         channels, _, positions = outputs.shape
         parts = outputs.astype(np.int64).reshape(channels, 3, COMPONENTS, positions)
-        parts = parts.transpose(1, 0, 3, 2).reshape(3, -1, 1, COMPONENTS)
-        logits, self._means, scales = parts
+        logits, self._means, scales = parts.transpose(1, 2, 0, 3).reshape(3, COMPONENTS, -1)
         table = exponential_table()
-        below = logits.max(axis=-1, keepdims=True) - logits
+        below = logits.max(axis=0) - logits
         self._weights = table[np.minimum(below, len(table) - 1)]
         self._reciprocals = reciprocal_table()[np.clip(scales, 0, SCALES - 1)]
-
-    def _cumulative(self, ends):
-        """(C * S, L) int64: frequency of all symbols below `ends`, which are of that shape or (1, L)."""
-        table = logistic_table()
-        half = len(table) // 2
-        position = (ends[..., None] << POSITION_UNIT) - (1 << (POSITION_UNIT - 1)) - self._means
-        argument = np.clip(position * self._reciprocals >> ARGUMENT_SHIFT, -half, half)
-        inside = (self._weights * table[argument + half]).sum(axis=-1)
-        whole = (self._weights * (table[-1] + table[0])).sum(axis=-1)
-        inside = np.where(ends <= 0, 0, np.where(ends >= 2**self.bits, whole, inside))
-        return inside + ends * LEAST_FREQUENCY
 
     def of_digit(self, index, known):
         """
@@ -102,12 +92,41 @@ class MixtureFrequencies:
         Returns:
             ndarray: (C * S, 2^bits of the digit) int64 frequencies, at least 1.
         """
-        upper, lower = self.digits
         if index == 0:
-            ends = np.arange(2**upper + 1)[None] << lower
-        else:
-            ends = (known.astype(np.int64)[:, None] << lower) + np.arange(2**lower + 1)[None]
-        return np.diff(self._cumulative(ends), axis=1)
+            return np.diff(self._below_upper_digits, axis=0).T
+        known, lower = known.astype(np.int64), self.digits[1]
+        between = (known << lower) + np.arange(1, 2**lower)[:, None]
+        first, last = np.take_along_axis(self._below_upper_digits, np.stack([known, known + 1]), axis=0)
+        return np.diff(self._below(between), axis=0, prepend=first[None], append=last[None]).T
+
+    @cached_property
+    def _below_upper_digits(self):
+        """(2^bits + 1, C * S) int64: frequency of all symbols below each upper digit, and of all."""
+        upper, lower = self.digits
+        table = logistic_table()
+        found = np.zeros((2**upper + 1, self._means.shape[1]), np.int64)
+        found[1:-1] = self._below(np.arange(1, 2**upper)[:, None] << lower)
+        found[-1] = self._weights.sum(axis=0) * (table[-1] + table[0]) + 2**self.bits * LEAST_FREQUENCY
+        return found
+
+    def _below(self, ends):
+        """(L, C * S) int64: frequency of all symbols below `ends`, which are of that shape or (L, 1),
+        none of them the first or behind the last."""
+        table = logistic_table()
+        half = len(table) // 2
+        positions = (ends << POSITION_UNIT) - (1 << (POSITION_UNIT - 1))
+        found = ends * LEAST_FREQUENCY
+        for weight, mean, reciprocal in zip(self._weights, self._means, self._reciprocals, strict=True):
+            argument = positions - mean
+            argument *= reciprocal
+            argument >>= ARGUMENT_SHIFT
+            argument += half
+            # np.clip is slower on small maps.
+            np.maximum(argument, 0, out=argument)
+            part = table[np.minimum(argument, len(table) - 1, out=argument)]
+            part *= weight
+            found = found + part
+        return found
 
 
 def make_frequencies(outputs, bits):
