@@ -188,9 +188,10 @@ def run_part(part, limit, folder):
         return {**about, "lines": ["no time was left"]}
     path = os.path.join(folder, f"{part.name}.log")
     start = time.perf_counter()
+    in_order = {**os.environ, "PYTHONUNBUFFERED": "1"}  # else errors come before what was printed first
     with open(path, "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            part.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            part.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=in_order
         )
         try:
             status = "failed" if process.wait(limit) else "ok"

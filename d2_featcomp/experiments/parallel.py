@@ -95,6 +95,7 @@ class _Process:
         self._began = time.monotonic()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment = {"OMP_NUM_THREADS": str(max(1, cores // workers)), **os.environ}
+        environment["PYTHONUNBUFFERED"] = "1"  # else errors come before what was printed first
         if self._device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._device
         os.makedirs(os.path.dirname(self._log), exist_ok=True)

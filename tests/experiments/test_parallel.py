@@ -131,10 +131,12 @@ def test_workers_get_the_options_of_the_command():
 
 def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
     body = """
         note("begins")
         if name == "plain":
+            print("writing a checkpoint")
             sys.exit("the disk is full")
         time.sleep(600)
         """

@@ -33,7 +33,8 @@ def test_a_part_that_runs(tool, tmp_path):
     assert (tmp_path / "words.log").read_text().split() == ["one", "two"]
 
 
-def test_a_part_that_fails_keeps_its_last_words(tool, tmp_path):
+def test_a_part_that_fails_keeps_its_last_words(tool, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     part = tool.Part(
         "bad", python("print('so far'); raise SystemExit('no such thing')"), 30, count_lines
     )
