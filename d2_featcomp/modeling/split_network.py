@@ -2,25 +2,20 @@
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..codecs import FeatureBitstream
 from ..codecs.structures import OWN_LIMITS
-from .acceleration import (
-    Acceleration,
-    OnnxAcceleration,
-    find_quick_encoder,
-    require_inference,
-)
+from .acceleration import Acceleration, OnnxAcceleration, require_inference
 from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
 from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
-from .split_backbone import SplitBackbone, open_call
+from .split_backbone import SplitBackbone
 from .split_inference import SplitInference
 from .split_point import AfterBackbone
 from .split_settings import check_split_config, read_split_settings, require_backbone
+from .split_training import SplitTraining
 from .splits import find_stored_name
 from .sub_models import drop_other_weights, find_sub_model_weights
 
@@ -30,7 +25,7 @@ LOSSES = ("task", "distill", "both")
 
 
 @META_ARCH_REGISTRY.register()
-class SplitNetwork(SplitInference, nn.Module):
+class SplitNetwork(SplitInference, SplitTraining, nn.Module):
     """A Detectron2 meta-architecture with a split point in its backbone.
 
     The meta-architecture runs unchanged; its attribute `backbone` is replaced by a
@@ -202,57 +197,6 @@ class SplitNetwork(SplitInference, nn.Module):
             return self._training_losses(batched_inputs)
         coded = [stream.to_bytes() for stream in self.edge_inference(batched_inputs)]
         return self.cloud_inference([FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in coded])
-
-    def compute_task_losses(self, batched_inputs):
-        """Computes the network's own losses, each by its weight.
-
-        Args:
-            batched_inputs (list[dict]): as the network takes them in training.
-
-        Returns:
-            dict[str, Tensor]
-
-        Raises:
-            ValueError: the network has no loss of a name that has a weight.
-        """
-        losses = dict(self.network(batched_inputs))
-        for name, weight in self._loss_weights.items():
-            if name not in losses:
-                raise ValueError(
-                    f"MODEL.FEATCOMP.LOSS_WEIGHTS names {name!r}, which is no loss of the task network; "
-                    f"it has {', '.join(sorted(losses))}"
-                )
-            losses[name] = losses[name] * weight
-        return losses
-
-    def _training_losses(self, batched_inputs):
-        whole = self._loss != "distill"  # else nothing beyond the features is needed
-        quick = find_quick_encoder(self.network.backbone) if self._accelerates_training else None
-        with open_call(
-            distill=self._loss != "task",
-            channel_weights=self.channel_weights,
-            tail=whole,
-            encode=quick,
-        ) as call:
-            if whole:
-                losses = self.compute_task_losses(batched_inputs)
-            else:
-                self.network.backbone(self.normalized_images(batched_inputs).tensor)
-                losses = {}
-        losses.update(call.losses)
-        if self.feature_codec.estimated_bytes is not None and has_event_storage():
-            get_event_storage().put_scalar("bytes_per_image", self.feature_codec.estimated_bytes)
-        for name, rate in call.rates.items():
-            losses.update(self._weighted(name, rate))
-        return losses
-
-    def _weighted(self, name, rate):
-        weight_losses = getattr(self.network, "weight_losses", None)
-        if weight_losses is None:
-            weight_losses = getattr(self.network, "weigh_losses", None)  # earlier name
-        if name == "compressibility" and weight_losses is not None:
-            return weight_losses({f"loss_{name}": rate})
-        return {f"loss_{name}": self.rate_weights.get(name, 1.0) * rate}
 
     def accelerate(self, inference="fused"):
         """Makes both sub-models faster by other ways to compute the same.

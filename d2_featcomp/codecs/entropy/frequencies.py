@@ -101,7 +101,8 @@ class MixtureFrequencies:
 
     @cached_property
     def _below_upper_digits(self):
-        """(2^bits + 1, C * S) int64: frequency of all symbols below each upper digit, and of all."""
+        """(2^bits of the digit + 1, C * S) int64: frequency of all symbols below each upper digit, and
+        of all symbols."""
         upper, lower = self.digits
         table = logistic_table()
         found = np.zeros((2**upper + 1, self._means.shape[1]), np.int64)
