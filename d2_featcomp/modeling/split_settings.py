@@ -1,12 +1,11 @@
 """Reads from a config what a split network consists of."""
 
-import math
-
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ..codecs import FEATURE_CODEC_REGISTRY, build_feature_codec
 from .acceleration import require_inference
+from .named_weights import read_named_weights
 from .split_point import build_split_point
 from .splits import build_feature_split, find_feature_split, find_split_name
 
@@ -45,7 +44,12 @@ def read_split_settings(cfg):
         "feature_codec": build_feature_codec(cfg, feature_split),
         "split_name": find_split_name(featcomp.SPLIT),
         "loss": featcomp.LOSS,
-        "loss_weights": _loss_weights(featcomp),
+        "loss_weights": read_named_weights(
+            featcomp.LOSS_WEIGHTS,
+            "FEATCOMP.LOSS_WEIGHTS",
+            "a loss of the task network",
+            '(("loss_mask", 2.0),)',
+        ),
         "freeze_task_network": featcomp.FREEZE_TASK_NETWORK,
         "rate_weights": _rate_weights(featcomp),
         "preprocessing": _describe_preprocessing(cfg),
@@ -57,19 +61,6 @@ def _describe_preprocessing(cfg):
     if size := tuple(cfg.MODEL.FEATCOMP.INPUT_SIZE):
         return f"{cfg.INPUT.FORMAT} {size}"
     return f"{cfg.INPUT.FORMAT} {cfg.INPUT.MIN_SIZE_TEST} {cfg.INPUT.MAX_SIZE_TEST}"
-
-
-def _loss_weights(featcomp):
-    weights = {}
-    for entry in featcomp.LOSS_WEIGHTS:
-        valid = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
-        if not valid or not isinstance(entry[1], int | float) or not 0 <= entry[1] < math.inf:
-            raise ValueError(
-                f"MODEL.FEATCOMP.LOSS_WEIGHTS holds {entry!r}: give pairs of a loss of the task network "
-                'and a weight of 0 or more, e.g. (("loss_mask", 2.0),)'
-            )
-        weights[entry[0]] = float(entry[1])
-    return weights
 
 
 def _rate_weights(featcomp):

@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.structures import ImageList
 from torch import nn
 
+from ..named_weights import read_named_weights
 from .heads import TASK_HEAD_REGISTRY
 from .loss_weights import UncertaintyWeighting
 
@@ -137,15 +138,13 @@ def _only_output(backbone):
 def _loss_weights(cfg, heads):
     kinds = {head.task: head.loss_kind for head in heads}
     known = {head.task for _, head in TASK_HEAD_REGISTRY}
-    weights = {}
-    for entry in cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL:
-        if len(entry) != 2 or entry[0] not in known:
-            raise ValueError(
-                f"MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL holds {entry!r}: give pairs of a task "
-                f"({', '.join(sorted(known))}) and a weight"
-            )
-        if entry[0] in kinds:
-            weights[entry[0]] = float(entry[1])
+    key, tasks = "MULTI_TASK.LOSS_WEIGHTS.INITIAL", ", ".join(sorted(known))
+    given = read_named_weights(
+        cfg.MODEL.MULTI_TASK.LOSS_WEIGHTS.INITIAL, key, f"a task ({tasks})", '(("disparity", 4.0),)'
+    )
+    for task in given.keys() - known:
+        raise ValueError(f"MODEL.{key} names {task!r}: choose among {tasks}")
+    weights = {task: weight for task, weight in given.items() if task in kinds}
     if cfg.MODEL.FEATCOMP.ENABLED and cfg.MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT:
         kinds[COMPRESSIBILITY] = "regression"
         weights[COMPRESSIBILITY] = cfg.MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT

@@ -110,9 +110,11 @@ def test_initial_weights():
     # Of tasks that are left out a weight may be given.
     model = build(initial, given, "MODEL.MULTI_TASK.HEADS", ["DisparityHead"])
     assert set(model.loss_weights.weights()) == {"disparity", "compressibility"}
-    for wrong in ([["depth", 1.0]], [["disparity"]]):
+    for wrong in (["disparity"], "disparity", ["disparity", "much"], ["disparity", -1.0], [1, 1.0]):
         with pytest.raises(ValueError, match=r"INITIAL holds .*pairs of a task \(disparity, recon"):
-            build(initial, wrong)
+            build(initial, [wrong])
+    with pytest.raises(ValueError, match="INITIAL names 'depth': choose among disparity, recon"):
+        build(initial, [["depth", 1.0]])
 
 
 def noise_of(model, features):
