@@ -1,13 +1,28 @@
 """Exported edge networks in onnxruntime."""
 
+import json
+import logging
 import os
+import platform
+import re
 from typing import Any
 
-__all__ = ["open_session"]
+__all__ = ["has_vnni", "open_session"]
+
+
+def has_vnni() -> bool:
+    """Tells whether the processor multiplies and adds 8-bit integers in one instruction (VNNI), as Linux
+    lists its abilities; False where that is not known."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return re.search(r"\bavx(512)?_vnni\b", file.read()) is not None
+    except OSError:
+        return False
 
 
 def open_session(path: str, threads: int | None = None) -> Any:
-    """Opens an ONNX file in onnxruntime, on the CPU.
+    """Opens an ONNX file in onnxruntime, on the CPU. Logs a warning if its weights have 8 bits and this
+    processor adds up products of these wrongly.
 
     Args:
         path (str): of the file.
@@ -33,6 +48,21 @@ def open_session(path: str, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
     options.log_severity_level = 3  # errors alone
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds, for damaged files and unknown operators
         raise ValueError(f"{path!r} is no ONNX file that onnxruntime can read ({error})") from error
+    about = session.get_modelmeta().custom_metadata_map
+    if _weight_bits(about) == 8 and platform.machine() in ("x86_64", "AMD64") and not has_vnni():
+        logging.getLogger("d2_featcomp").warning(
+            "%r has weights of 8 bits, and this processor no VNNI: sums of products overflow, so that "
+            "more symbols differ from those of edge.onnx; export it again without --vnni",
+            path,
+        )
+    return session
+
+
+def _weight_bits(about: dict[str, str]) -> int | None:
+    """Bits of the weights of `edge.int8.onnx`, by its metadata; None of other files."""
+    if about.get("precision") != "int8":
+        return None
+    return json.loads(about.get("calibration", "{}")).get("weight_bits", 8)  # 8: of earlier releases

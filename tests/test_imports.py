@@ -54,7 +54,7 @@ ALLOWED = {
     },
     "benchmarks": {
         *("ops", "codecs", "modeling", "data", "engine", "deploy", "experiments", "serving"),
-        "preprocessing",
+        *("onnx_session", "preprocessing"),
     },
     "cli": {
         *("codecs", "modeling", "data", "evaluation", "engine", "deploy", "experiments", "serving"),

@@ -13,7 +13,7 @@ from ..deploy.onnx_edge import OnnxEdge
 from ..deploy.onnx_export import export_onnx
 from ..deploy.onnx_int8 import quantize_onnx
 from ..engine import setup_config
-from ..modeling.processor import has_vnni
+from ..onnx_session import has_vnni
 from ..preprocessing import normalize_image, pad_image
 from .common import median_times, times_faster
 from .networks import MSFC, random_network, random_record
@@ -76,5 +76,5 @@ def _export(network, folder, threads):
     for index in range(_CALIBRATED_WITH):
         noise = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         noise.resize((320, 240)).save(os.path.join(images, f"{index}.png"))
-    quantize_onnx(*paths, images)
+    quantize_onnx(*paths, images, vnni=has_vnni())
     return [OnnxEdge(path, threads=threads) for path in paths]

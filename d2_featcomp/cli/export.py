@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --int8: layers before the latent that stay float32 (1)",
     )
+    parser.add_argument(
+        "--vnni",
+        action="store_true",
+        help="with --int8: weights of 8 bits in place of 7, for edges whose processors have VNNI",
+    )
     add_overrides(parser)
 
 
@@ -58,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.int8 != bool(args.calibrate):
         raise ValueError("--int8 and --calibrate FOLDER belong together: give both, or neither")
+    if args.vnni and not args.int8:
+        raise ValueError("--vnni chooses the weights of --int8: give both, or neither")
     if args.int8:
         list_images(args.calibrate)  # before long work
     cfg = setup_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
@@ -90,6 +97,7 @@ def quantize(path: str, args: argparse.Namespace) -> None:
         args.calibrate,
         args.calibration_images,
         args.float_layers,
+        args.vnni,
         lambda paths: tqdm(paths, desc="calibration", mininterval=1),
     )
     print(f"{output}: {os.path.getsize(output) / 1e6:.1f} MB")

@@ -41,18 +41,21 @@ class Int8Check(NamedTuple):
     images: int
 
 
-def quantize_onnx(path, output, folder, images=100, float_layers=1, progress=iter):
-    """Quantizes an exported edge network: convolutions and matrix products with weights of 8 bits, one
-    scale a channel, and activations of 8 bits in the ranges that they have on calibration images.
+def quantize_onnx(path, output, folder, images=100, float_layers=1, vnni=False, progress=iter):
+    """Quantizes an exported edge network: convolutions and matrix products with weights of 7 bits,
+    stored as 8, one scale a channel, and activations of 8 bits in the ranges that they have on
+    calibration images.
 
     Args:
         path (str): of edge.onnx, see :func:`export_onnx`.
         output (str): file to write, replaced if it exists. Its metadata are those of `path`, the
             fingerprint among them, and `precision` "int8", `quantized_from` (SHA-256 of `path`) and
-            `calibration` (JSON: numbers of images and of float layers).
+            `calibration` (JSON: numbers of images, of float layers and of bits of a weight).
         folder (str): of calibration images: such as the edge will see, no labels. Taken evenly from all.
         images (int): of them at most. One in ten, at most 20, is compared and not calibrated with.
         float_layers (int): layers before each output that stay float32.
+        vnni (bool): weights of 8 bits, for edges whose processors have VNNI: x86 processors without add
+            two products in 16 bits, which overflows.
         progress (callable): of a list of paths, iterates over it.
 
     Returns:
@@ -102,12 +105,13 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, progress=ite
                 # Unsigned by signed is what processors with VNNI multiply in one instruction.
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                reduce_range=not vnni,
                 nodes_to_exclude=_find_last_layers(onnx.load(prepared).graph, float_layers),
             )
         model = onnx.load(quantized)
         with open(path, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
-        about = {"images": len(used), "float_layers": float_layers}
+        about = {"images": len(used), "float_layers": float_layers, "weight_bits": 8 if vnni else 7}
         more = {"precision": "int8", "quantized_from": digest, "calibration": json.dumps(about)}
         onnx.helper.set_model_props(model, {**edge.metadata, **more})
         onnx.save(model, quantized)

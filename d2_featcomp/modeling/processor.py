@@ -1,10 +1,8 @@
 """Abilities of the processor."""
 
-import re
-
 import torch
 
-__all__ = ["computes_bfloat16", "has_vnni", "require_bfloat16"]
+__all__ = ["computes_bfloat16", "require_bfloat16"]
 
 
 def computes_bfloat16(device):
@@ -22,13 +20,3 @@ def require_bfloat16(device):
             "bfloat16 needs a processor with AVX-512 or AVX-NE-CONVERT, which this one lacks, or which "
             "ONEDNN_MAX_CPU_ISA hides: set MODEL.FEATCOMP.INFERENCE to fused"
         )
-
-
-def has_vnni():
-    """Tells whether the processor multiplies and adds 8-bit integers in one instruction (VNNI), as Linux
-    lists its abilities; False where that is not known."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return re.search(r"\bavx(512)?_vnni\b", file.read()) is not None
-    except OSError:
-        return False

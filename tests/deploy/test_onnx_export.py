@@ -13,6 +13,7 @@ import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
+from d2_featcomp import onnx_session
 from d2_featcomp.codecs import FeatureBitstream, QuantizedFeatureCodec, build_image_codec
 from d2_featcomp.deploy import OnnxEdge, check_onnx, export_onnx, onnx_export
 from d2_featcomp.deploy.configuration import describe_network
@@ -167,7 +168,11 @@ def test_int8(exported, monkeypatch):
     assert about == {key: more[key] for key in about} and more["precision"] == "int8"
     with open(path, "rb") as file:
         assert more["quantized_from"] == hashlib.sha256(file.read()).hexdigest()
-    assert json.loads(more["calibration"]) == {"images": 10, "float_layers": 1}
+    assert json.loads(more["calibration"]) == {"images": 10, "float_layers": 1, "weight_bits": 7}
+    # So sums of two products with activations of 8 bits stay within 16 bits, on every processor.
+    stored = {entry.name: onnx.numpy_helper.to_array(entry) for entry in int8.graph.initializer}
+    matrices = [x for x in stored.values() if x.dtype == np.int8 and x.ndim > 1]
+    assert matrices and max(np.abs(x.astype(int)).max() for x in matrices) <= 64
     weights = {entry.name: entry.data_type for entry in int8.graph.initializer}
     floats = [node for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in weights]
     assert [node.name for node in floats] == ["/encoder/conv/Conv"]
@@ -178,6 +183,25 @@ def test_int8(exported, monkeypatch):
     (result,) = network.cloud_inference([stream])
     assert result["bitstream"].shapes == ((4, 8, 12),)
     assert not [name for name in os.listdir(folder) if name.startswith("tmp")]
+
+
+def test_weights_of_eight_bits_are_told_where_they_overflow(exported, monkeypatch, caplog):
+    folder = exported[1]
+    output = str(folder / "edge.vnni.onnx")
+    quantize_onnx(str(folder / "edge.onnx"), output, str(folder / "photos"), images=2, vnni=True)
+    model = onnx.load(output)
+    stored = [onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer]
+    assert max(np.abs(x.astype(int)).max() for x in stored if x.dtype == np.int8 and x.ndim > 1) == 127
+    for machine, vnni, told in (("x86_64", False, 1), ("x86_64", True, 0), ("aarch64", False, 0)):
+        monkeypatch.setattr(onnx_session.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(onnx_session, "has_vnni", lambda vnni=vnni: vnni)
+        caplog.clear()
+        OnnxEdge(str(folder / "edge.onnx"))
+        assert not caplog.records
+        OnnxEdge(output)
+        assert [("without --vnni" in record.message) for record in caplog.records] == [True] * told
+    # Files of earlier releases do not tell; their weights had 8 bits.
+    assert onnx_session._weight_bits({"precision": "int8", "calibration": '{"images": 3}'}) == 8
 
 
 def test_an_exported_edge_is_evaluated_in_a_network(exported):
