@@ -59,9 +59,9 @@ def add_featcomp_config(cfg):
     # The Detectron2 meta-architecture that is split.
     featcomp.TASK_NETWORK = "GeneralizedRCNN"
     # Name in FEATURE_SPLIT_REGISTRY. "MSFC", and its anchors "LMSFC" and "PyramidSplit" (all levels as
-    # they are); "BaF", and its anchors "IntermediateLayerSplit" (all channels) and "ImageSplit" (the
-    # image itself, by jpeg420 or hevc420); "QLayer" (MTL: the features as they are, trained to be
-    # compressible).
+    # they are); "PyramidTransform" (a latent for each level); "BaF", and its anchors
+    # "IntermediateLayerSplit" (all channels) and "ImageSplit" (the image itself, by jpeg420 or hevc420);
+    # "QLayer" (MTL: the features as they are, trained to be compressible).
     # "Pyramid", "Layer" and "Image" are earlier names of those three.
     featcomp.SPLIT = "MSFC"
     # Where the network is split: "backbone" (after it), a stage inside it, e.g. "res3" of a ResNet,
@@ -185,6 +185,15 @@ def add_featcomp_config(cfg):
     # Whether features count, in choosing components, by how much the task's losses change with them,
     # measured on as many images with labels.
     featcomp.MSFC.FIT_IMPORTANCE = False
+
+    # A latent for each level of the pyramid: their channels, fine to coarse (one number: of all), and
+    # residual blocks of a level on the edge.
+    featcomp.PYRAMID_TRANSFORM = CN()
+    featcomp.PYRAMID_TRANSFORM.CHANNELS = (64,)
+    featcomp.PYRAMID_TRANSFORM.ENCODER_BLOCKS = 1
+    # As MSFC.FIT_IMAGES and MSFC.FIT_IMPORTANCE.
+    featcomp.PYRAMID_TRANSFORM.FIT_IMAGES = 0
+    featcomp.PYRAMID_TRANSFORM.FIT_IMPORTANCE = False
 
     # L-MSFC (Kim et al., arXiv 2306.16670): the latent's channels, and its stride, a power of 2 up to
     # twice that of the coarsest level that is not pooled.

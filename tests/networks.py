@@ -72,6 +72,16 @@ KINDS = {
         MSFC,
         {**TINY, "MODEL.FEATCOMP.SPLIT": "Pyramid", "MODEL.FEATCOMP.CODEC.BITS": 8},
     ),
+    "levels": (
+        MSFC,
+        {
+            **TINY,
+            "MODEL.FEATCOMP.SPLIT": "PyramidTransform",
+            "MODEL.FEATCOMP.PYRAMID_TRANSFORM.CHANNELS": (4, 5, 6, 7),
+            "MODEL.FEATCOMP.CODEC.NAME": "variable_rate",
+            "MODEL.FEATCOMP.CODEC.BITS": 6,
+        },
+    ),
     "image": (
         MSFC,
         {

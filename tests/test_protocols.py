@@ -124,7 +124,10 @@ PROTOCOLS = {
 }
 
 # Below projects/, of networks that are not in the package.
-PROJECT_PROTOCOLS = {"NanoDet/configs/nanodet_msfc": (*COCO, "")}
+PROJECT_PROTOCOLS = {
+    "NanoDet/configs/nanodet_levels": (*COCO, ""),
+    "NanoDet/configs/nanodet_msfc": (*COCO, ""),
+}
 
 # Config, and the weights that the trainings start from where these are not the experiment's own.
 EXPERIMENTS = {

@@ -27,9 +27,9 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     sent in its place. Decoded symbols are the very ones that were coded, on every machine: coding
     computes in integers.
 
-    In training, :meth:`quantize` adds the rate term "entropy", the estimated bits a symbol: minimizing
-    it fits the context model. Its gradient for the latents is that of `rate_weight` times the estimated
-    bytes of an image; with 0 they get none.
+    In training, where gradients are computed, :meth:`quantize` adds the rate term "entropy", the
+    estimated bits a symbol: minimizing it fits the context model. Its gradient for the latents is that
+    of `rate_weight` times the estimated bytes of an image; with 0 they get none.
 
     Args:
         channels (sequence[int]): C of each latent.
@@ -140,7 +140,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
     def quantize(self, ys):
         """See :meth:`FeatureCodec.quantize`."""
         y_hats, steps, rate_terms = super().quantize(ys)
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # it is there for its gradient
             rate_terms["entropy"] = self._rate_term(ys)
         return y_hats, steps, rate_terms
 

@@ -146,6 +146,26 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         step = relative[..., None, None] * half / (self._zero - 1)
         return (y - middle) / step + self._zero, step, middle
 
+    @torch.no_grad()
+    def start_from_moments(self, moments):
+        """Lets the entropy models begin with the distributions of each channel at each rate. Ranges that
+        are measured on each image are not known here: with these nothing is done.
+
+        Args:
+            moments (sequence[(Tensor, Tensor)]): of each latent, means and deviations of its channels,
+                (C,) float.
+        """
+        ends = getattr(self._quantizer, "value_range", None)
+        if ends is None:
+            return
+        middle, half = sum(ends) / 2, (ends[1] - ends[0]) / 2
+        pairs = zip(self.context_models, self.step_models, moments, strict=True)
+        for model, steps, (mean, deviation) in pairs:
+            step = steps() * half / (self._zero - 1)
+            model.start_from_moments(
+                (mean.to(step) - middle) / step + self._zero, deviation.to(step) / step
+            )
+
     @property
     def _zero(self):
         """int: the symbol of the middle of the range."""

@@ -4,6 +4,7 @@ from ..data.mappers import train_dicts
 from ..data.requirements import load_records
 from ..evaluation.build import build_task_evaluators
 from .importance import make_label_config
+from .split_start import weights_components
 
 __all__ = ["check_data"]
 
@@ -28,8 +29,7 @@ def check_data(stages):
 
 def _uses_task_losses(cfg):
     settings = cfg.MODEL.FEATCOMP
-    components = settings.SPLIT == "MSFC" and settings.MSFC.FIT_IMPORTANCE
-    weights_channels = components or settings.TRAIN.STEP2.IMPORTANCE_IMAGES > 0
+    weights_channels = weights_components(cfg) or settings.TRAIN.STEP2.IMPORTANCE_IMAGES > 0
     if not settings.ENABLED or settings.LOSS != "distill":
         return True
     return settings.FREEZE_TASK_NETWORK and weights_channels

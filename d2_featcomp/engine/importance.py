@@ -63,7 +63,7 @@ def measure_channel_weights(cfg, network, images):
     if not mean > 0 or not mean.isfinite():
         raise ValueError(
             "the network's losses do not depend on the features at the split point, or are infinite: "
-            "set MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES to 0 and MSFC.FIT_IMPORTANCE to False"
+            "set MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES to 0 and FIT_IMPORTANCE to False"
         )
     weights = {name: (total / mean).float() for name, total in sums.items()}
     shares = ", ".join(f"{name} {value.mean():.3g}" for name, value in weights.items())

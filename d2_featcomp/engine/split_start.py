@@ -7,7 +7,14 @@ import torch
 from detectron2.utils import comm
 
 from ..files import write_text
-from ..modeling import MSFC, BaF, format_channel_order, read_channel_order
+from ..modeling import (
+    MSFC,
+    BaF,
+    PyramidTransform,
+    find_feature_split,
+    format_channel_order,
+    read_channel_order,
+)
 from ..modeling.splits.base import compute_distillation_loss
 from ..modeling.splits.msfc_start import require_fit, start_from_components
 from ..ops import ConvolutionFit
@@ -15,7 +22,20 @@ from .channel_selection import layer_inputs, select_channels, training_images
 from .checkpoint import CheckpointError
 from .importance import measure_channel_weights
 
-__all__ = ["check_start", "prepare_split"]
+__all__ = ["check_start", "prepare_split", "weights_components"]
+
+# Splits that may start from images -> their settings, among them FIT_IMAGES, in MODEL.FEATCOMP.
+_SETTINGS = {MSFC: "MSFC", PyramidTransform: "PYRAMID_TRANSFORM", BaF: "BAF"}
+
+
+def weights_components(cfg):
+    """Tells whether the split that `cfg` names starts from components that are chosen by labels."""
+    kind = find_feature_split(cfg.MODEL.FEATCOMP.SPLIT)
+    return any(
+        cfg.MODEL.FEATCOMP[key].get("FIT_IMPORTANCE", False)
+        for known, key in _SETTINGS.items()
+        if isinstance(kind, type) and issubclass(kind, known)
+    )
 
 
 def check_start(cfg, split, steps):
@@ -27,40 +47,43 @@ def check_start(cfg, split, steps):
         steps (tuple[int]): the stages that run.
 
     Raises:
-        ValueError: MODEL.FEATCOMP.MSFC.FIT_IMAGES is below 0, or parts of MSFC cannot be fitted; or a
-        split that starts from random weights would keep them.
+        ValueError: FIT_IMAGES is below 0, or parts of MSFC cannot be fitted; or a split that starts from
+        random weights would keep them.
     """
-    featcomp = cfg.MODEL.FEATCOMP
-    images = featcomp.MSFC.FIT_IMAGES
+    featcomp, key = cfg.MODEL.FEATCOMP, _find_key(split)
+    images = featcomp[key].FIT_IMAGES if key else 0
     if images < 0:
         raise ValueError(
-            f"MODEL.FEATCOMP.MSFC.FIT_IMAGES is {images}: give a number of images, or 0 to start from "
+            f"MODEL.FEATCOMP.{key}.FIT_IMAGES is {images}: give a number of images, or 0 to start from "
             "random weights"
         )
     if isinstance(split, MSFC) and images:
         require_fit(split)
-    elif isinstance(split, MSFC) and featcomp.MSFC.FIT_IMPORTANCE:
+    elif key and not images and featcomp[key].get("FIT_IMPORTANCE", False):
         raise ValueError(
-            "MODEL.FEATCOMP.MSFC.FIT_IMPORTANCE is True, and FIT_IMAGES 0, so that no components are "
+            f"MODEL.FEATCOMP.{key}.FIT_IMPORTANCE is True, and FIT_IMAGES 0, so that no components are "
             "chosen: set FIT_IMAGES to e.g. 100, or FIT_IMPORTANCE to False"
         )
-    keys = [key for key, kind in (("MSFC", MSFC), ("BAF", BaF)) if isinstance(split, kind)]
-    fitted = any(featcomp[key].FIT_IMAGES for key in keys)
-    if 2 in steps and 3 not in steps and featcomp.TRAIN.STEP2.MAX_ITER == 0 and not fitted:
-        wanted = "".join(f"MODEL.FEATCOMP.{key}.FIT_IMAGES, or " for key in keys)
+    if 2 in steps and 3 not in steps and featcomp.TRAIN.STEP2.MAX_ITER == 0 and not images:
+        wanted = f"MODEL.FEATCOMP.{key}.FIT_IMAGES, or " if key else ""
         raise ValueError(
             f"MODEL.FEATCOMP.TRAIN.STEP2.MAX_ITER is 0, and {featcomp.SPLIT} would keep random weights: "
             f"set {wanted}a number of iterations, or leave 2 out of MODEL.FEATCOMP.TRAIN.STEPS"
         )
 
 
+def _find_key(split):
+    return next((key for kind, key in _SETTINGS.items() if isinstance(split, kind)), None)
+
+
 def prepare_split(cfg, network, missing):
-    """Makes a split whose weights were not loaded ready to be trained: BaF, and MSFC with
-    `MODEL.FEATCOMP.MSFC.FIT_IMAGES`; others start from random weights.
+    """Makes a split whose weights were not loaded ready to be trained: BaF, and MSFC and
+    PyramidTransform with FIT_IMAGES; others start from random weights.
 
     For BaF it selects the channels to code, unless a file gave them, writes `channel_order.json` to
     OUTPUT_DIR, and gives the predictor its first weights, by least squares. For MSFC see
-    :func:`start_from_components`. The main process does so for all.
+    :func:`start_from_components`, for PyramidTransform its method of that name. The main process does so
+    for all.
 
     Args:
         cfg (CfgNode): of the training.
@@ -88,8 +111,8 @@ def prepare_split(cfg, network, missing):
                 "with, or start from the detector alone"
             )
         start = _start_baf
-    elif isinstance(split, MSFC) and cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES and absent == keys:
-        start = _start_msfc
+    elif (key := _find_key(split)) and cfg.MODEL.FEATCOMP[key].FIT_IMAGES and absent == keys:
+        start = _start_from_components
     else:
         return
     if comm.is_main_process():
@@ -124,9 +147,10 @@ def _start_baf(cfg, network):
 
 
 @torch.no_grad()
-def _start_msfc(cfg, network):
+def _start_from_components(cfg, network):
     split, point = network.feature_split, network.split_point
-    settings, images = cfg.MODEL.FEATCOMP.MSFC, cfg.MODEL.FEATCOMP.MSFC.FIT_IMAGES
+    settings = cfg.MODEL.FEATCOMP[_find_key(split)]
+    images = settings.FIT_IMAGES
     codec = network.feature_codec.train()  # at the bit depths of training
     weights = None
     if settings.FIT_IMPORTANCE:
@@ -134,10 +158,16 @@ def _start_msfc(cfg, network):
             weights = measure_channel_weights(cfg, network.train(), images)
     read = training_images(cfg, network, images, "computing features")
     pyramids = _Pyramids((point.head(image) for image in read), network.device)
-    start_from_components(split, pyramids, lambda y: codec.quantize([y])[0][0], weights)
+    if isinstance(split, MSFC):
+        start_from_components(split, pyramids, lambda y: codec.quantize([y])[0][0], weights)
+    else:
+        moments = split.start_from_components(pyramids, weights)
+        if hasattr(codec, "start_from_moments"):
+            codec.start_from_moments(moments)
     errors = _measure_errors(network, pyramids)
     logging.getLogger("d2_featcomp").info(
-        "MSFC starts from principal components of %d images: of the features' variance it restores %s",
+        "%s starts from principal components of %d images: of the features' variance it restores %s",
+        type(split).__name__,
         len(pyramids),
         ", ".join(f"{1 - error:.0%} ({name})" for name, error in errors.items()),
     )
@@ -151,9 +181,9 @@ def _measure_errors(network, pyramids):
     """Returns dict[str, float]: squared error of each level over its variance, mean of the images."""
     errors = {}
     for pyramid in pyramids:
-        (y_hat,), _, _ = network.feature_codec.quantize(network.feature_split.reduce(pyramid))
-        size = network.feature_split.msfr.find_image_size(pyramid)
-        restored = network.feature_split.restore([y_hat], size)
+        split = network.feature_split
+        y_hats, _, _ = network.feature_codec.quantize(split.reduce(pyramid))
+        restored = split.restore(y_hats, split.find_image_size(pyramid))
         for name, x in pyramid.items():
             error = compute_distillation_loss({name: restored[name]}, {name: x})
             errors[name] = errors.get(name, 0.0) + error.item() / len(pyramids)

@@ -78,6 +78,7 @@ _NOT_MEASURED = (
     "MODEL.FEATCOMP.ANSWERS.*",  # compared setting by setting, as this is
     "MODEL.FEATCOMP.CODEC.*",
     "MODEL.FEATCOMP.LOSS_WEIGHTS",
+    "MODEL.FEATCOMP.*.FIT_*",
     "SOLVER.*",
 )
 

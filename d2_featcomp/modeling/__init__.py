@@ -38,6 +38,7 @@ from .splits import (
     ImageSplit,
     IntermediateLayerSplit,
     PyramidSplit,
+    PyramidTransform,
     QLayer,
     SSFCDecoder,
     SSFCEncoder,

@@ -60,6 +60,30 @@ def test_fitted_models_know_their_maps(fitted):
     assert found < 0.8 * bits[0]
 
 
+@pytest.mark.parametrize("bits", [3, 6])
+def test_a_start_from_moments_knows_the_distributions(bits):
+    """Of each channel and rate; it needs hardly more than the best model that knows nothing else."""
+    torch.manual_seed(0)
+    model, highest = ContextModel(3, bits, rates=2), 2**bits - 1
+    untrained = copy.deepcopy(model)
+    deviations = torch.tensor([[0.2, 1.0, 0.2], [1.0, 3.0, 0.5]])
+    means = torch.tensor([[highest / 2 + 0.5, 2.0, highest / 2], [highest / 2, highest - 3.0, 1.0]])
+    model.start_from_moments(means, deviations)
+    integer = model.integer_model()
+    for point in range(2):
+        noise = torch.distributions.Laplace(0, 1).sample((8, 3, 16, 16)) / math.sqrt(2)
+        drawn = means[point, :, None, None] + deviations[point, :, None, None] * noise
+        maps = drawn.round().clamp(0, highest).long()
+        least = 0
+        for channel in maps.transpose(0, 1):
+            counts = channel.flatten().bincount(minlength=2**bits).double()
+            least -= (counts * (counts / counts.sum()).clamp(min=1e-12).log2()).sum()
+        found = [integer.at_rate(255 * point).count_bits(symbols.numpy()) for symbols in maps]
+        assert sum(found) < 1.25 * least
+        rate = torch.full((len(maps),), float(point))
+        assert 1.4 * sum(found) < float(untrained(maps.float(), rate=rate).detach())
+
+
 def test_bytes_are_those_of_the_cross_entropy(fitted):
     model, _, maps = fitted
     integer = model.integer_model()

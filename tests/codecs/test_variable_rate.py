@@ -99,6 +99,46 @@ def test_first_step_sizes(networks, split, ordered):
         assert (change > 0).all() if ordered else (change == 0).all()
 
 
+def test_entropy_models_start_from_what_latents_are():
+    """Each rate has its own step sizes, and so its own symbols."""
+    deviations = torch.tensor([0.3, 0.05, 0.01])
+    torch.manual_seed(1)
+    y = 0.1 + deviations[:, None, None] * torch.randn(3, 24, 24)
+    sizes = []
+    for known in (False, True):
+        codec = build(bits=6, ordered=False)
+        if known:
+            codec.start_from_moments([(torch.full((3,), 0.1), deviations)])
+        codec.eval()
+        sizes.append([])
+        for rate in (0.0, 0.5, 1.0):
+            codec.rate = rate
+            sizes[-1].append(len(codec.compress([y])[0].payload))
+            ((y_hat,), _, _), (decoded,) = (
+                codec.quantize([y[None]]),
+                codec.decompress(codec.compress([y]), [y.shape]),
+            )
+            assert torch.equal(y_hat[0], decoded)
+    unknown, known = sizes
+    assert known[0] < known[1] < known[2]
+    assert all(2 * after < before for before, after in zip(unknown, known, strict=True))
+
+
+def test_measured_ranges_leave_entropy_models_as_they_are():
+    codec = build(quantizer="tensor")
+    before = copy.deepcopy(codec.state_dict())
+    codec.start_from_moments([(torch.zeros(3), torch.ones(3))])
+    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
+
+
+def test_bits_are_estimated_only_where_they_have_a_gradient():
+    codec = build().train()
+    y = latents()[None]
+    assert set(codec.quantize([y])[2]) == {"entropy"}
+    with torch.no_grad():
+        assert codec.quantize([y])[2] == {}
+
+
 def test_bytes_and_errors_follow_the_rate(fitted):
     sizes, errors = [], []
     for rate in np.linspace(0, 1, 9):

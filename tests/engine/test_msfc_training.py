@@ -61,6 +61,48 @@ def test_no_iterations_leave_the_fitted_weights(detector, tmp_path):
         assert (fitted["feature_split.msff.attention.excite.weight"] == 0).all()
 
 
+def test_a_latent_for_each_level_is_trained_from_components(detector, tmp_path, caplog):
+    settings = {
+        "MODEL__FEATCOMP__SPLIT": "PyramidTransform",
+        "MODEL__FEATCOMP__PYRAMID_TRANSFORM__CHANNELS": (6, 6, 8, 8),
+        "MODEL__FEATCOMP__PYRAMID_TRANSFORM__FIT_IMAGES": 3,
+        "MODEL__FEATCOMP__PYRAMID_TRANSFORM__FIT_IMPORTANCE": True,
+        "MODEL__FEATCOMP__CODEC__NAME": "variable_rate",
+        "MODEL__FEATCOMP__CODEC__BITS": 6,
+        "MODEL__FEATCOMP__TRAIN__RATE_WEIGHT": 1e-5,
+        "MODEL__FEATCOMP__TRAIN__STEP2__BASE_LR": 1e-9,
+    }
+    with caplog.at_level("INFO", "d2_featcomp"):
+        train_stages(make_config(tmp_path, MODEL__WEIGHTS=detector, **settings))
+    assert "PyramidTransform starts from principal components of 3 images" in caplog.text
+    with open(tmp_path / "step2" / "metrics.json") as file:
+        first = json.loads(file.readline())
+    assert first["loss_distill"] < 0.7  # a constant has 1
+    assert first["loss_entropy"] < 3  # bits a symbol; 6 where nothing is known of them
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"FIT_IMAGES": -1}, "PYRAMID_TRANSFORM.FIT_IMAGES is -1: give a number of images"),
+        ({"FIT_IMPORTANCE": True}, "PYRAMID_TRANSFORM.FIT_IMPORTANCE is True, and FIT_IMAGES 0"),
+        ({}, "STEP2.MAX_ITER is 0, and PyramidTransform would keep random weights"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(detector, tmp_path, overrides, message):
+    settings = {f"MODEL__FEATCOMP__PYRAMID_TRANSFORM__{key}": v for key, v in overrides.items()}
+    cfg = make_config(
+        tmp_path,
+        MODEL__WEIGHTS=detector,
+        MODEL__FEATCOMP__SPLIT="PyramidTransform",
+        MODEL__FEATCOMP__PYRAMID_TRANSFORM__CHANNELS=(4,),
+        MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER=0,
+        **settings,
+    )
+    with pytest.raises(ValueError, match=message):
+        train_stages(cfg)
+
+
 def test_measuring_importance_changes_nothing(few_scenes, tmp_path):
     cfg = make_config(tmp_path)
     network = build_model(cfg).train()

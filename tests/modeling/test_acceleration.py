@@ -21,7 +21,7 @@ from d2_featcomp.modeling.split_backbone import DecodedLatents
 from d2_featcomp.modeling.splits import MSFR
 from d2_featcomp.modeling.splits.resampling import compute_level_size
 
-NETWORKS = ("msfc", "fctm", "pyramid", "image", "baf", "layer", "tasks", "gains")
+NETWORKS = ("msfc", "fctm", "pyramid", "levels", "image", "baf", "layer", "tasks", "gains")
 
 
 @pytest.mark.parametrize("name", ["msfc", "baf"])

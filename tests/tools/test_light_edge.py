@@ -41,6 +41,7 @@ sys.exit(main(sys.argv[1:]))
 KINDS = {
     "learned": ("msfc", {"MODEL.FEATCOMP.CODEC.NAME": "learned"}),
     "baf": ("baf", {}),
+    "levels": ("levels", {}),
 }
 SIZES = ((70, 96), (64, 64), (90, 61), (64, 130))
 
@@ -205,10 +206,11 @@ def test_mistakes(export, photos, tmp_path, capsys):
         (["--target-kb", "3"], "TARGET_KB is 3, but codec 'learned' has one rate"),
         (["--target-kbit-s", "3", "--fps", "2"], "codec 'learned' has one rate"),
         (["MODEL.FEATCOMP.CODEC.RATE", "0.3"], "RATE has no effect: codec 'learned' has one rate"),
+        (None, "--vnni chooses the weights of --int8"),
         (None, "--int8 and --calibrate FOLDER belong together"),
     ]:
         if more is None:
-            command, more = ["export", "--config", "quick/msfc_R18", "--int8"], []
+            command, more = ["export", "--config", "quick/msfc_R18", words.split()[0]], []
         with pytest.raises(SystemExit):
             main(list(map(str, [*command, *more])))
         told = capsys.readouterr().err

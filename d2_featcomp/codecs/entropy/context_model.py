@@ -30,6 +30,10 @@ from .tables import LOGIT_UNIT, POSITION_UNIT, SCALE_OFFSET, SCALE_UNIT, SCALES
 
 __all__ = ["ContextModel"]
 
+# First widths of a mixture's components, in deviations; and the least logit.
+_WIDTHS = (0.3, 1.0, 2.0)
+_FARTHEST = 12.0
+
 
 class ContextModel(IntegerWeights):
     """Probabilities of the symbols of a map from those that were coded before, see
@@ -135,6 +139,30 @@ class ContextModel(IntegerWeights):
                 bias = self.head_bias.view(self.rates, len(PHASES), -1, 3, COMPONENTS)
                 bias[..., 1, :] = torch.linspace(-1, 1, COMPONENTS)
                 bias[..., 2, :] = math.log(2**self.bits / 8)
+        self.update()
+
+    @torch.no_grad()
+    def start_from_moments(self, means, deviations):
+        """Lets training begin with outputs that say how each channel's symbols are distributed, whatever
+        is known of others: else the first hundreds of iterations learn nothing but that.
+
+        Args:
+            means, deviations (Tensor): (R, C) float, of the symbols at the rate points.
+        """
+        means, deviations = means[:, None], deviations[:, None].clamp(min=0.05)
+        bias = self.head_bias.view(self.rates, len(PHASES), -1, self.outputs)[:, :, : self.channels]
+        if self.bits <= SOFTMAX_BITS:
+            symbols = torch.arange(2**self.bits, device=bias.device)
+            distance = (symbols - means[..., None]).abs() / deviations[..., None]
+            bias.copy_((-math.sqrt(2) * distance).clamp(min=-_FARTHEST).expand_as(bias))  # Laplacian
+        else:
+            logits, centres, scales = bias.unflatten(-1, (3, COMPONENTS)).unbind(-2)
+            logits.zero_()
+            middle = (2**self.bits - 1) / 2
+            centres.copy_(((means - middle) / 2 ** (self.bits - 2))[..., None].expand_as(centres))
+            # Logistic distributions that are narrower, as wide and wider: peaks with long tails.
+            widths = torch.tensor(_WIDTHS, device=bias.device) * math.sqrt(3) / math.pi
+            scales.copy_((deviations[..., None] * widths).log().expand_as(scales))
         self.update()
 
     # ---- training ----------------------------------------------------------------------------------

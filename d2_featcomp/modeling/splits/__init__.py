@@ -17,6 +17,7 @@ from .msfc import MSFC
 from .msff import MSFF, SqueezeExcitation
 from .msfr import MSFR, SubpixelConv2d
 from .pyramid import PyramidSplit
+from .pyramid_transform import PyramidTransform
 from .q_layer import ChannelGains, QLayer
 from .ssfc import SSFCDecoder, SSFCEncoder
 

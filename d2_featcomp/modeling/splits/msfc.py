@@ -141,6 +141,10 @@ class MSFC(FeatureSplit):
     def restore(self, y_hats, image_size, step_sizes=None):
         return self.msfr(self.decoder(y_hats[0]), image_size)
 
+    def find_image_size(self, pyramid):
+        """See :meth:`MSFR.find_image_size`."""
+        return self.msfr.find_image_size(pyramid)
+
     def reduced_shapes(self, image_size):
         return [(self.channels, *compute_level_size(image_size, self.stride))]
 

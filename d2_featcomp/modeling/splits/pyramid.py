@@ -7,7 +7,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import compute_level_size
 
-__all__ = ["PyramidSplit", "find_pyramid"]
+__all__ = ["PyramidSplit", "find_coded_levels", "find_pyramid"]
 
 
 def _top_levels(backbone):
@@ -46,6 +46,24 @@ def find_pyramid(backbone, split):
     return names, strides, fused, widths.pop(), pool_top
 
 
+def find_coded_levels(backbone):
+    """Finds the levels of a pyramid that have to be coded, if none is computed from another.
+
+    Args:
+        backbone (Backbone): it gives the pyramid.
+
+    Returns:
+        (dict[str, ShapeSpec], dict[str, str]): shapes of these levels, fine to coarse; of those that are
+        pooled, the level below each.
+    """
+    shapes = dict(sorted(backbone.output_shape().items(), key=lambda item: item[1].stride))
+    top, pool_top = _top_levels(backbone)
+    names = list(shapes)
+    coded = len(names) - (top if pool_top else 0)
+    pooled = dict(zip(names[coded:], names[coded - 1 : -1], strict=True))
+    return {name: shapes[name] for name in names[:coded]}, pooled
+
+
 @FEATURE_SPLIT_REGISTRY.register()
 class PyramidSplit(FeatureSplit):
     """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
@@ -68,14 +86,8 @@ class PyramidSplit(FeatureSplit):
 
     @classmethod
     def from_config(cls, cfg, backbone):
-        shapes = dict(sorted(backbone.output_shape().items(), key=lambda item: item[1].stride))
-        top, pool_top = _top_levels(backbone)
-        names = list(shapes)
-        coded = len(names) - (top if pool_top else 0)
-        return {
-            "shapes": {name: shapes[name] for name in names[:coded]},
-            "pooled": dict(zip(names[coded:], names[coded - 1 : -1], strict=True)),
-        }
+        shapes, pooled = find_coded_levels(backbone)
+        return {"shapes": shapes, "pooled": pooled}
 
     def reduce(self, features):
         return [features[name] for name in self.shapes]

@@ -1,0 +1,196 @@
+"""Transform coding of a feature pyramid: a latent for each level.
+
+Shape shorthand in this module:
+    N: images of a batch; h, w: height and width of the padded images; C: channels of every pyramid
+    level; C'_k: channels of the latent of level p_k; s_k: its stride
+"""
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d
+from torch import nn
+
+from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
+from .pyramid import find_coded_levels
+from .resampling import align_size, compute_level_size
+from .residual_blocks import RefinementBlock
+
+__all__ = ["PyramidTransform"]
+
+# The range of the latents, in deviations of the component that varies most.
+_RANGE = 4.0
+
+
+@FEATURE_SPLIT_REGISTRY.register()
+class PyramidTransform(FeatureSplit):
+    """Transforms every level of a pyramid by itself, and restores it with the help of the coarser one.
+
+    On the edge each level passes a residual block and a 1 x 1 convolution to C'_k channels. In the cloud
+    a 1 x 1 convolution gives each level a first version; from the coarsest down, two convolutions then
+    add what this and the restored coarser level tell. Nothing is fused, as MSFC does: a coarse level
+    takes as many symbols as it has positions, and every component is as exact as any other. Made for
+    networks whose features few components do not hold, and which are not trained themselves.
+
+    Levels that a pooling top block adds (p6 of FPN) are pooled again in the cloud.
+
+    Args:
+        shapes (dict[str, ShapeSpec]): of the levels that are coded, fine to coarse.
+        pooled (dict[str, str]): pooled level -> the level below it.
+        channels (sequence[int]): C'_k of each coded level.
+        encoder_blocks (int): residual blocks of a level on the edge.
+    """
+
+    codec_defaults = {"quantizer": "fixed", "value_range": (-1.0, 1.0), "ordered": False}
+
+    @configurable
+    def __init__(self, *, shapes, pooled, channels, encoder_blocks=1):
+        super().__init__()
+        self.shapes = dict(shapes)
+        self.pooled = dict(pooled)
+        self.channels = list(channels)
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.refinements = nn.ModuleDict()
+        coarser = 0
+        for (name, shape), count in reversed(list(zip(self.shapes.items(), self.channels, strict=True))):
+            blocks = [RefinementBlock(shape.channels) for _ in range(encoder_blocks)]
+            self.encoders[name] = nn.Sequential(*blocks, _conv(shape.channels, count))
+            self.decoders[name] = _conv(count, shape.channels)
+            self.refinements[name] = RefinementBlock(shape.channels, beside=coarser)
+            coarser = shape.channels
+
+    @classmethod
+    def from_config(cls, cfg, backbone):
+        settings = cfg.MODEL.FEATCOMP.PYRAMID_TRANSFORM
+        shapes, pooled = find_coded_levels(backbone)
+        channels, levels = list(settings.CHANNELS), ", ".join(shapes)
+        if len(channels) == 1:
+            channels *= len(shapes)
+        if len(channels) != len(shapes):
+            raise ValueError(
+                f"MODEL.FEATCOMP.PYRAMID_TRANSFORM.CHANNELS has {len(channels)} numbers for the levels "
+                f"{levels}: give each one, or one for all"
+            )
+        for count, (name, shape) in zip(channels, shapes.items(), strict=True):
+            if not 1 <= count <= shape.channels:
+                raise ValueError(
+                    f"MODEL.FEATCOMP.PYRAMID_TRANSFORM.CHANNELS is {count} for level {name}: it must be "
+                    f"1 to {shape.channels}, the level's channels"
+                )
+        if settings.ENCODER_BLOCKS < 0:
+            raise ValueError(
+                f"MODEL.FEATCOMP.PYRAMID_TRANSFORM.ENCODER_BLOCKS is {settings.ENCODER_BLOCKS}: 0 is "
+                "none"
+            )
+        return {
+            "shapes": shapes,
+            "pooled": pooled,
+            "channels": channels,
+            "encoder_blocks": settings.ENCODER_BLOCKS,
+        }
+
+    def reduce(self, features):
+        return [self.encoders[name](features[name]) for name in self.shapes]
+
+    def restore(self, y_hats, image_size, step_sizes=None):
+        features, coarser = {}, None
+        for name, y_hat in reversed(list(zip(self.shapes, y_hats, strict=True))):
+            level = self.decoders[name](y_hat)
+            beside = None if coarser is None else align_size(coarser, level.shape[-2:])
+            features[name] = coarser = self.refinements[name](level, beside)
+        for name, source in self.pooled.items():
+            features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
+        return features
+
+    def find_image_size(self, pyramid):
+        """Returns (int, int): height and width in pixels that give levels of these sizes."""
+        name, shape = next(iter(self.shapes.items()))
+        return tuple(side * shape.stride for side in pyramid[name].shape[-2:])
+
+    def reduced_shapes(self, image_size):
+        return [
+            (count, *compute_level_size(image_size, shape.stride))
+            for count, shape in zip(self.channels, self.shapes.values(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def start_from_components(self, pyramids, channel_weights=None):
+        """Gives the convolutions weights with which they restore the features of a network as it is: on
+        the edge the principal components of each level, in the cloud what restores the level best from
+        them, by least squares. All components of all levels have one scale, so that equal step sizes
+        make equal errors.
+
+        Args:
+            pyramids (iterable[dict[str, Tensor]]): features of one or more images each, (N, C, h / s_k,
+                w / s_k) float.
+            channel_weights (dict[str, Tensor] or None): of each level, (C,) float, how much an error of
+                a channel counts, e.g. by `measure_channel_weights`; None lets all count alike.
+
+        Returns:
+            list[(Tensor, Tensor)]: of each latent, means and deviations of its channels, (C'_k,) float.
+
+        Raises:
+            ValueError: there are no images.
+        """
+        sums = {name: _Moments() for name in self.shapes}
+        for pyramid in pyramids:
+            for name, moments in sums.items():
+                moments.update(pyramid[name])
+        found = {}
+        for (name, moments), count in zip(sums.items(), self.channels, strict=True):
+            weights = None if channel_weights is None else channel_weights[name]
+            found[name] = moments.find_components(weights, count)
+        reach = _RANGE * max(deviations[0] for _, _, deviations, _ in found.values())
+        latents = []
+        for name, (analysis, synthesis, deviations, mean) in found.items():
+            analysis, synthesis = analysis / reach, synthesis * reach
+            _fill(self.encoders[name][-1], analysis, -analysis @ mean)
+            _fill(self.decoders[name], synthesis, mean)
+            latents.append((torch.zeros_like(deviations), deviations / reach))
+        return latents
+
+
+class _Moments:
+    """Mean and covariance of the channels of maps, over any number of them."""
+
+    def __init__(self):
+        self._total, self._square, self._count = 0, 0, 0
+
+    def update(self, x):
+        """Adds (N, C, H, W) float."""
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2).double()
+        self._total = self._total + rows.sum(dim=0)
+        self._square = self._square + rows.T @ rows
+        self._count += len(rows)
+
+    def find_components(self, weights, count):
+        """Finds the first principal components of channels that count as `weights` say, (C,) or None.
+
+        Returns:
+            (Tensor, Tensor, Tensor, Tensor): matrices from channels, less their mean, to components,
+            (count, C), and back, (C, count); deviations of the components, (count,), largest first; the
+            mean of the channels, (C,); float32.
+        """
+        if not self._count:
+            raise ValueError("no images: there is nothing to fit")
+        mean = self._total / self._count
+        scales = torch.ones_like(mean) if weights is None else weights.to(mean).sqrt()
+        covariance = self._square / self._count - torch.outer(mean, mean)
+        variances, vectors = torch.linalg.eigh(covariance * torch.outer(scales, scales))
+        variances, vectors = variances.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count]
+        analysis = (vectors * scales[:, None]).T
+        # What varies hardly at all, or does not count, is not divided by next to nothing.
+        synthesis = covariance @ analysis.T / (variances + 1e-6 * variances[0]).clamp(min=1e-24)
+        return analysis.float(), synthesis.float(), variances.sqrt().float(), mean.float()
+
+
+def _conv(in_channels, out_channels):
+    conv = Conv2d(in_channels, out_channels, 1)
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+def _fill(conv, matrix, bias):
+    conv.weight.copy_(matrix[..., None, None])
+    conv.bias.copy_(bias)
