@@ -186,11 +186,9 @@ def add_featcomp_config(cfg):
     # measured on as many images with labels.
     featcomp.MSFC.FIT_IMPORTANCE = False
 
-    # A latent for each level of the pyramid: their channels, fine to coarse (one number: of all), and
-    # residual blocks of a level on the edge.
+    # A latent for each level of the pyramid: their channels, fine to coarse, or one number for all.
     featcomp.PYRAMID_TRANSFORM = CN()
     featcomp.PYRAMID_TRANSFORM.CHANNELS = (64,)
-    featcomp.PYRAMID_TRANSFORM.ENCODER_BLOCKS = 1
     # As MSFC.FIT_IMAGES and MSFC.FIT_IMPORTANCE.
     featcomp.PYRAMID_TRANSFORM.FIT_IMAGES = 0
     featcomp.PYRAMID_TRANSFORM.FIT_IMPORTANCE = False

@@ -14,8 +14,7 @@ from torch import nn
 
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .pyramid import find_coded_levels
-from .resampling import align_size, compute_level_size
-from .residual_blocks import RefinementBlock
+from .resampling import compute_level_size
 
 __all__ = ["PyramidTransform"]
 
@@ -25,13 +24,12 @@ _RANGE = 4.0
 
 @FEATURE_SPLIT_REGISTRY.register()
 class PyramidTransform(FeatureSplit):
-    """Transforms every level of a pyramid by itself, and restores it with the help of the coarser one.
+    """Transforms every level of a pyramid by itself, by a 1 x 1 convolution to C'_k channels on the edge
+    and one back in the cloud.
 
-    On the edge each level passes a residual block and a 1 x 1 convolution to C'_k channels. In the cloud
-    a 1 x 1 convolution gives each level a first version; from the coarsest down, two convolutions then
-    add what this and the restored coarser level tell. Nothing is fused, as MSFC does: a coarse level
-    takes as many symbols as it has positions, and every component is as exact as any other. Made for
-    networks whose features few components do not hold, and which are not trained themselves.
+    Nothing is fused, as MSFC does: a coarse level takes as many symbols as it has positions, and every
+    component is as exact as any other. Made for networks whose features few components do not hold, and
+    which are not trained to be split.
 
     Levels that a pooling top block adds (p6 of FPN) are pooled again in the cloud.
 
@@ -39,32 +37,25 @@ class PyramidTransform(FeatureSplit):
         shapes (dict[str, ShapeSpec]): of the levels that are coded, fine to coarse.
         pooled (dict[str, str]): pooled level -> the level below it.
         channels (sequence[int]): C'_k of each coded level.
-        encoder_blocks (int): residual blocks of a level on the edge.
     """
 
     codec_defaults = {"quantizer": "fixed", "value_range": (-1.0, 1.0), "ordered": False}
 
     @configurable
-    def __init__(self, *, shapes, pooled, channels, encoder_blocks=1):
+    def __init__(self, *, shapes, pooled, channels):
         super().__init__()
         self.shapes = dict(shapes)
         self.pooled = dict(pooled)
         self.channels = list(channels)
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
-        self.refinements = nn.ModuleDict()
-        coarser = 0
-        for (name, shape), count in reversed(list(zip(self.shapes.items(), self.channels, strict=True))):
-            blocks = [RefinementBlock(shape.channels) for _ in range(encoder_blocks)]
-            self.encoders[name] = nn.Sequential(*blocks, _conv(shape.channels, count))
+        for (name, shape), count in zip(self.shapes.items(), self.channels, strict=True):
+            self.encoders[name] = _conv(shape.channels, count)
             self.decoders[name] = _conv(count, shape.channels)
-            self.refinements[name] = RefinementBlock(shape.channels, beside=coarser)
-            coarser = shape.channels
 
     @classmethod
     def from_config(cls, cfg, backbone):
-        settings = cfg.MODEL.FEATCOMP.PYRAMID_TRANSFORM
         shapes, pooled = find_coded_levels(backbone)
-        channels, levels = list(settings.CHANNELS), ", ".join(shapes)
+        channels, levels = list(cfg.MODEL.FEATCOMP.PYRAMID_TRANSFORM.CHANNELS), ", ".join(shapes)
         if len(channels) == 1:
             channels *= len(shapes)
         if len(channels) != len(shapes):
@@ -78,27 +69,14 @@ class PyramidTransform(FeatureSplit):
                     f"MODEL.FEATCOMP.PYRAMID_TRANSFORM.CHANNELS is {count} for level {name}: it must be "
                     f"1 to {shape.channels}, the level's channels"
                 )
-        if settings.ENCODER_BLOCKS < 0:
-            raise ValueError(
-                f"MODEL.FEATCOMP.PYRAMID_TRANSFORM.ENCODER_BLOCKS is {settings.ENCODER_BLOCKS}: 0 is "
-                "none"
-            )
-        return {
-            "shapes": shapes,
-            "pooled": pooled,
-            "channels": channels,
-            "encoder_blocks": settings.ENCODER_BLOCKS,
-        }
+        return {"shapes": shapes, "pooled": pooled, "channels": channels}
 
     def reduce(self, features):
         return [self.encoders[name](features[name]) for name in self.shapes]
 
     def restore(self, y_hats, image_size, step_sizes=None):
-        features, coarser = {}, None
-        for name, y_hat in reversed(list(zip(self.shapes, y_hats, strict=True))):
-            level = self.decoders[name](y_hat)
-            beside = None if coarser is None else align_size(coarser, level.shape[-2:])
-            features[name] = coarser = self.refinements[name](level, beside)
+        pairs = zip(self.shapes, y_hats, strict=True)
+        features = {name: self.decoders[name](y_hat) for name, y_hat in pairs}
         for name, source in self.pooled.items():
             features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
         return features
@@ -141,11 +119,12 @@ class PyramidTransform(FeatureSplit):
         for (name, moments), count in zip(sums.items(), self.channels, strict=True):
             weights = None if channel_weights is None else channel_weights[name]
             found[name] = moments.find_components(weights, count)
-        reach = _RANGE * max(deviations[0] for _, _, deviations, _ in found.values())
+        largest = max(float(deviations[0]) for _, _, deviations, _ in found.values())
+        reach = _RANGE * max(largest, 1e-12)
         latents = []
         for name, (analysis, synthesis, deviations, mean) in found.items():
             analysis, synthesis = analysis / reach, synthesis * reach
-            _fill(self.encoders[name][-1], analysis, -analysis @ mean)
+            _fill(self.encoders[name], analysis, -analysis @ mean)
             _fill(self.decoders[name], synthesis, mean)
             latents.append((torch.zeros_like(deviations), deviations / reach))
         return latents

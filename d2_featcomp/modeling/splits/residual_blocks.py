@@ -10,14 +10,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
 
-__all__ = [
-    "GDN",
-    "AttentionBlock",
-    "RefinementBlock",
-    "ResidualBlock",
-    "ResidualDownsample",
-    "ResidualUpsample",
-]
+__all__ = ["GDN", "AttentionBlock", "ResidualBlock", "ResidualDownsample", "ResidualUpsample"]
 
 
 class GDN(nn.Module):
@@ -63,26 +56,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x):
         """(N, I, H, W) float -> (N, O, H, W)."""
         return F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x)))) + self.skip(x)
-
-
-class RefinementBlock(nn.Module):
-    """Adds what two 3x3 convolutions compute: at first nothing, so that a network keeps what it does.
-
-    Args:
-        channels (int): C.
-        beside (int): channels of a second map that the convolutions see too; 0 is none.
-    """
-
-    def __init__(self, channels, beside=0):
-        super().__init__()
-        self.conv1 = _conv(channels + beside, channels)
-        self.conv2 = _conv(channels, channels)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x, beside=None):
-        """(N, C, H, W) float, and the second map of that size -> (N, C, H, W)."""
-        seen = x if beside is None else torch.cat([x, beside], dim=1)
-        return x + self.conv2(F.leaky_relu(self.conv1(seen)))
 
 
 class ResidualDownsample(nn.Module):
