@@ -56,7 +56,7 @@ def open_session(path: str, threads: int | None = None) -> Any:
         logging.getLogger("d2_featcomp").warning(
             "%r has weights of 8 bits, and this processor no VNNI: sums of products overflow, so that "
             "more symbols differ from those of edge.onnx; export it again without --vnni",
-            path,
+            os.path.basename(path),
         )
     return session
 

@@ -92,7 +92,9 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, vnni=False, 
             return found and {"image": edge.prepare(read_picture(found)).image[None]}
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(output) or ".") as work:
-        prepared, quantized = (os.path.join(work, name) for name in ("prepared.onnx", "int8.onnx"))
+        name = os.path.basename(output)  # which may be in a warning
+        names = (f"prepared.{name}", name)
+        prepared, quantized = (os.path.join(work, name) for name in names)
         # Shapes depend on the image, which symbolic inference cannot know of Resize and Pad.
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         with _quiet():
