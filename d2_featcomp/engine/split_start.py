@@ -31,11 +31,8 @@ _SETTINGS = {MSFC: "MSFC", PyramidTransform: "PYRAMID_TRANSFORM", BaF: "BAF"}
 def weights_components(cfg):
     """Tells whether the split that `cfg` names starts from components that are chosen by labels."""
     kind = find_feature_split(cfg.MODEL.FEATCOMP.SPLIT)
-    return any(
-        cfg.MODEL.FEATCOMP[key].get("FIT_IMPORTANCE", False)
-        for known, key in _SETTINGS.items()
-        if isinstance(kind, type) and issubclass(kind, known)
-    )
+    key = _find_key(kind) if isinstance(kind, type) else None
+    return bool(key) and cfg.MODEL.FEATCOMP[key].get("FIT_IMPORTANCE", False)
 
 
 def check_start(cfg, split, steps):
@@ -50,7 +47,7 @@ def check_start(cfg, split, steps):
         ValueError: FIT_IMAGES is below 0, or parts of MSFC cannot be fitted; or a split that starts from
         random weights would keep them.
     """
-    featcomp, key = cfg.MODEL.FEATCOMP, _find_key(split)
+    featcomp, key = cfg.MODEL.FEATCOMP, _find_key(type(split))
     images = featcomp[key].FIT_IMAGES if key else 0
     if images < 0:
         raise ValueError(
@@ -72,8 +69,9 @@ def check_start(cfg, split, steps):
         )
 
 
-def _find_key(split):
-    return next((key for kind, key in _SETTINGS.items() if isinstance(split, kind)), None)
+def _find_key(kind):
+    """Key of `_SETTINGS` for a class of splits, or None."""
+    return next((key for known, key in _SETTINGS.items() if issubclass(kind, known)), None)
 
 
 def prepare_split(cfg, network, missing):
@@ -111,7 +109,7 @@ def prepare_split(cfg, network, missing):
                 "with, or start from the detector alone"
             )
         start = _start_baf
-    elif (key := _find_key(split)) and cfg.MODEL.FEATCOMP[key].FIT_IMAGES and absent == keys:
+    elif (key := _find_key(type(split))) and cfg.MODEL.FEATCOMP[key].FIT_IMAGES and absent == keys:
         start = _start_from_components
     else:
         return
@@ -149,7 +147,7 @@ def _start_baf(cfg, network):
 @torch.no_grad()
 def _start_from_components(cfg, network):
     split, point = network.feature_split, network.split_point
-    settings = cfg.MODEL.FEATCOMP[_find_key(split)]
+    settings = cfg.MODEL.FEATCOMP[_find_key(type(split))]
     images = settings.FIT_IMAGES
     codec = network.feature_codec.train()  # at the bit depths of training
     weights = None

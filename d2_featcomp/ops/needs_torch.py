@@ -4,6 +4,7 @@ from .compressibility import compressibility_loss
 from .correlation import ChannelCorrelation, rank_channels
 from .least_squares import ConvolutionFit
 from .prediction import charbonnier_loss, consolidate
+from .principal_components import ChannelMoments
 from .quantization import (
     add_quantization_noise,
     dequantize_by_table,

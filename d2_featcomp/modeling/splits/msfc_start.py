@@ -2,7 +2,7 @@
 
 import torch
 
-from ...ops import ConvolutionFit
+from ...ops import ChannelMoments, ConvolutionFit
 from .msfr import SubpixelConv2d
 from .resampling import align_size, space_to_depth
 
@@ -82,17 +82,13 @@ def _fuse(split, pyramid):
 def _find_components(split, pyramids, scales):
     """Principal components of the fused levels times `scales`, as rows that take what is not scaled,
     their deviations, and the mean of what is fused."""
-    total, square, count = 0, 0, 0
+    moments = ChannelMoments()
     for pyramid in pyramids:
-        rows = _fuse(split, pyramid).permute(0, 2, 3, 1).flatten(0, 2).double()
-        total, square, count = total + rows.sum(dim=0), square + rows.T @ rows, count + len(rows)
-    if not count:
-        raise ValueError("no images: there is nothing to fit")
-    mean = total / count
-    covariance = (square / count - torch.outer(mean, mean)) * torch.outer(scales, scales)
-    variances, vectors = torch.linalg.eigh(covariance)
-    deviations = variances.flip(0).clamp(min=1e-12).sqrt()
-    return vectors.flip(1).T.float() * scales, deviations.float(), mean.float()
+        moments.update(_fuse(split, pyramid))
+    mean, _ = moments.find_moments()
+    variances, vectors = moments.find_components(scales)
+    deviations = variances.clamp(min=1e-12).sqrt()
+    return vectors.T.float() * scales, deviations.float(), mean.float()
 
 
 def _find_scales(split, pyramids, channel_weights):

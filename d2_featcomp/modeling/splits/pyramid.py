@@ -7,7 +7,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .resampling import compute_level_size
 
-__all__ = ["PyramidSplit", "find_coded_levels", "find_pyramid"]
+__all__ = ["PyramidSplit", "find_coded_levels", "find_pyramid", "pool_levels"]
 
 
 def _top_levels(backbone):
@@ -64,6 +64,21 @@ def find_coded_levels(backbone):
     return {name: shapes[name] for name in names[:coded]}, pooled
 
 
+def pool_levels(features, pooled):
+    """Adds the levels that are pooled from the one below.
+
+    Args:
+        features (dict[str, Tensor]): the other levels, each (N, C, H, W) float; changed in place.
+        pooled (dict[str, str]): see :func:`find_coded_levels`.
+
+    Returns:
+        dict[str, Tensor]: `features`.
+    """
+    for name, source in pooled.items():
+        features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
+    return features
+
+
 @FEATURE_SPLIT_REGISTRY.register()
 class PyramidSplit(FeatureSplit):
     """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
@@ -93,10 +108,7 @@ class PyramidSplit(FeatureSplit):
         return [features[name] for name in self.shapes]
 
     def restore(self, y_hats, image_size, step_sizes=None):
-        features = dict(zip(self.shapes, y_hats, strict=True))
-        for name, source in self.pooled.items():
-            features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
-        return features
+        return pool_levels(dict(zip(self.shapes, y_hats, strict=True)), self.pooled)
 
     def reduced_shapes(self, image_size):
         return [

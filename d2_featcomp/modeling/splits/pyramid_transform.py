@@ -7,13 +7,13 @@ Shape shorthand in this module:
 
 import fvcore.nn.weight_init as weight_init
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d
 from torch import nn
 
+from ...ops import ChannelMoments
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
-from .pyramid import find_coded_levels
+from .pyramid import find_coded_levels, pool_levels
 from .resampling import compute_level_size
 
 __all__ = ["PyramidTransform"]
@@ -76,10 +76,7 @@ class PyramidTransform(FeatureSplit):
 
     def restore(self, y_hats, image_size, step_sizes=None):
         pairs = zip(self.shapes, y_hats, strict=True)
-        features = {name: self.decoders[name](y_hat) for name, y_hat in pairs}
-        for name, source in self.pooled.items():
-            features[name] = F.max_pool2d(features[source], kernel_size=1, stride=2)
-        return features
+        return pool_levels({name: self.decoders[name](y_hat) for name, y_hat in pairs}, self.pooled)
 
     def find_image_size(self, pyramid):
         """Returns (int, int): height and width in pixels that give levels of these sizes."""
@@ -111,14 +108,14 @@ class PyramidTransform(FeatureSplit):
         Raises:
             ValueError: there are no images.
         """
-        sums = {name: _Moments() for name in self.shapes}
+        sums = {name: ChannelMoments() for name in self.shapes}
         for pyramid in pyramids:
             for name, moments in sums.items():
                 moments.update(pyramid[name])
         found = {}
         for (name, moments), count in zip(sums.items(), self.channels, strict=True):
             weights = None if channel_weights is None else channel_weights[name]
-            found[name] = moments.find_components(weights, count)
+            found[name] = _find_transform(moments, weights, count)
         largest = max(float(deviations[0]) for _, _, deviations, _ in found.values())
         reach = _RANGE * max(largest, 1e-12)
         latents = []
@@ -130,38 +127,22 @@ class PyramidTransform(FeatureSplit):
         return latents
 
 
-class _Moments:
-    """Mean and covariance of the channels of maps, over any number of them."""
+def _find_transform(moments, weights, count):
+    """Finds the first principal components of channels that count as `weights` say, (C,) or None.
 
-    def __init__(self):
-        self._total, self._square, self._count = 0, 0, 0
-
-    def update(self, x):
-        """Adds (N, C, H, W) float."""
-        rows = x.permute(0, 2, 3, 1).flatten(0, 2).double()
-        self._total = self._total + rows.sum(dim=0)
-        self._square = self._square + rows.T @ rows
-        self._count += len(rows)
-
-    def find_components(self, weights, count):
-        """Finds the first principal components of channels that count as `weights` say, (C,) or None.
-
-        Returns:
-            (Tensor, Tensor, Tensor, Tensor): matrices from channels, less their mean, to components,
-            (count, C), and back, (C, count); deviations of the components, (count,), largest first; the
-            mean of the channels, (C,); float32.
-        """
-        if not self._count:
-            raise ValueError("no images: there is nothing to fit")
-        mean = self._total / self._count
-        scales = torch.ones_like(mean) if weights is None else weights.to(mean).sqrt()
-        covariance = self._square / self._count - torch.outer(mean, mean)
-        variances, vectors = torch.linalg.eigh(covariance * torch.outer(scales, scales))
-        variances, vectors = variances.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count]
-        analysis = (vectors * scales[:, None]).T
-        # What varies hardly at all, or does not count, is not divided by next to nothing.
-        synthesis = covariance @ analysis.T / (variances + 1e-6 * variances[0]).clamp(min=1e-24)
-        return analysis.float(), synthesis.float(), variances.sqrt().float(), mean.float()
+    Returns:
+        (Tensor, Tensor, Tensor, Tensor): matrices from channels, less their mean, to components, (count,
+        C), and back, (C, count); deviations of the components, (count,), largest first; the mean of the
+        channels, (C,); float32.
+    """
+    mean, covariance = moments.find_moments()
+    scales = torch.ones_like(mean) if weights is None else weights.to(mean).sqrt()
+    variances, vectors = moments.find_components(scales)
+    variances, vectors = variances[:count].clamp(min=0), vectors[:, :count]
+    analysis = (vectors * scales[:, None]).T
+    # What varies hardly at all, or does not count, is not divided by next to nothing.
+    synthesis = covariance @ analysis.T / (variances + 1e-6 * variances[0]).clamp(min=1e-24)
+    return analysis.float(), synthesis.float(), variances.sqrt().float(), mean.float()
 
 
 def _conv(in_channels, out_channels):
