@@ -10,10 +10,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from ..codecs.entropy import ContextModel
+from ..codecs.entropy.frequencies import SOFTMAX_BITS
 from ..codecs.images.raw import count_fixed_length_bytes
 from ..data.mappers import build_test_mapper
 from ..data.requirements import load_records
 from .checkpoint import FeatCompCheckpointer, save_weights, write_checkpoint
+from .muon import Muon
 from .weight_files import read_weight_file
 
 __all__ = ["fit_entropy_model"]
@@ -21,7 +24,8 @@ __all__ = ["fit_entropy_model"]
 # A share of the images is not fitted to, but measured.
 _HELD_OUT = 10
 _LOG_PERIOD = 50  # iterations
-_MANY_INPUTS = 500  # of a convolution, from which on the learning rate is lowered in proportion
+_MANY_INPUTS = 500  # of a convolution, from which on Adam's learning rate is lowered in proportion
+_MUON_FACTOR = 3.0  # Muon's learning rate over `BASE_LR`
 # Larger maps are fitted by pieces of this side, in positions.
 _PIECE = 64
 
@@ -71,8 +75,12 @@ def _fit(cfg, output, weights, resume):
     codec = model.feature_codec
     fitting = _Fitting(codec, fitted, settings, cfg.SEED)
     if resume and os.path.exists(state):
-        fitting.load(read_weight_file(state))
-        logger.info("Stage 4 goes on at iteration %d", fitting.iteration)
+        found = read_weight_file(state)
+        if "optimizers" in found:
+            fitting.load(found)
+            logger.info("Stage 4 goes on at iteration %d", fitting.iteration)
+        else:
+            logger.warning("%s is of an earlier version: stage 4 begins anew", state)
     codec.train()
     began = time.monotonic()
     with tqdm(
@@ -137,15 +145,30 @@ def _generator(seed):
     return torch.Generator().manual_seed(max(seed, 0))
 
 
-def _count_inputs(weight):
-    """Of an output of a ContextModel's layer: (O, I, K, K) convolution, (4, O, I) matrices, bias."""
-    if weight.dim() < 3:
-        return 1
-    return weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
+def _group_weights(models):
+    """The weights of entropy models as Muon and Adam take them: two lists of dicts, with "params" and
+    "factor", the learning rate over `BASE_LR`."""
+    hidden, others = [], []
+    for model in models.modules():
+        matrices = dict(model.hidden_matrices()) if isinstance(model, ContextModel) else {}
+        for weight, shape in matrices.items():
+            hidden.append({"params": [weight], "factor": _MUON_FACTOR, "matrix": shape})
+        for name, weight in model.named_parameters(recurse=False):
+            if weight in matrices:
+                continue
+            if name.endswith("bias"):
+                # They have to go far, and logits farthest.
+                factor = 16.0 if name == "head_bias" and model.bits <= SOFTMAX_BITS else 4.0
+            else:
+                # What sums many inputs moves too far otherwise.
+                inputs = weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
+                factor = min(1.0, _MANY_INPUTS / inputs)
+            others.append({"params": [weight], "factor": factor})
+    return hidden, others
 
 
 class _Fitting:
-    """Adam, with a learning rate that falls as a cosine.
+    """Muon for the hidden layers, Adam for all else, with learning rates that fall as a cosine.
 
     Args:
         codec (LearnedFeatureCodec): changed in place.
@@ -157,20 +180,17 @@ class _Fitting:
     def __init__(self, codec, images, settings, seed):
         self.codec, self.images, self.settings = codec, images, settings
         self.iteration, self.iterations = 0, settings.MAX_ITER
-        # What sums many inputs moves too far otherwise.
-        groups = [
-            {"params": [weight], "factor": min(1.0, _MANY_INPUTS / _count_inputs(weight))}
-            for weight in codec.context_models.parameters()
-        ]
-        self.optimizer = torch.optim.Adam(groups, settings.BASE_LR)
+        hidden, others = _group_weights(codec.context_models)
+        self.optimizers = [Muon(hidden, settings.BASE_LR), torch.optim.Adam(others, settings.BASE_LR)]
         self.generator = _generator(seed)
 
     def step(self):
         """One iteration; returns the bits of an image."""
         warm = min(1.0, (self.iteration + 1) / max(1, self.settings.WARMUP_ITERS))
         cosine = 0.5 * (1 + math.cos(math.pi * self.iteration / self.iterations))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.BASE_LR * warm * cosine * group["factor"]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.BASE_LR * warm * cosine * group["factor"]
         chosen = torch.randint(
             len(self.images), (self.settings.IMS_PER_BATCH,), generator=self.generator
         ).tolist()
@@ -190,9 +210,10 @@ class _Fitting:
             bits += float(found.detach()) / share / len(chosen)
         if not math.isfinite(bits):
             raise FloatingPointError("stage 4 diverged: lower MODEL.FEATCOMP.TRAIN.STEP4.BASE_LR")
-        self.optimizer.zero_grad()
+        self.codec.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.iteration += 1
         return bits
 
@@ -219,13 +240,14 @@ class _Fitting:
         """dict: from which :meth:`load` goes on."""
         return {
             "codec": self.codec.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "iteration": self.iteration,
             "generator": self.generator.get_state(),
         }
 
     def load(self, state):
         self.codec.load_state_dict(state["codec"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, found in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(found)
         self.iteration = state["iteration"]
         self.generator.set_state(state["generator"])

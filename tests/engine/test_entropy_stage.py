@@ -137,6 +137,37 @@ def test_stage_4_goes_on_where_it_stopped(make_config, fitted, monkeypatch):
     assert done == -1000 + 20  # it is complete
 
 
+def test_the_state_of_an_earlier_version_is_not_continued(make_config, fitted, caplog):
+    cfg = make_config()
+    folder = os.path.join(cfg.OUTPUT_DIR, "step4")
+    os.makedirs(folder)
+    torch.save({"optimizer": {}, "iteration": 20}, os.path.join(folder, "fit.pth"))
+    train_stages(cfg, resume=True)
+    assert "is of an earlier version: stage 4 begins anew" in caplog.text
+    found = final_weights(cfg)[1]
+    for name, value in fitted[2].items():
+        assert torch.equal(found[name], value), name
+
+
+def test_all_of_an_entropy_model_is_fitted(make_config):
+    cfg = make_config(MODEL__FEATCOMP__CODEC__LEARNED__HYPER=2)
+    codec = build_model(cfg).feature_codec
+    maps = [[torch.randint(2**codec.bits, (codec.context_models[0].channels, 12, 16))]] * 2
+    fitting = entropy_stage._Fitting(codec, maps, cfg.MODEL.FEATCOMP.TRAIN.STEP4, seed=0)
+    fitted = [
+        parameter
+        for optimizer in fitting.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    assert len(set(map(id, fitted))) == len(fitted) == len(list(codec.context_models.parameters()))
+    before = {name: value.clone() for name, value in codec.context_models.named_parameters()}
+    for _ in range(3):
+        fitting.step()
+    for name, value in codec.context_models.named_parameters():
+        assert not torch.equal(before[name], value), name
+
+
 def test_the_rate_is_logged_and_stage_4_starts_from_what_was_learned(make_config, caplog):
     cfg = make_config(MODEL__FEATCOMP__TRAIN__STEPS=(3, 4), MODEL__FEATCOMP__TRAIN__RATE_WEIGHT=0.001)
     train_stages(cfg)
