@@ -286,7 +286,7 @@ def add_featcomp_config(cfg):
         featcomp.TRAIN[f"STEP{stage}"] = node
     # Of stages 2 and 3: the learning rate of the entropy model.
     featcomp.TRAIN.ENTROPY_LR = 0.005
-    # 4: the entropy model alone, fitted by Adam to the symbols of so many training images.
+    # 4: the entropy model alone, fitted by Muon and Adam to the symbols of so many training images.
     featcomp.TRAIN.STEP4 = CN()
     featcomp.TRAIN.STEP4.IMAGES = 1000
     featcomp.TRAIN.STEP4.IMS_PER_BATCH = 8
