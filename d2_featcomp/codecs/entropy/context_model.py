@@ -2,8 +2,8 @@
 
 Shape shorthand in this module:
     N: maps; C, H, W: channels, height and width of a map; Z: channels of its hyper-latent; G: groups, of
-    c channels each; F: hidden channels of a group; K: side of a kernel; O: outputs of a symbol;
-    M: components of a mixture
+    c channels each; F: hidden channels of a group; K: side of a kernel; O: outputs of a symbol, or of a
+    layer of I inputs
 """
 
 import math
