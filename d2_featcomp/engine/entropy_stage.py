@@ -25,7 +25,10 @@ __all__ = ["fit_entropy_model"]
 _HELD_OUT = 10
 _LOG_PERIOD = 50  # iterations
 _MANY_INPUTS = 500  # of a convolution, from which on Adam's learning rate is lowered in proportion
-_MUON_FACTOR = 3.0  # Muon's learning rate over `BASE_LR`
+# Learning rates over `BASE_LR`: Muon's, and Adam's of biases, which have to go far, logits farthest.
+_MUON_FACTOR = 3.0
+_BIAS_FACTOR = 4.0
+_LOGIT_FACTOR = 16.0
 # Larger maps are fitted by pieces of this side, in positions.
 _PIECE = 64
 
@@ -156,9 +159,10 @@ def _group_weights(models):
         for name, weight in model.named_parameters(recurse=False):
             if weight in matrices:
                 continue
-            if name.endswith("bias"):
-                # They have to go far, and logits farthest.
-                factor = 16.0 if name == "head_bias" and model.bits <= SOFTMAX_BITS else 4.0
+            if name == "head_bias" and model.bits <= SOFTMAX_BITS:
+                factor = _LOGIT_FACTOR
+            elif name.endswith("bias"):
+                factor = _BIAS_FACTOR
             else:
                 # What sums many inputs moves too far otherwise.
                 inputs = weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
