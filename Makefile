@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= output
-WORKERS ?= 1
+WORKERS ?= 2
 
 run = '$(VENV)/bin/python'
 reproduce = $(run) tools/reproduce.py --workers $(WORKERS) --output
@@ -33,7 +33,7 @@ help:
 	@echo 'make benchmark     speed, as ratios (8 minutes)'
 	@echo
 	@echo 'VENV=$(VENV) is where to install, PYTHON=$(PYTHON) what to install with,'
-	@echo 'WORKERS=$(WORKERS) how many networks of an experiment are trained at a time,'
+	@echo 'WORKERS=$(WORKERS) how many processes train networks, and then measure them,'
 	@echo 'OUTPUT=$(OUTPUT) where results go, DETECTRON2_DATASETS where data sets are (default: datasets).'
 
 install:

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="train N networks at a time; they share the CPU cores, or the GPUs (default: 1)",
+        help="train N networks at a time, and measure by N processes; they share the CPU cores, or the "
+        "GPUs (default: 1)",
     )
     parser.add_argument(
         "--train",
@@ -57,18 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_verbose(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     path = find_plan_file(args.experiment)  # before anything is loaded
 
-    from ..engine import setup_terminal
-    from ..experiments import read_experiment, run_experiment, train_alone, train_in_parallel
+    from ..engine import run_processes, setup_terminal
+    from ..experiments import read_experiment, train_alone, train_in_parallel
 
-    start = time.monotonic()
+    began = time.time()
     experiment = read_experiment(path, seeds=args.seeds)
     if args.train:
         setup_terminal(verbose=args.verbose)
         train_alone(experiment, args.output, args.train, retrain=args.retrain, trained_in=args.trainings)
-        return 0
+        return
     setup_terminal(args.output, verbose=args.verbose)
     if args.workers != 1:
         train_in_parallel(
@@ -79,9 +80,32 @@ def run(args: argparse.Namespace) -> int:
             retrain=args.retrain,
             trained_in=args.trainings,
         )
+    layout = {"num_gpus": _count_processes(args.workers), "num_machines": 1, "machine_rank": 0}
+    run_processes(_finish, argparse.Namespace(**vars(args), **layout, dist_url="auto", began=began))
+
+
+def _count_processes(workers: int) -> int:
+    """Those that measure: on GPUs, one for each."""
+    import torch
+
+    return min(workers, torch.cuda.device_count()) if torch.cuda.is_available() else workers
+
+
+def _finish(args: argparse.Namespace) -> None:
+    """What each of the processes does: measures its images. The first one trains before, where there is
+    only one, writes the results, and ends with status 1 if a goal was missed."""
+    from ..engine import end_process_group, setup_terminal
+    from ..experiments import read_experiment, run_experiment, share_cores
+
+    if args.num_gpus > 1:  # this one was started for it
+        setup_terminal(args.output, verbose=args.verbose)
+        share_cores(args.num_gpus)
+    experiment = read_experiment(find_plan_file(args.experiment), seeds=args.seeds)
     missed = run_experiment(experiment, args.output, retrain=args.retrain, trained_in=args.trainings)
-    logging.getLogger("d2_featcomp").info("This run took %.1f minutes", (time.monotonic() - start) / 60)
-    return 1 if missed else 0
+    logging.getLogger("d2_featcomp").info("This run took %.1f minutes", (time.time() - args.began) / 60)
+    if missed:
+        end_process_group()
+        sys.exit(1)
 
 
 def _make_command(args: argparse.Namespace, training: str) -> list[str]:

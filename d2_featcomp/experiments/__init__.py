@@ -3,7 +3,7 @@
 from ..deprecation import make_getattr
 from .keys import hash_file
 from .measure import evaluate, measure_settings
-from .parallel import train_in_parallel
+from .parallel import share_cores, train_in_parallel
 from .plan import plan_sweep, read_experiment, read_sweep
 from .report import Report
 from .run import choose_setting, run_experiment, run_plan, run_sweep, train_alone

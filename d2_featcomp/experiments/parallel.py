@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import torch
 
 from .run import open_run
 
-__all__ = ["train_in_parallel"]
+__all__ = ["share_cores", "train_in_parallel"]
 
 _PERIOD = 0.5  # seconds between two looks at the processes
 _END = 10  # seconds that a process gets to end
+# A logged line: level of a warning, time and logger, message; between them a terminal's colours.
+_LOGGED = re.compile(
+    r"(\x1b\[[\d;]*m)*(?P<level>[A-Z]*)(\x1b\[[\d;]*m| )*"
+    r"\[\d\d/\d\d [\d:]+ [\w.]+\]:(\x1b\[[\d;]*m| )*(?P<message>.*)"
+)
 
 
 def train_in_parallel(plan, output, *, workers, make_command, retrain=False, trained_in=None):
@@ -23,7 +29,8 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False, tra
 
     A training begins when the one that it starts from is done. Each process has its share of the CPU's
     cores (OMP_NUM_THREADS, unless that is set) and, where there are several GPUs, one of them. What it
-    says goes to `trainings/<name>.txt`. Trainings that were done before are left as they are.
+    says goes to `trainings/<name>.txt`; what it logs is logged here, too, after its name. Trainings
+    that were done before are left as they are.
     To be called from the main thread, where SIGTERM ends the processes, too.
 
     Args:
@@ -67,6 +74,18 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False, tra
         signal.signal(signal.SIGTERM, before)
 
 
+def share_cores(workers):
+    """Lets this process, one of `workers` (int), compute by its share of the CPU's cores, unless
+    OMP_NUM_THREADS says by how many threads."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(_find_share(workers))
+
+
+def _find_share(workers):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
 class _Devices:
     """Gives each process the GPU that the fewest others have."""
 
@@ -91,10 +110,9 @@ class _Devices:
 class _Process:
     def __init__(self, name, folder, command, workers, devices):
         self._name, self._devices, self._device = name, devices, devices.take()
-        self._log = f"{folder}.txt"
+        self._log, self._relayed = f"{folder}.txt", 0  # bytes
         self._began = time.monotonic()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // workers)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(_find_share(workers)), **os.environ}
         environment["PYTHONUNBUFFERED"] = "1"  # else errors come before what was printed first
         if self._device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._device
@@ -108,6 +126,7 @@ class _Process:
     def is_done(self):
         """Whether it has ended. ChildProcessError: by an error."""
         status = self._process.poll()
+        self._relay()
         if status is None:
             return False
         self._devices.give_back(self._device)
@@ -119,6 +138,18 @@ class _Process:
         minutes = (time.monotonic() - self._began) / 60
         _tell("Training %r is done, in %.1f minutes", self._name, minutes)
         return True
+
+    def _relay(self):
+        """Logs what the process has logged since the last call."""
+        with open(self._log, "rb") as file:
+            file.seek(self._relayed)
+            said = file.read()
+        said = said[: said.rfind(b"\n") + 1]  # not yet what is being written
+        self._relayed += len(said)
+        for line in said.decode(errors="replace").splitlines():
+            if logged := _LOGGED.match(line):
+                level = logging.WARNING if logged["level"] else logging.INFO
+                logging.getLogger("d2_featcomp").log(level, "%s: %s", self._name, logged["message"])
 
     def stop(self):
         if self._process.poll() is None:

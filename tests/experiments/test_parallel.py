@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -116,6 +117,29 @@ def test_each_training_begins_when_its_start_is_done(tmp_path, monkeypatch):
     assert len(notes(output)) == 6 and os.listdir(other) == []
 
 
+def test_what_trainings_log_is_shown_while_they_run(tmp_path, caplog):
+    plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
+    body = """
+        print("[11/29 00:22:13 d2.utils.events]:  eta: 0:42:56  iter: 39", flush=True)
+        print("drawing scenes:   2%", end="\\r", flush=True)
+        print("a traceback, or what a library prints")
+        head = "\\x1b[32m[11/29 00:22:14 d2_featcomp]: \\x1b[0m"  # as in colours of a terminal
+        print("\\x1b[5m\\x1b[31mWARNING\\x1b[0m " + head + "the disk is nearly full")
+        print(head + "done")
+        print("[11/29 00:22:16 d2_featcomp]: cut sho", end="", flush=True)
+        """
+    caplog.set_level(logging.INFO, "d2_featcomp")
+    command = script(NOTE + textwrap.dedent(body) + FINISH)(output)
+    train_in_parallel(plan, str(output), workers=2, make_command=command)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    told = [line for line in told if line[1].startswith("plain: ")]
+    assert told == [
+        ("INFO", "plain: eta: 0:42:56  iter: 39"),
+        ("WARNING", "plain: the disk is nearly full"),
+        ("INFO", "plain: done"),
+    ]
+
+
 def test_workers_get_the_options_of_the_command():
     parser = argparse.ArgumentParser()
     reproduce.add_arguments(parser)
@@ -199,9 +223,15 @@ def test_as_many_gpus_as_there_are_are_shared(tmp_path, monkeypatch):
 def test_an_experiment_by_two_processes(tmp_path, capsys):
     module = tmp_path / "parallel_data.py"
     module.write_text(DATA)
-    plan, output = write_plan(tmp_path), tmp_path / "out"
+    missed = [{"setting": "n = 2", "column": "box AP", "at_least": 101}]
+    pictures = {"setting": "n = 2", "reference": "plain", "count": 1}
+    plan, output = write_plan(tmp_path, pictures=pictures, goals=missed), tmp_path / "out"
     command = ["reproduce", plan, "--import", str(module), "--output", str(output), "--seeds", "5"]
-    assert main([*command, "--workers", "2"]) == 0
+    with pytest.raises(SystemExit) as raised:
+        main([*command, "--workers", "2"])
+    assert raised.value.code == 1  # it missed its goal
+    assert json.loads((output / "summary.json").read_text())["processes"] == 2
+    assert list((output / "pictures").iterdir())
     names = {"detector_seed_5", "plain_seed_5", "msfc_seed_5"}
     weights = {path.parent.name: path.stat().st_mtime_ns for path in output.rglob("model_final.pth")}
     assert weights.keys() == names
