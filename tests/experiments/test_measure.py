@@ -1,34 +1,22 @@
 """Many settings measured at once: the same results as one by one, and nothing done twice."""
 
-import json
 import os
 import shutil
 
 import networks
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import GeneralizedRCNN, build_model
+from measuring import IMAGES, alone, configured, detections, same
 
 from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY
 from d2_featcomp.codecs.images.still_image import PngCodec
-from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import Trainer, build_for_inference, setup_config
+from d2_featcomp.engine import setup_config
 from d2_featcomp.evaluation import ImageMatches
 from d2_featcomp.evaluation.average_precision import sample_average_precision
 from d2_featcomp.experiments import evaluate, measure, measure_settings, measured_networks
-from d2_featcomp.experiments.subsets import limit_images
 from d2_featcomp.modeling import SplitInference
 
-TINY = {
-    **networks.TINY,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-    "TEST.DETECTIONS_PER_IMAGE": 10,
-    "INPUT.MIN_SIZE_TEST": 96,
-    "DATALOADER.NUM_WORKERS": 0,
-    "DATASETS.TEST": ("measured_val",),
-    "SEED": 3,
-}
 TASKS = {
     **networks.TINY_TASKS,
     "INPUT.MIN_SIZE_TEST": 48,
@@ -36,46 +24,6 @@ TASKS = {
     "DATALOADER.NUM_WORKERS": 0,
     "DATASETS.TEST": ("measured_multi_task_val",),
 }
-IMAGES = 4
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("measured")
-    register_scenes("measured", str(folder / "scenes"), procedural_recipe({"train": 1, "val": IMAGES}))
-    DatasetCatalog.get("measured_val")
-    for kind in ("msfc", "tasks"):
-        networks.save(kind, folder / f"{kind}.pth")
-    return folder
-
-
-def configured(config, settings, **more):
-    keyed = {key.replace("__", "."): value for key, value in more.items()}
-    return setup_config(config, [part for item in {**settings, **keyed}.items() for part in item])
-
-
-@pytest.fixture
-def msfc(root, tmp_path):
-    def make(codec, bits, name="", **more):
-        return configured(
-            "configs/quick/msfc_R18.yaml",
-            TINY,
-            MODEL__FEATCOMP__CODEC__NAME=codec,
-            MODEL__FEATCOMP__CODEC__BITS=bits,
-            OUTPUT_DIR=str(tmp_path / (name or f"{codec}{bits}")),
-            **{"MODEL__WEIGHTS": str(root / "msfc.pth"), **more},
-        )
-
-    return make
-
-
-def alone(cfg):
-    """What Detectron2's own loop gives: the network's `forward`, an image at a time."""
-    return Trainer.test(cfg, build_for_inference(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.FEATCOMP.ENABLED))
-
-
-def same(found, expected):
-    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True, default=float)
 
 
 class Calls:
@@ -352,14 +300,6 @@ def test_symbols_that_agree_with_a_result_on_some_images_only(msfc, tmp_path, mo
     ]
 
 
-def detections(cfg):
-    """What the evaluator wrote, by image."""
-    with open(os.path.join(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")) as file:
-        found = json.load(file)
-    images = dict.fromkeys(entry["image_id"] for entry in found)
-    return [[entry for entry in found if entry["image_id"] == image] for image in images]
-
-
 def test_an_evaluator_of_which_nothing_is_known(msfc, tmp_path, monkeypatch):
     monkeypatch.setattr("d2_featcomp.experiments.measure.can_collect", lambda evaluator: False)
     settings = {"png": msfc("png", 4), "raw": msfc("raw", 4)}
@@ -372,36 +312,6 @@ def test_an_evaluator_of_which_nothing_is_known(msfc, tmp_path, monkeypatch):
     again = measure_settings(settings, str(tmp_path / "records"))
     assert calls.take() == (0, 0)
     same(again, found)
-
-
-def test_evaluation_of_several_data_sets(msfc, tmp_path):
-    cfg = msfc("png", 4)
-    few = limit_images(cfg, 2, str(tmp_path / "truth"))
-    both = msfc("png", 4, DATASETS__TEST=(*cfg.DATASETS.TEST, *few.DATASETS.TEST))
-    results = evaluate(both)
-    assert list(results) == ["measured_val", "measured_val, first 2"]
-    same(results["measured_val"], alone(cfg))
-    same(results["measured_val, first 2"], evaluate(few))
-    assert len(detections(few)) == 2
-
-
-def test_the_first_images_are_evaluated_against_their_own_truth(msfc, tmp_path):
-    cfg = msfc("png", 4)
-    few = limit_images(cfg, 2, str(tmp_path / "truth"))
-    (path,) = (tmp_path / "truth").iterdir()
-    truth = json.loads(path.read_text())
-    records = DatasetCatalog.get("measured_val")
-    assert [entry["id"] for entry in truth["images"]] == [record["image_id"] for record in records[:2]]
-    assert len(truth["annotations"]) == sum(len(record["annotations"]) for record in records[:2])
-    before = path.stat().st_mtime_ns
-    assert limit_images(cfg, 2, str(tmp_path / "truth")).DATASETS.TEST == few.DATASETS.TEST
-    assert path.stat().st_mtime_ns == before  # so that measured numbers stay those of this data set
-    whole = limit_images(cfg, IMAGES, str(tmp_path / "truth"))
-    same(evaluate(whole), evaluate(cfg))
-    MetadataCatalog.get("elsewhere").set(evaluator_type="cityscapes_instance")
-    DatasetCatalog.register("elsewhere", list)
-    with pytest.raises(ValueError, match="takes the whole data set only"):
-        limit_images(msfc("png", 4, DATASETS__TEST=("elsewhere",)), 2, str(tmp_path))
 
 
 @pytest.mark.parametrize(
