@@ -54,6 +54,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("of images give --output FOLDER; --draw is of a video")
     if args.output and os.path.isfile(args.output):
         raise ValueError(f"--output {args.output!r} is a file: give a folder, there or not")
+    if moving:
+        from ..serving.videos import require_drawable
+
+        require_drawable(args.draw, entries[0])
     cfg = setup_config(args.config_file, args.opts)
     require_weights(cfg)
     model = build_for_inference(cfg, cfg.MODEL.WEIGHTS)

@@ -17,7 +17,7 @@ from .coco_results import (
 from .inputs import is_video, read_timed_frames
 from .results import draw_result, make_result, read_result, write_result
 from .serve_program import serve
-from .videos import draw_video
+from .videos import draw_video, require_drawable
 
 __all__ = ["run_cloud"]
 
@@ -40,6 +40,8 @@ def run_cloud(args):
         raise FileNotFoundError(f"no folder {args.images!r}")
     if bool(args.draw) != bool(args.images and is_video(args.images)):
         raise ValueError("--draw takes the original video: give --images VIDEO and --draw VIDEO")
+    if args.draw:
+        require_drawable(args.draw, args.images)
     if args.annotations and args.serve:
         raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
     if not 0 <= (args.score_threshold or 0) <= 1:
@@ -108,10 +110,10 @@ def decode_files(network, args, categories):
                 draw_result(output, name, args.images, args.output, categories, shown)
             except FileNotFoundError as error:
                 tqdm.write(str(error), file=sys.stderr)
-    if args.draw:
-        draw_frames(args, {result["image_id"] for result in results}, categories)
     count = write_coco_results(results, categories, table, args.output)
     print(f"{args.output}/results.json: {count} instances")
+    if args.draw:
+        draw_frames(args, {result["image_id"] for result in results}, categories)
     if table.unknown:
         print(
             f"{len(table.unknown)} images are not in the annotations, e.g. {table.unknown[0]!r}: they "

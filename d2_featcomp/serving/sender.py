@@ -12,7 +12,7 @@ from .protocol import ForeignModelError
 __all__ = ["Sender"]
 
 TRY_AGAIN_AFTER = 5.0  # seconds, while the server is away
-FOREIGN_PAUSE = 60.0  # seconds, while the server has another model
+FOREIGN_PAUSE = 60.0  # seconds, while the server has another model, or fails
 
 
 class Sender:
@@ -32,9 +32,10 @@ class Sender:
         self.spool = spool
         self.client = client
         self.output = output
-        self.away_since = None  # time of the last attempt, if it failed
+        self.away_since = None  # time of the last attempt, if nothing answered
         self.sent = self.refused = 0
         self._foreign = {}  # fingerprint -> time of the last attempt
+        self._left_since = None  # time when something was not sent though the server was there
         self._told = set()
         self._tell = tell or (lambda message: print(message, file=sys.stderr))
 
@@ -55,12 +56,12 @@ class Sender:
             data = self.spool.read(identity)
         except OSError as error:
             self._tell_once(f"{identity} cannot be read ({error}); left in {self.spool.folder}")
-            return None
+            return self._leave()
         if data is None:  # another program with this spool has sent it
             return None
         fingerprint = read_fingerprint(data)
         if time.monotonic() - self._foreign.get(fingerprint, float("-inf")) < FOREIGN_PAUSE:
-            return None
+            return self._leave()
         try:
             answer = self.client.send(identity, data, self.spool.name(identity))
         except RefusedError as error:
@@ -77,10 +78,10 @@ class Sender:
                 f"the server has another model than the one that wrote {identity} ({error}); all of "
                 f"model {fingerprint} are kept in {self.spool.folder} and tried again later"
             )
-            return None
+            return self._leave()
         except ServerFaultError as error:
             self._tell(f"{identity}: the server failed ({error}); kept in {self.spool.folder}")
-            return None
+            return self._leave()
         except WrongServerError as error:
             if not self.sent:
                 raise
@@ -100,6 +101,7 @@ class Sender:
 
     def send_waiting(self):
         """Sends what waits, the oldest first, until the server is away."""
+        self.away_since = self._left_since = None
         for name in self.spool.strangers():
             self._tell_once(
                 f"{name!a} in {self.spool.folder} is no bitstream of a spool: it is not sent"
@@ -110,12 +112,20 @@ class Sender:
                 return
 
     def send_new(self, identity):
-        """As :meth:`send`; while the server is away, only now and then, and then the oldest first."""
+        """As :meth:`send`; while the server is away, only now and then, and then the oldest first. What
+        was left for another reason is tried again now and then, too."""
         if self.away_since is None:
-            return self.send(identity)
+            seconds = self.send(identity)
+            if self._left_since is not None and time.monotonic() - self._left_since > FOREIGN_PAUSE:
+                self.send_waiting()
+            return seconds
         if time.monotonic() - self.away_since > TRY_AGAIN_AFTER:
             self.send_waiting()
         return None
+
+    def _leave(self):
+        if self._left_since is None:
+            self._left_since = time.monotonic()
 
     def _tell_once(self, message):
         if message not in self._told:

@@ -3,20 +3,26 @@
 import contextlib
 import fractions
 import os
+import uuid
 
 import numpy as np
 
 from ..deploy.pictures import collect_metadata, draw_outputs
+from ..files import prepare_file
 from .outputs import read_outputs
 
-__all__ = ["VideoWriter", "draw_answer", "draw_video"]
+__all__ = ["VideoWriter", "draw_answer", "draw_video", "require_drawable"]
 
 _TICKS = 1000  # of a second: some codecs take no finer ones
 _CODECS = ("libx264", "h264", "libx265", "mpeg4")  # the first that this build of FFmpeg has
+_QUALITY = {"libx264": "23", "libx265": "26"}  # constant; bit rates suppose a frame each tick
 
 
 class VideoWriter(contextlib.AbstractContextManager):
     """Writes pictures of one size as a video.
+
+    The file is there when it is complete; after an error it is as it was, after an interruption it has
+    what was written before.
 
     Args:
         path (str): of the file; its suffix tells the container, e.g. ".mp4".
@@ -31,11 +37,16 @@ class VideoWriter(contextlib.AbstractContextManager):
             import av
         except ImportError as error:
             raise ImportError("video files need PyAV: pip install 'd2_featcomp[hevc]'") from error
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        prepare_file(path)
+        stem, suffix = os.path.splitext(path)
+        self._partial = f"{stem}.{uuid.uuid4().hex}.partial{suffix}"
         try:
-            self._container = av.open(path, "w")
+            self._container = av.open(self._partial, "w")
         except (ValueError, av.error.FFmpegError) as error:
-            raise ValueError(f"{path!r} cannot be written as a video, e.g. out.mp4 ({error})") from error
+            reason = str(error).replace(self._partial, path)
+            raise ValueError(
+                f"{path!r} cannot be written as a video, e.g. out.mp4 ({reason})"
+            ) from error
         self._path, self._av, self._stream, self._last = path, av, None, -1
 
     def write(self, picture, seconds):
@@ -65,14 +76,44 @@ class VideoWriter(contextlib.AbstractContextManager):
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = fractions.Fraction(1, _TICKS)
-                stream.bit_rate = max(1_000_000, 4 * picture.shape[0] * picture.shape[1])
+                if name in _QUALITY:
+                    stream.options = {"crf": _QUALITY[name]}
+                else:
+                    stream.bit_rate = max(1_000_000, 4 * picture.shape[0] * picture.shape[1])
                 return stream
         raise ImportError("this build of PyAV has no encoder for videos: pip install -U av")
 
-    def __exit__(self, *error):
-        if self._stream is not None and error[0] is None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+    def __exit__(self, kind, *error):
+        complete = kind is None or issubclass(kind, KeyboardInterrupt)  # that is how cameras are stopped
+        try:
+            if self._stream is not None and complete:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if complete:
+                os.replace(self._partial, self._path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._partial)
+
+
+def require_drawable(path, video):
+    """Makes sure, before long work, that a drawn video can be written.
+
+    Args:
+        path (str): where to.
+        video (str): file of the original one, which it must not be; or a camera.
+
+    Raises:
+        ImportError, ValueError, OSError: see :class:`VideoWriter`.
+    """
+    if os.path.exists(path) and os.path.exists(video) and os.path.samefile(path, video):
+        raise ValueError(f"--draw {path!r} is the video itself: give the name of another file")
+    with contextlib.suppress(_TriedError), VideoWriter(path):
+        raise _TriedError
+
+
+class _TriedError(Exception):
+    """Lets a writer leave nothing behind."""
 
 
 def draw_video(frames, path, categories=(), threshold=0.5):

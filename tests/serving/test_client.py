@@ -57,9 +57,11 @@ def answering(*answers):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"127.0.0.1:{server.server_port}", requests
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"127.0.0.1:{server.server_port}", requests
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def as_json(status, /, **content):
@@ -180,6 +182,45 @@ def test_the_rest_is_sent_when_one_model_is_foreign(data, tmp_path, monkeypatch)
         monkeypatch.setattr("d2_featcomp.serving.sender.FOREIGN_PAUSE", 0.0)
         sender.send_waiting()
         assert len(requests) == 6
+
+
+def test_what_one_model_left_does_not_hold_up_the_rest(data, tmp_path, monkeypatch):
+    """After the server was away; and it is sent when the server can read it."""
+    monkeypatch.setattr("d2_featcomp.serving.sender.TRY_AGAIN_AFTER", 0.0)
+    spool = Spool(str(tmp_path))
+    stream = FeatureBitstream.from_bytes(data)
+    new = FeatureBitstream(**{**vars(stream), "fingerprint": b"else"}).to_bytes()
+    old, away, takes_old = spool.add("a", data), [True], []
+
+    def answer(path):
+        if away:
+            return 200, HTML, {}
+        if old not in path:
+            return result_for(new)(path)
+        return (
+            result_for(data)(path)
+            if takes_old
+            else as_json(400, id=old, reason="foreign model", detail="")
+        )
+
+    with (
+        answering(answer) as (address, _),
+        CloudClient(address) as client,
+    ):
+        sender = Sender(spool, client, tell=[].append)
+        sender.sent = 1  # it has been a server before
+        sender.send_new(spool.add("b", new))
+        assert sender.away_since is not None
+        away.clear()
+        for name in ("c", "d"):
+            sender.send_new(spool.add(name, new))
+        assert spool.waiting() == [old] and sender.away_since is None
+        takes_old.append(True)
+        sender.send_new(spool.add("e", new))
+        assert spool.waiting() == [old]  # it is not asked for each image
+        monkeypatch.setattr("d2_featcomp.serving.sender.FOREIGN_PAUSE", 0.0)
+        sender.send_new(spool.add("f", new))
+        assert spool.waiting() == []
 
 
 def test_refused_bitstreams_can_be_sent_again(data, tmp_path):

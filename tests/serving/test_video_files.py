@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from d2_featcomp.codecs import ImageSizes
 from d2_featcomp.deploy.classes import make_categories
 from d2_featcomp.serving import make_result, read_frames
 from d2_featcomp.serving.outputs import list_categories, read_outputs
-from d2_featcomp.serving.videos import VideoWriter, draw_answer
+from d2_featcomp.serving.videos import VideoWriter, draw_answer, require_drawable
 
 av = pytest.importorskip("av")
 SIZE = (64, 97)  # the width becomes even
@@ -106,11 +107,62 @@ def test_videos_keep_times_and_pictures(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(ValueError, match=r"v\.txt' cannot be written as a video"):
+    with pytest.raises(ValueError, match=r"v\.txt' cannot be written as a video") as raised:
         VideoWriter(str(tmp_path / "v.txt"))
+    assert "partial" not in str(raised.value)
     with (
         pytest.raises(ValueError, match="not all of one size"),
         VideoWriter(str(tmp_path / "v.mp4")) as writer,
     ):
         writer.write(np.zeros((64, 96, 3), np.uint8), 0.0)
         writer.write(np.zeros((96, 64, 3), np.uint8), 0.1)
+    assert not list(tmp_path.iterdir())
+
+
+def write_gray(path, stop=None):
+    with VideoWriter(str(path)) as writer:
+        writer.write(np.full((*SIZE, 3), 100, np.uint8), 0.0)
+        if stop:
+            raise stop
+
+
+def test_a_video_is_replaced_when_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"what was there")
+    with pytest.raises(OSError, match="full"):
+        write_gray(path, OSError("disk full"))
+    assert path.read_bytes() == b"what was there"
+    with pytest.raises(KeyboardInterrupt):
+        write_gray(path, KeyboardInterrupt())
+    assert [name for name, _ in read_frames(str(path))] == ["v_000000"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_drawn_video_is_not_the_original(tmp_path):
+    path = tmp_path / "v.mp4"
+    write_gray(path)
+    (tmp_path / "same.mp4").symlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is the video itself"):
+        require_drawable(str(tmp_path / "same.mp4"), str(path))
+    with pytest.raises(ValueError, match="cannot be written as a video"):
+        require_drawable(str(tmp_path / "v.txt"), str(path))
+    require_drawable(str(tmp_path / "new.mp4"), str(path))
+    require_drawable(str(path), "camera:0")
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_first_frames_are_good(tmp_path):
+    path, generator = tmp_path / "v.mp4", np.random.default_rng(0)
+    picture = np.full((360, 640, 3), 128.0)  # with details of all sizes, as photographs have
+    for scale in range(1, 8):
+        coarse = generator.uniform(-6, 6, (360 >> scale, 640 >> scale, 3)).astype(np.float32) * scale
+        for channel in range(3):
+            smooth = Image.fromarray(coarse[..., channel]).resize((640, 360), Image.Resampling.BICUBIC)
+            picture[..., channel] += np.asarray(smooth)
+    moving = [np.roll(picture.clip(0, 255).astype(np.uint8), 4 * number, 1) for number in range(12)]
+    with VideoWriter(str(path)) as writer:
+        for number, frame in enumerate(moving):
+            writer.write(frame, number / 30)
+    shown = [np.float32(frame) for _, frame in read_frames(str(path))]
+    assert max(np.square(a - b).mean() for a, b in zip(shown, moving, strict=True)) < 30  # 33 dB
