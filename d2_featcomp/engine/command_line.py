@@ -1,5 +1,6 @@
 """Setting-up and processes of command lines."""
 
+import datetime
 import re
 import sys
 
@@ -141,12 +142,22 @@ def run_processes(main, args):
     Args:
         main (callable): of a module, so that other processes find it.
         args (Namespace): with Detectron2's num_gpus, num_machines, machine_rank and dist_url.
+
+    Raises:
+        ChildProcessError: a process was killed.
     """
     layout = {key: getattr(args, key) for key in ("num_machines", "machine_rank", "dist_url")}
+    if args.num_machines == 1:  # all are watched here; one may work for hours while others wait
+        layout["timeout"] = datetime.timedelta(days=30)
     try:
         launch(_one_of_them, args.num_gpus, **layout, args=(main, args))
-    except ProcessExitedException as error:  # the process has said what is wrong
-        sys.exit(error.exit_code)
+    except ProcessExitedException as error:
+        if error.signal_name:
+            raise ChildProcessError(
+                f"one of the {args.num_gpus} processes was ended by {error.signal_name}, perhaps for "
+                "want of memory: fewer processes need less"
+            ) from error
+        sys.exit(error.exit_code)  # the process has said what is wrong
 
 
 def _one_of_them(main, args):

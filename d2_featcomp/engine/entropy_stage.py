@@ -31,6 +31,7 @@ _BIAS_FACTOR = 4.0
 _LOGIT_FACTOR = 16.0
 # Larger maps are fitted by pieces of this side, in positions.
 _PIECE = 64
+_SAVE_PERIOD = 120  # seconds at most between states from which it can go on
 
 
 def fit_entropy_model(cfg, output, weights, resume=False):
@@ -85,7 +86,7 @@ def _fit(cfg, output, weights, resume):
         else:
             logger.warning("%s is of an earlier version: stage 4 begins anew", state)
     codec.train()
-    began = time.monotonic()
+    began = saved = time.monotonic()
     with tqdm(
         total=fitting.iterations, initial=fitting.iteration, desc="entropy model", mininterval=1
     ) as progress:
@@ -100,8 +101,10 @@ def _fit(cfg, output, weights, resume):
                     fitting.iterations,
                     bits / 8,
                 )
-            if fitting.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+            due = time.monotonic() - saved > _SAVE_PERIOD
+            if due or fitting.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0:
                 write_checkpoint(fitting.state(), state)
+                saved = time.monotonic()
     codec.eval()
     payloads = [_mean_payload(codec, held_out, rate) for rate in codec.fitting_rates]
     elements = sum(maps.numel() for image in held_out for maps in image) // len(held_out)

@@ -116,9 +116,10 @@ def prepare_split(cfg, network, missing):
     if comm.is_main_process():
         start(cfg, network)
     comm.synchronize()
-    if comm.get_world_size() > 1:
-        for tensor in split.state_dict().values():
-            torch.distributed.broadcast(tensor, 0)
+    if comm.get_world_size() > 1:  # the codec, too, may start from what was seen
+        for part in (split, network.feature_codec):
+            for tensor in part.state_dict().values() if isinstance(part, torch.nn.Module) else ():
+                torch.distributed.broadcast(tensor, 0)
 
 
 def _start_baf(cfg, network):

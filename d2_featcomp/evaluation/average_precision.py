@@ -37,7 +37,7 @@ class ImageMatches:
     """How detections and objects of each image were matched, by COCO's rules, for objects of any size.
 
     Attributes:
-        image_ids (ndarray): (I,) int64.
+        image_ids (ndarray): (I,) int64, or of str.
         thresholds (ndarray): (T,) float64, of the overlap that a match needs.
         recalls (ndarray): (R,) float64, at which precision is taken.
         objects (ndarray): (K, I) int64, objects that count (not crowds).
@@ -95,7 +95,7 @@ class ImageMatches:
             hits.append(matched & counts)
             misses.append(~matched & counts)
         return cls(
-            image_ids=np.asarray(params.imgIds, np.int64),
+            image_ids=np.asarray(params.imgIds),
             thresholds=np.asarray(params.iouThrs, np.float64),
             recalls=np.asarray(params.recThrs, np.float64),
             objects=objects,

@@ -66,8 +66,12 @@ class CheckedCOCOEvaluator(COCOEvaluator):
     ):
         path = MetadataCatalog.get(dataset_name).get("json_file")
         try:
-            super().__init__(dataset_name, output_dir=output_dir)
+            # Detectron2 converts what has no file of its own: anew each time, as it may have changed.
+            super().__init__(dataset_name, output_dir=output_dir, allow_cached_coco=False)
             self._path = path or self._metadata.json_file
+            if path is None:
+                # It lies below `output_dir`, which is of this evaluation alone.
+                vars(self._metadata).pop("json_file")
             if self._do_evaluation:
                 self._normalize()
         except FORMAT_ERRORS as error:

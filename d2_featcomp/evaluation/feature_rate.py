@@ -8,8 +8,9 @@ from detectron2.evaluation import DatasetEvaluator
 
 from .gathering import gather_rows
 
-__all__ = ["FeatureRateEvaluator"]
+__all__ = ["RATE_FILE", "FeatureRateEvaluator", "find_rate_file"]
 
+RATE_FILE = "feature_rates.csv"
 _FIELDS = (
     "image",
     "bytes",
@@ -20,6 +21,11 @@ _FIELDS = (
     "feature_elements",
     "pixels",
 )
+
+
+def find_rate_file(cfg):
+    """Path of the file in which the evaluator of a config writes the rate of each image."""
+    return os.path.join(cfg.OUTPUT_DIR, "inference", RATE_FILE)
 
 
 class FeatureRateEvaluator(DatasetEvaluator):
@@ -111,7 +117,7 @@ class FeatureRateEvaluator(DatasetEvaluator):
 
     def _write(self, rows):
         os.makedirs(self._output_dir, exist_ok=True)
-        path = os.path.join(self._output_dir, "feature_rates.csv")
+        path = os.path.join(self._output_dir, RATE_FILE)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(_FIELDS)

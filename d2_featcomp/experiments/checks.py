@@ -138,6 +138,12 @@ def _check_goal(goal, plan):
         _require("setting", goal.setting, labels)
     _require("setting", goal.minus, {"", *labels})
     _require("curve", goal.compression_ratio_against, {"", *(curve.name for curve in plan.curves)})
+    images = {curve.name for curve in plan.curves if not curve.sends_features}
+    if goal.compression_ratio_against in images and plan.x == "BPFE":
+        raise ValueError(
+            f"{goal.compression_ratio_against!r} sends images, which have no BPFE: compare by plot x "
+            "kB/image"
+        )
     if bool(goal.column) == bool(goal.compression_ratio_against):
         raise ValueError("it needs either column or compression_ratio_against")
     if goal.column:

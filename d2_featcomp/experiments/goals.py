@@ -28,6 +28,8 @@ def check_goal(goal, report):
         return False, f"{lacking[0]}: {needed} was not measured"
     if goal.compression_ratio_against:
         points = report.curves(plan.x, needed).get(goal.compression_ratio_against, [])
+        if not points:
+            return False, f"{goal.compression_ratio_against}: {needed} was not measured"
         rate = find_rate_for_accuracy(
             [p[plan.x] for p in points], [p[needed] for p in points], row[needed]
         )

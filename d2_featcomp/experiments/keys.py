@@ -10,9 +10,11 @@ from importlib import metadata
 from detectron2 import __version__ as detectron2_version
 from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import MetadataCatalog
+from omegaconf import OmegaConf
 
 from ..engine.command_line import make_plain_config, setup_config
 from ..modeling import find_stored_name
+from ..modeling.lazy import read_lazy_config
 
 __all__ = [
     "describe_versions",
@@ -66,6 +68,8 @@ _NOT_TRAINED = (
     "TEST.DETECTIONS_PER_IMAGE",
     "TEST.KEYPOINT_OKS_SIGMAS",
 )
+# Of a training, that earlier releases did not note.
+_NOTED_SINCE = ("INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", "MODEL.LAZY.CONTENT")
 _NOT_MEASURED = (
     *_NEVER,
     "*_TRAIN",
@@ -163,7 +167,7 @@ def pick_measured_keys(cfg):
     Returns:
         dict: key such as "MODEL.FEATCOMP.SPLIT" -> value.
     """
-    found = _without(make_plain_config(cfg), _NOT_MEASURED)
+    found = _without(make_plain_config(cfg), _NOT_MEASURED) | _digest_lazy_config(cfg, ("model",))
     key = "MODEL.FEATCOMP.INFERENCE"
     if found.get(key, "").endswith(".onnx"):  # what it holds matters, not where it lies
         found[key] = hash_file(found[key])
@@ -172,7 +176,25 @@ def pick_measured_keys(cfg):
 
 def pick_trained_keys(cfg):
     """Picks the config keys on which a training's weights depend, those it starts from left out."""
-    return _without(make_plain_config(cfg), _NOT_TRAINED)
+    found = _without(make_plain_config(cfg), _NOT_TRAINED)
+    # Starts, channel selection and stage 4 read images as they are tested.
+    found |= {f"INPUT.{name}_SIZE_TEST": cfg.INPUT[f"{name}_SIZE_TEST"] for name in ("MIN", "MAX")}
+    return found | _digest_lazy_config(cfg, ("model", "optimizer", "dataloader"))
+
+
+def _digest_lazy_config(cfg, parts):
+    """The content of a LazyConfig file, as a key; {} without one."""
+    lazy = read_lazy_config(cfg)
+    if lazy is None:
+        return {}
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(lazy, [part for part in parts if part in lazy]))
+    text = json.dumps(plain, sort_keys=True, default=_describe_object)
+    return {"MODEL.LAZY.CONTENT": hashlib.sha256(text.encode()).hexdigest()[:24]}
+
+
+def _describe_object(value):
+    name = getattr(value, "__qualname__", "")
+    return f"{value.__module__}.{name}" if name else str(value)
 
 
 def _without(plain, patterns):
@@ -210,6 +232,8 @@ def find_differences(before, now):
     missing = object()
     found = []
     for key in sorted(before.keys() | now.keys()):
+        if key in _NOTED_SINCE and key not in before:
+            continue
         default = defaults.get(key, missing)
         if key not in now and default is missing:  # a key of an earlier release
             continue

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import OrderedDict
 
 import torch
@@ -25,6 +26,7 @@ from ..engine.checkpoint import load_weights
 from ..engine.inference import prepare_for_inference, require_split
 from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
 from ..evaluation.build import build_rate_evaluator, build_task_evaluators
+from ..evaluation.feature_rate import RATE_FILE, find_rate_file
 from ..files import write_text
 from .collecting import collect, evaluate_collected
 from .differences import copy_matches, remove_matches
@@ -129,7 +131,8 @@ class LiveNetwork(_MeasuredNetwork):
         """Yields (name of a setting, results), on the main process."""
         known = {}
         if self.folder and comm.is_main_process():
-            known = {s.key: self._read(self._path(s.key)) for s in self.settings}
+            complete = (s for s in self.settings if not s.sends or os.path.exists(self._kept_rates(s)))
+            known = {s.key: self._read(self._path(s.key)) for s in complete}
         known = {key: found for key, found in comm.all_gather(known)[0].items() if found is not None}
         self.evaluators = {}
         for setting in self.settings:
@@ -142,16 +145,34 @@ class LiveNetwork(_MeasuredNetwork):
                 self.evaluators[setting.key] = setting, evaluators
         if self.evaluators:
             self._run(range(len(self.dataset)))
-        for key, (_, evaluators) in self.evaluators.items():
+        for key, (setting, evaluators) in self.evaluators.items():
             found = OrderedDict()
             for evaluator in evaluators:
                 found.update(evaluator.evaluate() or {})
             known[key] = found
             if self.folder and comm.is_main_process():
+                if setting.sends:
+                    shutil.copyfile(find_rate_file(setting.cfg), self._kept_rates(setting))
                 write_text(json.dumps(found, default=float), self._path(key))
         if comm.is_main_process():
             for setting in self.settings:
+                if setting.sends:
+                    self._place_rates(setting)
                 yield setting.name, known[setting.key]
+
+    def _kept_rates(self, setting):
+        return os.path.join(self.folder, f"{setting.key}.{RATE_FILE}")
+
+    def _place_rates(self, setting):
+        """Gives a setting the rates of images, which another one with the same key may have written."""
+        own = find_rate_file(setting.cfg)
+        if self.folder:
+            source = self._kept_rates(setting)
+        else:
+            source = find_rate_file(self.evaluators[setting.key][0].cfg)
+        if source != own:
+            os.makedirs(os.path.dirname(own), exist_ok=True)
+            shutil.copyfile(source, own)
 
     def _take(self, model, record):
         settings = [setting for setting, _ in self.evaluators.values()]

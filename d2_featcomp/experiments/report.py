@@ -12,6 +12,7 @@ from ..codecs import IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
 from ..evaluation.bd_rate_tables import OF_MEANS, format_bd_rates, write_bd_rates
 from ..evaluation.bjontegaard_delta import compare_curves
+from ..evaluation.feature_rate import find_rate_file
 from ..evaluation.tradeoff import (
     COLUMNS,
     DEFAULT_COLUMNS,
@@ -314,8 +315,7 @@ class Report:
         for name in self._measured():
             if "feature_rate" not in self.results[name]:
                 continue
-            path = os.path.join(self.configs[name].OUTPUT_DIR, "inference", "feature_rates.csv")
-            with open(path, newline="", encoding="utf-8") as file:
+            with open(find_rate_file(self.configs[name]), newline="", encoding="utf-8") as file:
                 head, *images = csv.reader(file)
             rows += [[name, *image] for image in images]
         write_csv(["setting", *head], rows, self._path("per_image.csv"))

@@ -1,5 +1,6 @@
 """Runs a plan: trains, measures, compares, draws."""
 
+import contextlib
 import glob
 import json
 import logging
@@ -186,11 +187,19 @@ class _Run:
                 )
                 return []
             return ["an earlier version began it and did not note its settings"]
-        now = pick_trained_keys(make_config(training.config_file, training.overrides))
-        found = find_differences(mark["config"], now)
-        start = self._weights(training.start) if training.start else ""
-        if os.path.exists(start) and mark["start"] != hash_file(start):
-            found.append(f"it started from other weights of {training.start!r}")
+        cfg = make_config(training.config_file, training.overrides)
+        found = find_differences(mark["config"], pick_trained_keys(cfg))
+        if training.start:
+            start, was = self._weights(training.start), mark["start"]
+        else:
+            start, was = cfg.MODEL.WEIGHTS, mark.get("weights")  # not noted by earlier releases
+        with contextlib.suppress(FileNotFoundError):  # what they were may be gone
+            if was is not None and was != hash_file(start):
+                found.append(
+                    f"it started from other weights of {training.start!r}"
+                    if training.start
+                    else f"MODEL.WEIGHTS {start!r} holds other weights than those it started from"
+                )
         return found
 
     def is_trained(self, training):
@@ -221,8 +230,12 @@ class _Run:
         if comm.get_world_size() > 1:
             raise ValueError("trainings of a plan are done by one process: run featcomp reproduce")
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
-        config = pick_trained_keys(make_config(training.config_file, training.overrides))
-        made = {"config": config, "start": hash_file(start.get("MODEL.WEIGHTS", ""))}
+        cfg = make_config(training.config_file, training.overrides)
+        made = {
+            "config": pick_trained_keys(cfg),
+            "start": hash_file(start.get("MODEL.WEIGHTS", "")),
+            "weights": "" if training.start else hash_file(cfg.MODEL.WEIGHTS),
+        }
         _write_mark({"complete": False, **made}, folder)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
         overrides = {**training.overrides, "OUTPUT_DIR": folder, **start}

@@ -1,7 +1,13 @@
 """Several processes, over gloo, from the command line."""
 
+import argparse
+import datetime
+
 import networks
+import processes
 from distributed import copied
+
+from d2_featcomp.engine import command_line
 
 
 def test_two_processes_train_and_measure_as_one_does(run_processes, tmp_path):
@@ -19,6 +25,41 @@ def test_two_processes_train_and_measure_as_one_does(run_processes, tmp_path):
     ]
     assert tables[0] == tables[1]
     assert tables[0].count("\n") == 1 + 5
+
+
+KILLED = """
+import argparse, os, signal
+
+from detectron2.utils import comm
+
+from d2_featcomp.engine import run_processes
+
+def main(args):
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+if __name__ == "__main__":
+    layout = {"num_gpus": 2, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    run_processes(main, argparse.Namespace(**layout))
+"""
+
+
+def test_a_process_that_is_killed_is_told(tmp_path):
+    (tmp_path / "script.py").write_text(KILLED)
+    status, _, errors = processes.call(tmp_path / "script.py", [], tmp_path / "told")
+    assert status and "ChildProcessError: one of the 2 processes was ended by SIGKILL" in errors
+
+
+def test_processes_wait_for_one_that_works_for_hours(monkeypatch):
+    given = {}
+    monkeypatch.setattr(command_line, "launch", lambda *arguments, **options: given.update(options))
+    layout = {"num_gpus": 2, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    command_line.run_processes(print, argparse.Namespace(**layout))
+    assert given.pop("timeout") > datetime.timedelta(days=7)
+    # Of processes on other machines nobody here sees whether they are still there.
+    command_line.run_processes(print, argparse.Namespace(**{**layout, "num_machines": 2}))
+    assert "timeout" not in given
 
 
 def test_two_processes_train_where_the_split_makes_modules_useless(run_processes, tmp_path):

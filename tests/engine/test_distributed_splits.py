@@ -3,7 +3,7 @@
 import networks
 import torch
 from detectron2.modeling import build_model
-from distributed import copied
+from distributed import SETTINGS, copied
 
 from d2_featcomp.engine import setup_config
 
@@ -61,6 +61,30 @@ def test_two_processes_train_one_predictor(run_processes, tmp_path, build_yolo):
     assert torch.equal(
         saved["feature_split.predictor.convs.3.weight"], first["predictor.convs.3.weight"]
     )
+
+
+def test_two_processes_start_one_codec(run_processes, tmp_path):
+    """Its entropy models start from the components that one process has seen."""
+    cfg = setup_config(networks.MSFC, networks.listed({**SETTINGS, "MODEL.FEATCOMP.ENABLED": False}))
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "detector.pth")
+    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
+    run_processes(
+        config=networks.MSFC,
+        script=(tmp_path / "script.py", tmp_path),
+        OUTPUT_DIR=tmp_path / "out",
+        **{
+            **networks.KINDS["levels"][1],
+            "MODEL.WEIGHTS": tmp_path / "detector.pth",
+            "MODEL.FEATCOMP.TRAIN.STEPS": (3,),
+            "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 1,
+            "MODEL.FEATCOMP.PYRAMID_TRANSFORM.FIT_IMAGES": 3,
+            "TEST.EVAL_PERIOD": -1,
+        },
+    )
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert any("head_bias" in name for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_two_processes_train_and_measure_several_tasks(run_processes, tmp_path):

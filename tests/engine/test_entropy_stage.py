@@ -137,6 +137,23 @@ def test_stage_4_goes_on_where_it_stopped(make_config, fitted, monkeypatch):
     assert done == -1000 + 20  # it is complete
 
 
+def test_stage_4_keeps_its_state_every_few_minutes(make_config, fitted, monkeypatch):
+    """Whatever SOLVER.CHECKPOINT_PERIOD is, by default more iterations than it has."""
+    monkeypatch.setattr(entropy_stage, "_SAVE_PERIOD", 0.0)
+    cfg, step = make_config(SOLVER__CHECKPOINT_PERIOD=5000), entropy_stage._Fitting.step
+
+    def stopped(self):
+        if self.iteration == 4:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(entropy_stage._Fitting, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_stages(cfg)
+    state = torch.load(os.path.join(cfg.OUTPUT_DIR, "step4", "fit.pth"), weights_only=True)
+    assert state["iteration"] == 4
+
+
 def test_the_state_of_an_earlier_version_is_not_continued(make_config, fitted, caplog):
     cfg = make_config()
     folder = os.path.join(cfg.OUTPUT_DIR, "step4")

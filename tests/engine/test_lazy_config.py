@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.engine import export_sub_models, load_sub_model, setup_config, train_stages
+from d2_featcomp.experiments.keys import pick_measured_keys, pick_trained_keys
 
 COMMON = """
 from detectron2 import model_zoo
@@ -121,6 +122,24 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     assert len(expected["instances"]) > 0
     assert torch.equal(output["instances"].scores, expected["instances"].scores)
     assert len(data) < 5000 and os.path.getsize(halves["edge"]) > 0
+
+
+def test_what_a_file_says_tells_trainings_and_measurements_apart(path):
+    def keys():
+        cfg = setup_config(path)
+        return pick_trained_keys(cfg), pick_measured_keys(cfg)
+
+    def add(line):
+        with open(path, "a") as file:
+            file.write(f"\n{line}\n")
+
+    first = keys()
+    assert keys() == first
+    add("optimizer.weight_decay = 0.5")
+    second = keys()
+    assert second[0] != first[0] and second[1] == first[1]
+    add("model.roi_heads.box_predictor.test_nms_thresh = 0.7")
+    assert all(now != before for now, before in zip(keys(), second, strict=True))
 
 
 LEARNED = {

@@ -1,9 +1,10 @@
 import logging
+import shutil
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.cocoeval import COCOeval
 
 from d2_featcomp.engine import setup_config
@@ -39,6 +40,59 @@ def evaluated(name, tmp_path, masks=False, **options):
     evaluator.reset()
     evaluator.process(records, truth_as_predictions(records, masks))
     return evaluator.evaluate()
+
+
+def boxes_at(*places, ids=(1, 2)):
+    """Records in Detectron2's own form, with objects at these places."""
+    return [
+        {
+            "file_name": f"{image}.png",
+            "image_id": image,
+            "height": 64,
+            "width": 96,
+            "annotations": [
+                {"bbox": [x, 10, 24, 30], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+                for x in places
+            ],
+        }
+        for image in ids
+    ]
+
+
+@pytest.fixture
+def registered():
+    """A function that registers records under the name "own", which it returns."""
+
+    def register(records):
+        DatasetCatalog.register("own", lambda: records)
+        MetadataCatalog.get("own").set(thing_classes=["a"])
+        return "own"
+
+    yield register
+    DatasetCatalog.pop("own", None)
+    MetadataCatalog.pop("own", None)
+
+
+def test_ids_of_images_may_be_words(registered, tmp_path):
+    found = evaluated(registered(boxes_at(10, 40, ids=("first", "second"))), tmp_path)
+    assert found["bbox"]["AP"] == pytest.approx(100)
+    assert ImageMatches.load(str(tmp_path / "matches_bbox.npz")).image_ids.tolist() == [
+        "first",
+        "second",
+    ]
+
+
+def test_annotations_without_a_file_are_those_of_the_moment(registered, tmp_path):
+    """Detectron2 keeps a converted file, and its path, of which a training may remove the folder."""
+    records = boxes_at(10)
+    evaluated(registered(records), tmp_path / "removed")
+    shutil.rmtree(tmp_path / "removed")
+    for record in records:
+        record["annotations"] += boxes_at(40)[0]["annotations"]
+    assert evaluated("own", tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    records[0]["annotations"].pop()
+    assert evaluated("own", tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert ImageMatches.load(str(tmp_path / "matches_bbox.npz")).objects.tolist() == [[1, 2]]
 
 
 def each(change):

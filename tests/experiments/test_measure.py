@@ -300,6 +300,11 @@ def test_symbols_that_agree_with_a_result_on_some_images_only(msfc, tmp_path, mo
     ]
 
 
+def read_rates(cfg):
+    with open(os.path.join(cfg.OUTPUT_DIR, "inference", "feature_rates.csv")) as file:
+        return file.read()
+
+
 def test_an_evaluator_of_which_nothing_is_known(msfc, tmp_path, monkeypatch):
     monkeypatch.setattr("d2_featcomp.experiments.measure.can_collect", lambda evaluator: False)
     settings = {"png": msfc("png", 4), "raw": msfc("raw", 4)}
@@ -309,9 +314,17 @@ def test_an_evaluator_of_which_nothing_is_known(msfc, tmp_path, monkeypatch):
     for name, cfg in settings.items():
         same(found[name], alone(cfg))
     calls.take()
+    settings["png under another name"] = msfc("png", 4, "other")
     again = measure_settings(settings, str(tmp_path / "records"))
     assert calls.take() == (0, 0)
-    same(again, found)
+    same(again, {**found, "png under another name": found["png"]})
+    rates = {name: read_rates(cfg) for name, cfg in settings.items()}
+    assert rates["png"] == rates["png under another name"] != rates["raw"]
+    same(
+        measure_settings({"first": settings["png"], "second": msfc("png", 4, "third")}),
+        {"first": found["png"], "second": found["png"]},
+    )
+    assert read_rates(msfc("png", 4, "third")) == rates["png"]
 
 
 @pytest.mark.parametrize(

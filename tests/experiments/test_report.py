@@ -70,6 +70,12 @@ def test_goals(goal, reached, words):
     assert found is reached and words in told and "inf" not in told
 
 
+def test_a_goal_against_what_was_not_measured_is_missed():
+    results = {name: RESULTS[name] for name in ("a1", "a2", "level")}
+    ((found, told),) = report_of(results, [{"setting": "a1", **RATIO, "at_least": 39}]).check_goals()
+    assert found is False and told == "anchor: box AP was not measured"
+
+
 def test_a_compression_ratio_is_called_so():
     ((_, told),) = report_of(RESULTS, [{"setting": "a1", **RATIO, "at_least": 39}]).check_goals()
     assert told == "a1: compression ratio against anchor at the same box AP 40 (at least 39)"

@@ -186,6 +186,46 @@ def test_differences_between_trainings():
     assert find_differences({**before, "SOLVER.GAMMA": 0.5}, now) == ["SOLVER.GAMMA was 0.5, is 0.1"]
 
 
+def test_what_a_training_reads_beside_its_settings(folder, tmp_path, monkeypatch):
+    """Weights that it starts from, and the size of images that starts and stage 4 read."""
+    weights = tmp_path / "start.pth"
+    weights.write_bytes(b"some")
+
+    def open_run(size=96, **options):
+        trainings = description()["trainings"]
+        given = {"MODEL.WEIGHTS": str(weights), "INPUT.MIN_SIZE_TEST": size}
+        trainings["detector"]["overrides"] |= given
+        path = tmp_path / "experiment.yaml"
+        path.write_text(yaml.safe_dump(description(trainings=trainings)))
+        return _Run(read_experiment(str(path)), str(tmp_path / "out"), **{"retrain": False, **options})
+
+    def train(cfg, resume):
+        with open(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), "w"):
+            pass
+
+    monkeypatch.setattr("d2_featcomp.experiments.run.train_stages", train)
+    run = open_run()
+    run.train(run.plan.trainings["detector"])
+    run.check_trainings()
+    with pytest.raises(ValueError, match=r"INPUT\.MIN_SIZE_TEST was 96, is 64"):
+        open_run(size=64).check_trainings()
+    weights.write_bytes(b"others")
+    with pytest.raises(ValueError, match=r"start.pth' holds other weights than those it started from"):
+        open_run().check_trainings()
+    again = open_run(retrain=True)
+    assert not again.is_trained(again.plan.trainings["detector"])
+    weights.unlink()  # what they were is not needed any more
+    open_run().check_trainings()
+    weights.write_bytes(b"others")
+
+    # Earlier releases noted neither.
+    path = tmp_path / "out" / "trainings" / "detector" / "key.json"
+    mark = json.loads(path.read_text())
+    del mark["weights"], mark["config"]["INPUT.MIN_SIZE_TEST"], mark["config"]["INPUT.MAX_SIZE_TEST"]
+    path.write_text(json.dumps(mark))
+    open_run().check_trainings()
+
+
 def test_a_training_of_an_earlier_version_is_taken_as_it_is(tmp_path, caplog):
     plan = tmp_path / "experiment.yaml"
     plan.write_text(yaml.safe_dump(description()))
