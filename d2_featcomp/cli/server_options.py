@@ -10,7 +10,11 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits of the server")
     limits.add_argument("--queue", type=int, help="bitstreams that wait (64)")
     limits.add_argument("--max-bytes", type=int, help="of a request (2^24)")
-    limits.add_argument("--max-pixels", type=int, help="of an image (2^23)")
+    limits.add_argument(
+        "--max-pixels",
+        type=int,
+        help="of an image, of --input, too; of the original at least 2^24 (2^23)",
+    )
     limits.add_argument(
         "--max-answer-bytes",
         type=int,

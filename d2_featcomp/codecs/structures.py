@@ -71,7 +71,7 @@ class DecodeLimits:
             if height * width > getattr(self, key):
                 raise BitstreamError(
                     f"feature bitstream declares an image of {height * width} pixels ({name}); at most "
-                    f"{getattr(self, key)} are accepted (DecodeLimits.{key})"
+                    f"{getattr(self, key)} are accepted (DecodeLimits.{key}, --max-pixels)"
                 )
         if sizes.resized[0] > sizes.padded[0] or sizes.resized[1] > sizes.padded[1]:
             raise BitstreamError(

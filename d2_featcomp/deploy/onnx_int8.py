@@ -76,8 +76,7 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, vnni=False, 
     if images < 1 or float_layers < 0:
         raise ValueError(f"calibration takes images, not {images}, and {float_layers} float layers")
     edge = OnnxEdge(path)
-    paths = list_images(folder)
-    paths = paths[:: max(1, len(paths) // images)][:images]
+    paths = _take_evenly(list_images(folder), images)
     compared = paths[::10][:20] if len(paths) >= 10 else paths
     used = [each for each in paths if each not in compared] or paths
 
@@ -120,6 +119,12 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, vnni=False, 
         found = _compare(edge, OnnxEdge(quantized), compared)
         os.replace(quantized, output)
     return found
+
+
+def _take_evenly(paths, count):
+    """At most so many of the paths, from the first to near the last."""
+    count = min(count, len(paths))
+    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import sys
 from tqdm import tqdm
 
 from ..codecs import BitstreamError, FeatureBitstream
+from ..codecs.bitstream import DEFAULT_LIMITS
 from ..deploy import find_categories, load_sub_model, read_config
 from .coco_results import (
     match_categories,
@@ -16,7 +17,7 @@ from .coco_results import (
 )
 from .inputs import is_video, read_timed_frames
 from .results import draw_result, make_result, read_result, write_result
-from .serve_program import serve
+from .serve_program import list_server_options, read_limits, serve
 from .videos import draw_video, require_drawable
 
 __all__ = ["run_cloud"]
@@ -40,19 +41,25 @@ def run_cloud(args):
         raise FileNotFoundError(f"no folder {args.images!r}")
     if bool(args.draw) != bool(args.images and is_video(args.images)):
         raise ValueError("--draw takes the original video: give --images VIDEO and --draw VIDEO")
-    if args.draw:
-        require_drawable(args.draw, args.images)
     if args.annotations and args.serve:
         raise ValueError("--annotations goes with --input: a server answers names, no ids of data sets")
+    if args.images and args.serve:
+        raise ValueError("--images goes with --input: a server draws nothing")
+    if args.input and (of_server := list_server_options(args)):
+        raise ValueError(f"{', '.join(of_server)} goes with --serve: files need no server")
     if not 0 <= (args.score_threshold or 0) <= 1:
         raise ValueError(f"--score-threshold is {args.score_threshold}: it goes from 0 to 1")
+    limits = read_limits(args)
+    if args.draw:
+        require_drawable(args.draw, args.images)
     cfg = read_config(args.weights, args.config_file, args.opts)
     weights = cfg.MODEL.WEIGHTS
     if args.serve:
         serve(cfg, weights, args)
         return 0
     network = load_sub_model(cfg, weights, "cloud")
-    return 3 if decode_files(network, args, find_categories(cfg, weights, network, args.classes)) else 0
+    categories = find_categories(cfg, weights, network, args.classes)
+    return 3 if decode_files(network, args, categories, limits) else 0
 
 
 def list_bitstreams(given):
@@ -71,13 +78,14 @@ def list_bitstreams(given):
     return found
 
 
-def decode_files(network, args, categories):
+def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
     """Decodes the files of --input and writes what is found in them.
 
     Args:
         network (SplitNetwork): its cloud sub-model.
         args (Namespace): input, output, images, annotations and score_threshold of `featcomp cloud`.
         categories (list[dict]): of its classes.
+        limits (DecodeLimits): of a bitstream.
 
     Returns:
         int: how many files could not be decoded.
@@ -92,7 +100,7 @@ def decode_files(network, args, categories):
     for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
         try:
             with open(path, "rb") as file:
-                stream = FeatureBitstream.from_bytes(file.read())
+                stream = FeatureBitstream.from_bytes(file.read(), limits)
             output = network.cloud_inference([stream])[0]
         except BitstreamError as error:
             tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar

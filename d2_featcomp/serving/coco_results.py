@@ -6,7 +6,7 @@ import os
 from ..deploy.naming import name_files
 from ..files import write_text
 from ..images import ANNOTATIONS
-from .spool import SUFFIX, is_stream_id
+from .spool import DIGEST_LENGTH, SUFFIX, is_stream_id
 
 __all__ = [
     "ImageTable",
@@ -83,10 +83,12 @@ class ImageTable:
                 data set tells.
 
         Returns:
-            int: its id; the same for the same name.
+            int: its id; the same for the same name, of which the last size and time are kept.
         """
         if name in self.entries:
-            return self.entries[name]["id"]
+            entry = self.entries[name]
+            entry |= {"height": height, "width": width} | ({} if time is None else {"time": time})
+            return entry["id"]
         known = self._found.get(name, [])
         entry = {"file_name": file_name or name}
         if len(known) == 1:
@@ -228,13 +230,17 @@ def open_image_table(inputs, folder):
 
 
 def read_answers(folder):
-    """Yields (name of an image, answer) for each answer of a server, ID.json, that lies in a folder."""
-    for file_name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(file_name)
+    """Yields (name of an image, answer) for each image of which a server's answers, ID.json, lie in a
+    folder: of several, of other rates or weights, the newest."""
+    newest = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: (entry.stat().st_mtime_ns, entry.name)):
+        stem, suffix = os.path.splitext(entry.name)
         if suffix == ".json" and is_stream_id(stem):
-            with open(os.path.join(folder, file_name), encoding="utf-8") as file:
-                answer = json.load(file)
-            yield answer.get("name", answer["image_id"]), answer
+            newest[stem[: -DIGEST_LENGTH - 1]] = entry.path
+    for path in newest.values():
+        with open(path, encoding="utf-8") as file:
+            answer = json.load(file)
+        yield answer.get("name", answer["image_id"]), answer
 
 
 def collect_answers(folder, table, categories=()):

@@ -4,21 +4,31 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..codecs import RateController
+from ..codecs import BitstreamError, DecodeLimits, RateController
 from ..codecs.rate_control import TOLERANCE
 from ..deploy import OnnxEdge
 from ..files import write_bytes
 from .access import read_tokens
 from .client import CloudClient
 from .coco_results import collect_answers, open_image_table, read_answers, write_image_table
-from .inputs import Sampling, count_all_frames, is_video, list_inputs, name_inputs, read_timed_frames
+from .inputs import (
+    CAMERA,
+    Sampling,
+    count_all_frames,
+    is_video,
+    list_inputs,
+    name_inputs,
+    read_timed_frames,
+)
 from .link import Link
 from .pipeline import run_ahead
 from .sender import Sender
@@ -54,44 +64,70 @@ def run_edge(args):
         ValueError, OSError: a mistake in the options, or a file that is missing.
     """
     _require_consistent(args)
+    with _orderly_end():
+        return _run(args)
+
+
+@contextlib.contextmanager
+def _orderly_end():
+    """Lets SIGTERM end the program as an interruption does: what is written at the end is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(args):
     simulated = args.bandwidth is not None or args.latency or args.loss
     link = Link(args.bandwidth, args.latency, args.loss, args.seed) if simulated else None
+    if args.draw:  # before its frames are sent
+        from .videos import require_drawable
+
+        require_drawable(args.draw, args.input[0])
     sender = _open_sender(args)
-    failures, rows, off_target, categories, times = [], [], 0, [], {}
+    failures, rates, rows, categories, times = [], _Rates(), [], [], {}
     table, listed = open_image_table(args.input, args.output)
     images = ()
     if args.input:
         edge = open_edge(args.weights, args.config_file, args.opts)
         categories = edge.categories
         images = code_images(args, edge, failures, times, ahead=0 if link else args.in_flight)
-    for image in images:
-        table.find(image.name, *image.size, time=times.get(image.name))
-        if image.target is not None:
-            off_target += abs(len(image.data) / image.target - 1) > TOLERANCE
-        transfer = link.seconds(len(image.data)) if link else 0.0
-        cloud_seconds = None
-        if sender:
-            identity = sender.spool.add(image.name, image.data)
+    try:
+        for image in images:
+            rates.add(image)
+            transfer = link.seconds(len(image.data)) if link else 0.0
+            cloud_seconds = None
+            if sender:
+                identity = sender.spool.add(image.name, image.data)
+                if link:
+                    time.sleep(transfer)
+                cloud_seconds = sender.send_new(identity)
+            else:
+                path = os.path.join(args.output, f"{image.name}.d2fc")
+                write_stream(image.data, path, args.overwrite)
+            seconds_in_video = times.pop(image.name, None)
+            if args.output:
+                table.find(image.name, *image.size, time=seconds_in_video)
             if link:
-                time.sleep(transfer)
-            cloud_seconds = sender.send_new(identity)
-        else:
-            path = os.path.join(args.output, f"{image.name}.d2fc")
-            write_stream(image.data, path, args.overwrite)
-        seconds = image.network_seconds, image.codec_seconds, transfer, cloud_seconds
-        rows.append((image.name, len(image.data), *seconds))
-    if sender and sender.away_since is not None and args.input:
-        sender.send_waiting()
-    if args.output and sender:
-        collect_answers(args.output, table, listed or categories)
-    elif listed or table.tells_times():  # of a data set, of a video
-        write_image_table(table, listed or categories, args.output)
+                seconds = image.network_seconds, image.codec_seconds, transfer, cloud_seconds
+                rows.append((image.name, len(image.data), *seconds))
+        if sender and sender.away_since is not None and args.input:
+            sender.send_waiting()
+    finally:  # a camera ends by an interruption
+        if args.output and sender:
+            collect_answers(args.output, table, listed or categories)
+        elif args.output and (listed or table.tells_times()):  # of a data set, of a video
+            write_image_table(table, listed or categories, args.output)
     if args.draw:
         _draw_answers(args, table, categories)
-    _print_rates(args, rows, off_target)
+    rates.tell(args)
     if failures:
         print(f"{_count_images(len(failures))} could not be coded")
-    if rows and link:
+    if rows:
         print(_make_table(rows))
     return 3 if (sender and not _close(sender)) or failures else 0
 
@@ -227,7 +263,8 @@ def edge_features(args, edge, failures, times):
                     with told(name, failures):
                         if name.lower() in seen:
                             raise ValueError(f"a frame has this name, too: it is left out ({entry})")
-                        seen.add(name.lower())
+                        if not entry.startswith(CAMERA):  # which may give frames for ever
+                            seen.add(name.lower())
                         features, seconds = _time_call(edge.compute, picture)
                         yield name, features, seconds
 
@@ -245,6 +282,7 @@ def code_images(args, edge, failures, times, ahead):
     """
     controller, codec = make_controller(args, edge.feature_codec), edge.feature_codec
     features_of_images = edge_features(args, edge, failures, times)
+    warned = False
     for name, features, network_seconds in run_ahead(features_of_images, ahead):
         coded = None
         with told(name, failures):
@@ -257,7 +295,18 @@ def code_images(args, edge, failures, times, ahead):
             size, target = features.sizes.original, codec.target_bytes if controller else None
             coded = CodedImage(name, data, size, network_seconds, codec_seconds, target)
         if coded:
+            warned = warned or _warn_of_limits(name, features.sizes)
             yield coded
+
+
+def _warn_of_limits(name, sizes):
+    """Tells when a cloud would refuse an image; whether that was so."""
+    try:
+        DecodeLimits().check_sizes(sizes)
+    except BitstreamError as error:
+        _tell(f"{name}: a cloud refuses this unless its limits allow it ({error})")
+        return True
+    return False
 
 
 def make_controller(args, codec):
@@ -297,18 +346,30 @@ def write_stream(data, path, overwrite):
     write_bytes(data, path)
 
 
-def _print_rates(args, rows, off_target):
-    """Bytes of an image, and the bit rate where one is held."""
-    if not rows:
-        return
-    mean = statistics.fmean(row[1] for row in rows)
-    print(f"{_count_images(len(rows))}, {mean / 1000:.2f} kB an image")
-    if args.target_kbit_s is not None:
-        print(
-            f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
-            f"{args.target_kbit_s:g}; {off_target} images could not be brought within 3 % of "
-            "their share"
-        )
+class _Rates:
+    """Bytes of all images together, however many they are."""
+
+    def __init__(self):
+        self._images = self._bytes = self._off_target = 0
+
+    def add(self, image):
+        self._images += 1
+        self._bytes += len(image.data)
+        if image.target is not None:
+            self._off_target += abs(len(image.data) / image.target - 1) > TOLERANCE
+
+    def tell(self, args):
+        """Prints bytes of an image, and the bit rate where one is held."""
+        if not self._images:
+            return
+        mean = self._bytes / self._images
+        print(f"{_count_images(self._images)}, {mean / 1000:.2f} kB an image")
+        if args.target_kbit_s is not None:
+            print(
+                f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
+                f"{args.target_kbit_s:g}; {self._off_target} images could not be brought within 3 % of "
+                "their share"
+            )
 
 
 def _count_images(count):

@@ -12,7 +12,7 @@ from .access import TokenFile, is_loopback
 from .deployment import load_service
 from .http_server import TlsFiles, run_server
 
-__all__ = ["serve"]
+__all__ = ["list_server_options", "read_limits", "serve"]
 
 # Options that are settings of the same name, but for the first one's.
 _SETTINGS = {
@@ -49,10 +49,7 @@ def serve(cfg, weights, args):
         for option, setting in _SETTINGS.items()
         if getattr(args, option) is not None
     }
-    pixels = DecodeLimits.max_image_pixels if args.max_pixels is None else args.max_pixels
-    limits = DecodeLimits(
-        max_image_pixels=pixels, max_original_pixels=max(pixels, DecodeLimits.max_original_pixels)
-    )
+    limits = read_limits(args)
     load = partial(load_service, cfg, weights, args.output, args.classes, **settings, limits=limits)
     _require_free(host, port)  # before the network is loaded
 
@@ -71,9 +68,27 @@ def serve(cfg, weights, args):
     run_server(load_and_tell, host, port, tokens, tls)
 
 
+def list_server_options(args):
+    """Lists the given options that are of a server alone, e.g. "--queue"."""
+    access = ("token_file", "allow_anonymous", "tls_cert", "tls_key", "tls_client_ca")
+    names = [name for name in (*_SETTINGS, *access) if name != "score_threshold"]
+    given = [name for name in names if getattr(args, name) not in (None, False)]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def read_limits(args):
+    """DecodeLimits of `--max-pixels`, of images as the network gets them and of the originals."""
+    if args.max_pixels is None:
+        return DecodeLimits()
+    if args.max_pixels < 1:
+        raise ValueError(f"--max-pixels is {args.max_pixels}: give a number of pixels, e.g. 24000000")
+    original = max(args.max_pixels, DecodeLimits.max_original_pixels)
+    return DecodeLimits(max_image_pixels=args.max_pixels, max_original_pixels=original)
+
+
 def _read_address(address):
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"the address is {address!r}: give HOST:PORT, e.g. 127.0.0.1:8000")
     return host.strip("[]"), int(port)
 

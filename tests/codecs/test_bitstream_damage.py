@@ -182,7 +182,7 @@ HOSTILE = {
     ),
     "padded of many pixels": (
         stream_of(resized=size(8192, 8192)),
-        r"67108864 pixels \(padded\); at most 8388608 are accepted \(DecodeLimits.max_image_pixels\)",
+        r"67108864 pixels \(padded\); at most 8388608 are accepted \(DecodeLimits.max_image_pixels, --",
     ),
     "original of many pixels": (
         stream_of(resized=size(800, 1333), original=size(4097, 4096)),

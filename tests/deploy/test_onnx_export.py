@@ -18,7 +18,7 @@ from d2_featcomp.codecs import FeatureBitstream, QuantizedFeatureCodec, build_im
 from d2_featcomp.deploy import OnnxEdge, check_onnx, export_onnx, onnx_export
 from d2_featcomp.deploy.configuration import describe_network
 from d2_featcomp.deploy.onnx_export import OnnxCheck
-from d2_featcomp.deploy.onnx_int8 import quantize_onnx
+from d2_featcomp.deploy.onnx_int8 import _take_evenly, quantize_onnx
 from d2_featcomp.images import read_picture
 
 onnx = pytest.importorskip("onnx")
@@ -232,3 +232,10 @@ def test_mistakes_of_calibration(exported, tmp_path):
         quantize_onnx(str(folder / "edge.onnx"), str(tmp_path / "a.onnx"), str(tmp_path))
     with pytest.raises(ValueError, match="calibration takes images, not 0"):
         quantize_onnx(str(folder / "edge.onnx"), "a.onnx", str(folder / "photos"), images=0)
+
+
+def test_calibration_images_are_taken_evenly():
+    names = list(range(199))
+    taken = _take_evenly(names, 100)
+    assert len(set(taken)) == 100 and taken[0] == 0 and taken[-1] > 195
+    assert _take_evenly(names[:7], 100) == names[:7] and _take_evenly(names, 1) == [0]

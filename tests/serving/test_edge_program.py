@@ -1,10 +1,15 @@
 """The edge's program: which sub-model it opens, and what it tells."""
 
 import io
+import itertools
+import json
 import logging
+import os
+import signal
 import sys
 import types
 
+import numpy as np
 import pytest
 from PIL import Image
 from tqdm import tqdm
@@ -12,7 +17,9 @@ from tqdm import tqdm
 from d2_featcomp.arguments import parse_arguments
 from d2_featcomp.cli import edge as command
 from d2_featcomp.cli.program import CommandParser
+from d2_featcomp.codecs import ImageSizes
 from d2_featcomp.serving import edge_program
+from d2_featcomp.serving.inputs import Frame
 
 
 @pytest.fixture
@@ -50,6 +57,75 @@ def test_an_edge_in_pytorch_shows_what_other_commands_do(tmp_path, monkeypatch, 
     logging.getLogger("fvcore.common.checkpoint").info("loading from")
     assert "a line" in terminal.getvalue() and "loading from" not in terminal.getvalue()
     assert "images" not in terminal.getvalue().partition("a line")[0].rpartition("\r")[2]
+
+
+class Coded:
+    """An edge that codes any picture as a few bytes, until something happens."""
+
+    categories = ()
+    feature_codec = types.SimpleNamespace(name="learned", rate=None)
+
+    def __init__(self, happens=None, size=(8, 8)):
+        self.happens, self.size, self.count = happens, size, 0
+
+    def compute(self, picture):
+        return types.SimpleNamespace(sizes=ImageSizes(self.size, self.size, self.size))
+
+    def encode(self, features):
+        self.count += 1
+        if self.happens and self.count == 3:
+            self.happens()
+        return types.SimpleNamespace(to_bytes=lambda: b"bytes")
+
+
+def run(monkeypatch, edge, *given):
+    monkeypatch.setattr(edge_program, "open_edge", lambda *arguments: edge)
+    parser = CommandParser()
+    command.add_arguments(parser)
+    return edge_program.run_edge(parse_arguments(parser, [str(word) for word in given]))
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("happens", "kind"),
+    [(interrupt, KeyboardInterrupt), (lambda: os.kill(os.getpid(), signal.SIGTERM), SystemExit)],
+)
+def test_what_was_coded_before_an_end_is_listed(tmp_path, monkeypatch, happens, kind):
+    """A camera has no other end."""
+    before = signal.getsignal(signal.SIGTERM)
+    frames = (Frame(f"camera0_{n}", np.zeros((8, 8, 3), np.uint8), n / 4) for n in itertools.count())
+    monkeypatch.setattr(edge_program, "read_timed_frames", lambda *arguments: frames)
+    with pytest.raises(kind) as raised:
+        run(monkeypatch, Coded(happens), "--input", "camera:0", "--output", tmp_path)
+    assert kind is KeyboardInterrupt or raised.value.code == 128 + signal.SIGTERM
+    listed = json.loads((tmp_path / "images.json").read_text())["images"]
+    assert [(entry["name"], entry["time"]) for entry in listed] == [
+        ("camera0_0", 0.0),
+        ("camera0_1", 0.25),
+    ]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_images_that_a_cloud_will_refuse_are_told_once(tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    given = ("--input", tmp_path, "--output", tmp_path / "out")
+    assert run(monkeypatch, Coded(size=(2**13, 2**10)), *given) == 0
+    assert capsys.readouterr().err.count("refuses") == 0
+    assert run(monkeypatch, Coded(size=(2**13, 2**10 + 1)), *given) == 0
+    told = capsys.readouterr().err
+    assert told.count("refuses") == 1 and "--max-pixels" in told and "8396800 pixels" in told
+
+
+def test_a_drawing_that_cannot_be_made_is_told_before_anything_is_sent(tmp_path, monkeypatch):
+    (tmp_path / "v.mp4").touch()
+    monkeypatch.setattr(edge_program, "Spool", None)
+    given = ("--input", tmp_path / "v.mp4", "--output", tmp_path, "--connect", "127.0.0.1:1")
+    with pytest.raises(ValueError, match="is the video itself"):
+        run(monkeypatch, Coded(), *given, "--draw", tmp_path / "v.mp4")
 
 
 def test_what_could_not_be_coded_is_told_once_and_counted(tmp_path, monkeypatch, capsys):

@@ -234,6 +234,22 @@ def test_answers_of_a_server_become_coco_results(root, tmp_path):
     assert table.find("b", 64, 96) == 41 and table.find("new", 1, 1) == 42
 
 
+def test_of_several_answers_the_newest_counts(tmp_path):
+    """Of the same photograph at another rate, or of a camera that begins again."""
+    for time, (digest, x, height) in enumerate([("f" * 16, 1, 64), ("0" * 16, 2, 80)]):
+        path = tmp_path / f"a-{digest}.json"
+        instances = [{"category_id": 1, "score": 1.0, "bbox": [x, 1, 2, 2]}]
+        answer = {"image_id": path.stem, "name": "a", "height": height, "width": 96}
+        path.write_text(json.dumps({**answer, "instances": instances}))
+        os.utime(path, (time, time))
+        table, categories = open_image_table([], str(tmp_path))
+        assert table.find("a", height, 96, time=time / 2) == 1
+        assert collect_answers(str(tmp_path), table, categories) == 1
+        (found,) = json.loads((tmp_path / "results.json").read_text())
+        (image,) = json.loads((tmp_path / "images.json").read_text())["images"]
+        assert found["bbox"][0] == x and (image["height"], image["time"]) == (height, time / 2)
+
+
 def test_ids_of_a_table():
     images = [{"id": 5, "file_name": "train/x.jpg"}, {"id": 8, "file_name": "val/x.jpg"}]
     table = ImageTable([*images, {"id": 9, "file_name": "y.tar.png"}])
