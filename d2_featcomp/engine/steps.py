@@ -170,7 +170,8 @@ def train_stages(cfg, resume=False):
             data and the random numbers that would have followed. On CPUs, with the same data set,
             SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and number of processes and threads, the weights
             are then bit for bit those of a training that was not interrupted; on GPUs, whose sums may
-            come in any order, and with TEST.PRECISE_BN, they are not.
+            come in any order, with TEST.PRECISE_BN, and with MODEL.MULTI_TASK.LOSS_WEIGHTS.UPDATE
+            "epoch" in several processes, they are not.
 
     Returns:
         dict: results of the last stage's evaluation; empty if `TEST.EVAL_PERIOD` is below 0.

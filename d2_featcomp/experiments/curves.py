@@ -39,7 +39,7 @@ def make_point(entry, training, curve="", name=""):
     """
     overrides = dict(entry.get("overrides") or {})
     if "codec" in entry:  # whose quality and effort mean nothing to another codec
-        overrides |= {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None}
+        overrides = {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None, **overrides}
     for key, of_config in _CODEC_KEYS.items():
         if key in entry:
             overrides[_CODEC + of_config] = entry[key]
