@@ -89,10 +89,11 @@ def add_featcomp_config(cfg):
     # Larger is slower and smaller: PNG 0..9, JPEG XL 1..9, AVIF 0..10, HEVC preset 0..8. None is the
     # codec's default.
     featcomp.CODEC.EFFORT = None
-    # Name in QUANTIZER_REGISTRY, by what the range of its symbols follows: "fixed" ([-1, 1]), "tensor"
-    # or "channel" (minimum and maximum, coded as float16), "deviation" (mean and standard deviation of
-    # the tensor), "narrow" (as tensor; channels of a narrow range are not coded). "" is the split's own:
-    # fixed for MSFC (without tanh: tensor), channel for BaF, tensor for the others.
+    # Name in QUANTIZER_REGISTRY, by what the range of its symbols follows: "fixed" (the split's own:
+    # [-1, 1] of MSFC and PyramidTransform, -128..127 of LMSFC, 0..255 of images), "tensor" or "channel"
+    # (minimum and maximum, coded as float16), "deviation" (mean and standard deviation of the tensor),
+    # "narrow" (as tensor; channels of a narrow range are not coded). "" is the split's own: fixed for
+    # these (MSFC without tanh: tensor), channel for BaF, tensor for the others.
     featcomp.CODEC.QUANTIZER = ""
     # Of quantizer "deviation": k; values beyond mean +- k standard deviations are clipped.
     featcomp.CODEC.DEVIATIONS = 4.0
@@ -215,14 +216,15 @@ def add_featcomp_config(cfg):
     # FIT_IMAGES is 0.
     featcomp.BAF.HIDDEN_CHANNELS = 128
     # Bit depths of training; each image is quantized with one of them. () is CODEC.BITS, as in the
-    # paper; (2, 3, 4, 5, 6, 7, 8) trains one predictor for all.
+    # paper; (2, 3, 4, 5, 6, 7, 8) trains one predictor for all. It needs TRAIN_QUANTIZATION ste.
     featcomp.BAF.TRAIN_BITS = ()
     # Whether predictions of the latent's channels are brought into the bins of its symbols (eq. 6).
     featcomp.BAF.CONSOLIDATE = True
 
     # The quantization surrogate of training, at CODEC.BITS: "none" (the MSFC paper), "noise" (uniform,
     # one step size wide; the MTL paper) or "ste" (rounding with a straight-through gradient). "" is the
-    # split's own: "ste" for BaF, "none" for the others.
+    # split's own: "ste" for BaF and LMSFC, "none" for the others. Codec learned takes ste for none,
+    # variable_rate always rounds.
     featcomp.TRAIN_QUANTIZATION = ""
     # QLayer: a trained factor for each channel, by which the edge multiplies and the cloud divides.
     featcomp.CHANNEL_GAINS = False

@@ -13,6 +13,7 @@ __all__ = [
     "ANNOTATIONS",
     "IMAGE_SUFFIXES",
     "MODES_16_BIT",
+    "find_upright_size",
     "list_images",
     "make_upright",
     "open_image",
@@ -35,6 +36,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNS_OF_SIDES = tuple(_TURNS[number] for number in (5, 6, 7, 8))  # height and width change places
 
 
 def list_images(folder: str) -> list[str]:
@@ -86,6 +88,20 @@ def open_image(
         raise ValueError(f"{path!r} is no image that can be read ({reason})") from error
 
 
+def find_upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as :func:`make_upright` turns it."""
+    width, height = image.size
+    turned = _find_turn(image) in _TURNS_OF_SIDES
+    return (height, width) if turned else (width, height)
+
+
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever Pillow raises at damaged EXIF data
+        return None
+
+
 def make_upright(path: str, image: Image.Image) -> Image.Image:
     """Turns an opened image as its EXIF data say, and scales gray pixels of 16 bits to 8.
 
@@ -103,10 +119,7 @@ def make_upright(path: str, image: Image.Image) -> Image.Image:
         raise ValueError(
             f"{path!r} holds floating-point pixels of unknown range: convert it to 8 or 16 bits"
         )
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # whatever Pillow raises at damaged EXIF data
-        turn = None
+    turn = _find_turn(image)
     if turn is not None:
         image = image.transpose(turn)
     return _to_8_bits(path, image) if image.mode in MODES_16_BIT else image

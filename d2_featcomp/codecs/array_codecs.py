@@ -6,6 +6,8 @@ Shape shorthand in this module:
 
 from functools import partial
 
+import numpy as np
+
 from ..ops import FLOAT_BITS, arrays
 from .entropy import HasRate
 from .symbol_coding import code_floats, code_symbols, prepend_rate, scale_range
@@ -81,6 +83,7 @@ class VariableRateArrayCodec(HasRate, ArrayCodec):
         sent = self.quantizer.find_range(y)
         low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
         symbols = arrays.quantize_uniform(y, self.bits, low, high)
+        symbols = np.where(low == high, symbols.dtype.type(2 ** (self.bits - 1)), symbols)
         encode = partial(self._encode, index=index)
         return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), self._code)
 

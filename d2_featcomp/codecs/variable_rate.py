@@ -37,7 +37,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
     ones, for channels that a trained network computes in no order.
 
     Symbols count step sizes from the middle of the range, so that a coarsely quantized latent is mostly
-    of one value. A stream carries the rate in the first byte of each latent.
+    of one value; a channel that is constant is all of the middle. Training rounds, whatever
+    TRAIN_QUANTIZATION is. A stream carries the rate in the first byte of each latent.
 
     Args:
         channels (sequence[int]): C of each latent.
@@ -120,12 +121,14 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
     def _surrogate(self, y, bits, index):
         position, step, middle = self._find_positions_and_steps(y, index)
         with torch.no_grad():
-            error = position.round().clamp(0, 2**self.bits - 1) - position
+            symbol = position.round().clamp(0, 2**self.bits - 1)
             inside = (position >= -0.5) & (position <= 2**self.bits - 0.5)
-            restored = middle + (position + error - self._zero) * step
+            restored = middle + (symbol - self._zero) * step
+            # A coarser step size makes larger errors, and moves the ends of the range, where values are
+            # clipped.
+            slope = torch.where(inside, symbol - position, symbol - self._zero)
         passed = torch.where(inside, y, restored)
-        # A coarser step size makes larger errors.
-        y_hat = passed + (restored - passed).detach() + error * (step - step.detach())
+        y_hat = passed + (restored - passed).detach() + slope * (step - step.detach())
         return y_hat, step.detach()
 
     def _estimate_bits(self, y, index):
@@ -203,7 +206,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         """(C, H, W) float32 -> (symbols, low and high that are sent, low and high of the symbols)."""
         sent = self._quantizer.find_range(y)
         low, high = (end.to(y.device) for end in self._scale(*sent, index, code))
-        return quantize_uniform(y, self.bits, low, high), sent, (low, high)
+        symbols = quantize_uniform(y, self.bits, low, high)
+        return symbols.masked_fill_(low == high, self._zero), sent, (low, high)
 
     def _quantize_latent(self, y, index):
         symbols, _, ends = self._quantize_at(y, index, self._code)
@@ -288,8 +292,9 @@ class _StepSizes(IntegerWeights):
         self.update()
 
     def forward(self):
-        """(R, C) float, 1 or more."""
-        return 1 + self.excess.clamp(max=_MOST).exp()
+        """(R, C) float, 1 or more. The gradient of the largest goes on: they may become smaller."""
+        beyond = (self.excess - _MOST).clamp(min=0).detach()
+        return 1 + (self.excess - beyond).exp()
 
     def _make_integers(self):
         self.integer_steps.copy_(torch.round(self() * 2**STEP_UNIT).int())

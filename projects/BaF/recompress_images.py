@@ -17,8 +17,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2_featcomp.codecs import build_image_codec
-from d2_featcomp.data.datasets.image_folders import ANNOTATIONS, register_image_folders
+from d2_featcomp.data.datasets.image_folders import (
+    ANNOTATIONS,
+    register_image_folders,
+    set_annotations_aside,
+)
 from d2_featcomp.data.images import read_image
+from d2_featcomp.deploy.naming import name_files
 from d2_featcomp.engine import report_errors
 from d2_featcomp.files import write_text
 
@@ -60,19 +65,29 @@ def main(args):
         raise ValueError(f"data set {args.dataset!r} has no annotations in COCO's format")
     with open(path, encoding="utf-8") as file:
         data = json.load(file)
+    paths = [record["file_name"] for record in records]
+    targets = [os.path.join(args.output, f"{name}.png") for name in name_files(paths)]
+    if taken := {*map(os.path.realpath, targets)} & {*map(os.path.realpath, paths)}:
+        raise ValueError(f"{taken.pop()!r} is an original: choose another --output, not to replace it")
     os.makedirs(args.output, exist_ok=True)
     names, sizes, originals = {}, [], []
-    for record in tqdm(records, desc=f"{args.codec}, {args.quality:g}", mininterval=1):
+    progress = tqdm(records, desc=f"{args.codec}, {args.quality:g}", mininterval=1)
+    for record, target in zip(progress, targets, strict=True):
         decoded, size = code_image(codec, read_image(record["file_name"], format="RGB"))
-        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        names[record["image_id"]] = f"{stem}.png"
-        Image.fromarray(decoded).save(os.path.join(args.output, f"{stem}.png"), compress_level=1)
+        names[record["image_id"]] = os.path.basename(target)
+        Image.fromarray(decoded).save(target, compress_level=1)
         sizes.append(size)
         originals.append(os.path.getsize(record["file_name"]))
     data["images"] = [
         {**image, "file_name": names[image["id"]]} for image in data["images"] if image["id"] in names
     ]
-    write_text(json.dumps(data), os.path.join(args.output, ANNOTATIONS))
+    annotations, text = os.path.join(args.output, ANNOTATIONS), json.dumps(data)
+    if os.path.exists(annotations):
+        with open(annotations, encoding="utf-8") as file:
+            same = file.read() == text
+        if not same:
+            set_annotations_aside(annotations)
+    write_text(text, annotations)
     print(
         f"{len(sizes)} images: {np.mean(sizes) / 1000:.2f} kB each; the files they were read from have "
         f"{np.mean(originals) / 1000:.2f} kB each"

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from d2_featcomp.data.datasets.image_folders import set_annotations_aside
 from d2_featcomp.engine import report_errors
+from d2_featcomp.images import find_upright_size
 
 GROUP = "IsGroupOf"
 SEGMENTATION_COLUMNS = (
@@ -169,7 +170,8 @@ def annotation(line, size, masks, is_group):
 
 
 def image_size(folder, name, known):
-    """(width, height) of an image by its header, None if it is not there; remembered in `known`."""
+    """(width, height) of an image, upright, by its header, None if it is not there; remembered in
+    `known`."""
     if name not in known:
         path = os.path.join(folder, f"{name}.jpg")
         if not os.path.isfile(path):
@@ -177,7 +179,7 @@ def image_size(folder, name, known):
         else:
             try:
                 with Image.open(path) as image:
-                    known[name] = image.size
+                    known[name] = find_upright_size(image)
             except OSError as error:
                 raise ValueError(f"{path!r} is no image that can be read ({error})") from error
     return known[name]

@@ -215,14 +215,15 @@ def test_a_config_and_the_splits_defaults(config):
         config(
             CODEC__QUANTIZER="tensor",
             TRAIN_QUANTIZATION="noise",
-            BAF__TRAIN_BITS=(2, 5),
             COMPRESSIBILITY__WEIGHT=0.1,
             COMPRESSIBILITY__UNITS="steps",
         ),
         Split,
     )
-    assert (codec.quantizer, codec.train_quantization, codec.train_bits) == ("tensor", "noise", (2, 5))
+    assert (codec.quantizer, codec.train_quantization, codec.train_bits) == ("tensor", "noise", ())
     assert codec.compressibility_units == "steps"
+    codec = build_feature_codec(config(TRAIN_QUANTIZATION="ste", BAF__TRAIN_BITS=(2, 5)), Split)
+    assert (codec.train_quantization, codec.train_bits) == ("ste", (2, 5))
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,10 @@ def test_a_config_and_the_splits_defaults(config):
         ({"CODEC__BITS": 17}, "17 bits"),
         ({"COMPRESSIBILITY__WEIGHT": -1.0}, "WEIGHT is -1.0: it must be positive, or 0"),
         ({"BAF__TRAIN_BITS": (4, 1)}, "MODEL.FEATCOMP.BAF.TRAIN_BITS: bit depth 1"),
+        (
+            {"BAF__TRAIN_BITS": (4, 5), "TRAIN_QUANTIZATION": "noise"},
+            "TRAIN_BITS has no effect with TRAIN_QUANTIZATION 'noise'",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(config, overrides, message):

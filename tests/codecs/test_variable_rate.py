@@ -265,6 +265,47 @@ def test_gradients_are_those_of_bytes_and_of_rounding():
     torch.testing.assert_close(found[1], wanted, atol=1e-3, rtol=1e-3)
 
 
+def test_the_gradient_of_a_step_size_where_values_are_clipped():
+    """Larger steps move the ends of the range outwards, and what is clipped to them with these."""
+    codec = build(4, (1,), quantizer="deviation").train()
+    excess, y = codec.step_models[0].excess, latents(1, seed=3)[None] * 0.1
+    y[0, 0, 0, 0] = 5.0
+
+    def restore():
+        torch.manual_seed(0)
+        ((y_hat,), _, _) = codec.quantize([y])
+        return y_hat[0, 0, 0, 0]
+
+    before = restore()
+    (found,) = torch.autograd.grad(before, excess)
+    with torch.no_grad():
+        excess += 1e-3
+    assert before < 4.9 and found.sum() > 0
+    assert found.sum().item() == pytest.approx((restore() - before).item() / 1e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_all_step_sizes_are_trained(bits):
+    (model,) = build(bits, (8,)).step_models
+    (found,) = torch.autograd.grad(model().sum(), model.excess)
+    assert (found > 0).all() and model().max() < 405
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_constant_channel_is_of_the_middle_symbol(rate):
+    """Training counts from there; else a symbol would be coded that the entropy model hardly expects."""
+    codec = build(6, (3,), quantizer="channel", rate=rate).eval()
+    y = latents(3)
+    y[1] = 0.25
+    seen = []
+    codec._code_symbols = lambda symbols, *rest: seen.append(symbols) or CodedTensor({"y": b""})
+    codec.compress([y])
+    assert (seen[0][1] == 32).all() and (seen[0][0] != seen[0][0, 0, 0]).any()
+    assert (codec.find_symbols_at(y, 0, rate)[1] == 32).all()
+    (y_hat,), _, _ = codec.quantize([y[None]])
+    assert (y_hat[0, 1] == 0.25).all()
+
+
 def test_without_a_rate_weight_latents_are_left_alone():
     codec = build(3).train()
     y = (latents()[None] * 0.9).requires_grad_()

@@ -12,6 +12,7 @@ from d2_featcomp.data.images import read_image, read_sem_seg
 from d2_featcomp.data.mappers import ImageMapper, build_test_mapper, build_train_mapper
 from d2_featcomp.engine import setup_config
 from d2_featcomp.engine.inference import make_input
+from d2_featcomp.images import find_upright_size, read_picture
 
 TURNED = 0x112  # EXIF
 
@@ -34,6 +35,17 @@ def test_gray_images_of_16_bits_are_scaled_by_their_range(tmp_path):
     # The mode in which older releases of Pillow open 16-bit PNG.
     Image.fromarray(values.astype(np.int32), mode="I").save(tmp_path / "b.tif")
     assert read_image(str(tmp_path / "b.tif"), "L")[..., 0].tolist() == expected
+
+
+@pytest.mark.parametrize("turn", range(12))
+def test_sizes_are_those_of_upright_images(tmp_path, turn):
+    exif = Image.Exif()
+    exif[TURNED] = turn  # 1 to 8; others turn nothing
+    path = save(np.zeros((2, 5, 3), np.uint8), tmp_path / "a.jpg", exif=exif)
+    height, width, _ = read_picture(path).shape
+    with Image.open(path) as image:
+        assert find_upright_size(image) == (width, height)
+    assert (height, width) == ((5, 2) if 5 <= turn <= 8 else (2, 5))
 
 
 def test_gray_images_of_16_bits_are_turned_as_exif_says(tmp_path):

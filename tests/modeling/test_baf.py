@@ -206,6 +206,21 @@ def test_received_values_are_kept_to_half_a_step_by_consolidation(build_baf, ove
     assert bool(within) == (not overrides)
 
 
+def test_symbols_that_count_from_the_middle_say_nothing_of_the_ends(build_baf):
+    """With few of them the values that were quantized reach beyond the decoded ones."""
+    variable = ("MODEL.FEATCOMP.CODEC.NAME", "variable_rate", "MODEL.FEATCOMP.CODEC.BITS", 6)
+    found = {}
+    for name, overrides in {"min-max": (), "variable_rate": variable}.items():
+        network = build_baf("MODEL.FEATCOMP.BAF.CHANNELS", 4, *overrides)
+        split = network.feature_split
+        y_hat = torch.zeros(1, 4, 6, 8)
+        with torch.no_grad():
+            predicted = split.restore([y_hat], None)["z"][:, split.latent_channels]
+            restored = split.restore([y_hat], None, [torch.tensor(1e3)])["z"][:, split.latent_channels]
+        found[name] = torch.equal(restored, predicted)
+    assert found == {"min-max": False, "variable_rate": True}
+
+
 def test_all_channels_as_floats_are_the_uncut_network(build_baf, build_yolo):
     network = build_baf(
         *("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"),

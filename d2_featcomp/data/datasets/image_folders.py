@@ -6,7 +6,7 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...images import ANNOTATIONS, IMAGE_SUFFIXES, list_images
+from ...images import ANNOTATIONS, IMAGE_SUFFIXES, find_upright_size, list_images
 from ..coco_annotations import load_coco_file
 from ..images import open_image
 from .scenes import find_data_root
@@ -21,8 +21,6 @@ __all__ = [
 ]
 
 PREFIX, STEREO_PREFIX = "images:", "stereo:"
-_ORIENTATION = 0x112  # EXIF tag; Detectron2 turns images as it says
-_TRANSPOSED = 5  # and more: height and width change places
 
 
 def register_image_folders(names):
@@ -97,12 +95,6 @@ def set_annotations_aside(path):
     logging.getLogger("d2_featcomp").warning("the annotations that were in %s are now %s", path, kept)
 
 
-def _size(image):
-    width, height = image.size
-    turned = image.getexif().get(_ORIENTATION, 1) >= _TRANSPOSED
-    return (height, width) if turned else (width, height)
-
-
 def _record(path):
-    width, height = open_image(path, _size)
+    width, height = open_image(path, find_upright_size)
     return {"file_name": path, "image_id": os.path.basename(path), "height": height, "width": width}

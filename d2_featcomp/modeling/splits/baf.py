@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
 
+from ...codecs.variable_rate import VariableRateFeatureCodec
 from ...ops import charbonnier_loss, check_bits, consolidate
 from ..split_point import InsideLayer
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
@@ -116,6 +117,8 @@ class BaF(FeatureSplit):
         order (Tensor or None): (P,) int64, channels by how much they tell; None: to be set later, by
             :meth:`set_channel_order` or by loading a checkpoint.
         use_consolidation (bool): whether eq. 6 is applied.
+        ends_are_values (bool): whether the ends of the range in which the codec quantizes a channel are
+            among the values that it decodes, as where they are its minimum and maximum.
 
     Raises:
         ValueError: C is out of range.
@@ -125,13 +128,24 @@ class BaF(FeatureSplit):
     codec_defaults = {"quantizer": "channel", "train_quantization": "ste"}
 
     @configurable
-    def __init__(self, *, layer, stride, channels, hidden_channels, order=None, use_consolidation=True):
+    def __init__(
+        self,
+        *,
+        layer,
+        stride,
+        channels,
+        hidden_channels,
+        order=None,
+        use_consolidation=True,
+        ends_are_values=True,
+    ):
         super().__init__()
         _check(layer, channels, hidden_channels)
         self.layer = layer
         self.stride = stride
         self.channels = channels
         self.use_consolidation = use_consolidation
+        self.ends_are_values = ends_are_values
         self.predictor = BaFPredictor(
             in_channels=channels,
             out_channels=layer.in_channels,
@@ -170,6 +184,8 @@ class BaF(FeatureSplit):
             "hidden_channels": featcomp.BAF.HIDDEN_CHANNELS,
             "order": order,
             "use_consolidation": featcomp.BAF.CONSOLIDATE,
+            # Codec variable_rate counts its steps from the middle of the range.
+            "ends_are_values": VariableRateFeatureCodec.name != featcomp.CODEC.NAME,
         }
 
     @property
@@ -227,8 +243,9 @@ class BaF(FeatureSplit):
         z = self.layer(self.predictor(self._before_norm(y_hat)))
         if step_sizes is not None and self.use_consolidation:
             own = self.latent_channels
-            # The quantizer's range is that of each channel, so its ends are among the values of y_hat.
-            low, high = (f(y_hat, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            low = high = None
+            if self.ends_are_values:
+                low, high = (f(y_hat, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
             z[:, own] = consolidate(z[:, own], y_hat, step_sizes[0], low, high)
         return {"z": z}
 
