@@ -288,7 +288,7 @@ def read_settings(cfg, feature_split):
         train_bits = tuple(map(check_bits, featcomp.BAF.TRAIN_BITS))
     except ValueError as error:
         raise ValueError(f"MODEL.FEATCOMP.BAF.TRAIN_BITS: {error}") from error
-    surrogate = featcomp.TRAIN_QUANTIZATION or defaults["train_quantization"]
+    surrogate = featcomp.TRAIN_QUANTIZATION
     if train_bits and surrogate in ("none", "noise"):
         raise ValueError(
             f"MODEL.FEATCOMP.BAF.TRAIN_BITS has no effect with TRAIN_QUANTIZATION {surrogate!r}: set "
@@ -299,7 +299,7 @@ def read_settings(cfg, feature_split):
             featcomp.CODEC.QUANTIZER or defaults["quantizer"], defaults["value_range"], featcomp.CODEC
         ),
         "value_range": defaults["value_range"],
-        "train_quantization": surrogate,
+        "train_quantization": surrogate or defaults["train_quantization"],
         "train_bits": train_bits,
         "compressibility_units": featcomp.COMPRESSIBILITY.UNITS if weight else None,
     }

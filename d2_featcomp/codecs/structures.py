@@ -83,7 +83,7 @@ class DecodeLimits:
             raise BitstreamError(
                 f"feature bitstream declares an original image of {height} x {width} px for a resized "
                 f"one of {rows} x {columns}: at most {self.max_enlargement} times as many pixels are "
-                "accepted (DecodeLimits.max_enlargement)"
+                "accepted (DecodeLimits.max_enlargement, --max-pixels)"
             )
 
 

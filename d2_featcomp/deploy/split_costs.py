@@ -150,7 +150,8 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
     rows = {}
     least_score = cfg.MODEL.FEATCOMP.ANSWERS.SCORE
-    given = split, whole_network, places, feature_codec, image_codec, least_score
+    bgr = cfg.INPUT.FORMAT == "BGR"
+    given = split, whole_network, places, feature_codec, image_codec, least_score, bgr
     _measure_image(records[0], *given)  # warms up
     for record in progress(records):
         found = _measure_image(record, *given)
@@ -275,12 +276,13 @@ def _count_macs(split, whole_network, places, record):
 
 
 @torch.no_grad()
-def _measure_image(record, split, whole_network, places, feature_codec, image_codec, least_score):
+def _measure_image(record, split, whole_network, places, feature_codec, image_codec, least_score, bgr):
     """Measures, dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
     with _timed_modules(whole_network.backbone, wanted) as seen:
         (output,), total = time_call(lambda: whole_network([record]))
-    picture = record["image"].permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
+    image = record["image"].flip(0) if bgr else record["image"]  # codecs take RGB
+    picture = image.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
     data, encode = time_call(lambda: image_codec.encode(picture))
     described = {"shape": picture.shape, "bits": 8, "lossless": False}
     _, decode = time_call(lambda: image_codec.decode(data, **described))

@@ -237,6 +237,10 @@ _MEANINGS = {  # of columns that not everybody knows
     "kB/image": "all bytes that are sent for an image, in 1000 bytes",
     "times smaller": "of the features as 32-bit floats to what is sent",
 }
+_QUALITY = (
+    "in the codec's own scale: of JPEG and AVIF larger is better; of HEVC it is QP, of JPEG XL the "
+    "distance, where smaller is better"
+)
 
 
 def _explain(columns):
@@ -244,8 +248,10 @@ def _explain(columns):
     lines = [
         f"<dt>{TABLE_HEADS.get(c, c)}</dt><dd>{_MEANINGS[c]}</dd>" for c in columns if c in _MEANINGS
     ]
-    text = f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
-    return text if lines else ""
+    if not lines:
+        return ""
+    lines.append(f"<dt>quality, of a setting</dt><dd>{_QUALITY}</dd>")
+    return f"<details><summary>What the columns mean</summary><dl>{''.join(lines)}</dl></details>"
 
 
 def _make_bd_rates(bd_rates):

@@ -169,7 +169,7 @@ def make_plan(data, overrides=None):
     require_keys(plot, ("x", "y"), "plot")
     ys = plot.get("y", "box AP") if plot else ()
     plan = Plan(
-        title=data.get("title") or _describe(trainings, points),
+        title=(data.get("title") or _describe(trainings, points)) + _describe_part(data),
         trainings=repeat_trainings(trainings, seeds),
         points=repeat_points(points, trainings, seeds),
         curves=tuple(curves),
@@ -290,6 +290,12 @@ def _check_names(trainings, curves, points):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two {kind}s have the same name, {twice[0]!r}: give them different ones")
+
+
+def _describe_part(data):
+    """What a title tells of how many images are measured, where these are not all."""
+    count = data.get("images")
+    return f", first {count} images" if count else ""
 
 
 def _describe(trainings, points):

@@ -133,10 +133,16 @@ class Report:
         """Tables what was measured.
 
         Returns:
-            dict: name of a point -> {column: value}; metrics without a column are `group/metric`.
+            dict: name of a point -> {column: value}; metrics without a column are `group/metric`. Points
+            that send images, or answers, lack the columns of features' elements.
         """
         results = {name: self.results[name] for name in self._measured()}
         rows, more = make_rows(results), list_other_metrics(results)
+        others = {curve.name for curve in self.plan.curves if not curve.sends_features}
+        for name, row in rows.items():
+            if self.plan.points[name].curve in others:
+                for column in _OF_FEATURES:
+                    row.pop(column, None)
         return {name: {**row, **more[name]} for name, row in rows.items()}
 
     def qualities(self):
@@ -326,6 +332,7 @@ class Report:
             "command": list(self.command),
             "seed": self.configs[self._measured()[0]].SEED,
             "versions": describe_versions(),
+            "images": self.plan.images or "all",
             "processes": comm.get_world_size(),
             "threads": torch.get_num_threads(),
             "settings": {name: make_plain_config(self.configs[name]) for name in self._measured()},
@@ -336,6 +343,7 @@ class Report:
         }
 
 
+_OF_FEATURES = ("BPFE", "BPFE packed", "times smaller")
 _SETTING = ("split", "codec", "bits", "quality", "quality_meaning", "effort", "weights")
 
 

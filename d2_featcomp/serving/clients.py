@@ -11,6 +11,7 @@ OTHERS = "(others)"  # clients that were not heard of for the longest time
 _FAILURES_KEPT = 50
 _RATE = 10  # seconds over which rates are averaged
 _TEXT_LENGTH = 300
+_NO_FAILURES = (200, 202, 408, 429, 503, 504)  # a result, or to be asked for again
 
 
 @dataclasses.dataclass
@@ -100,7 +101,7 @@ class ClientTable:
                 "client": name,
                 "rate": sum(now - moment < _RATE for moment in one.times) / _RATE,
                 "results": one.codes[200],
-                "failures": one.codes.total() - one.codes[200],
+                "failures": sum(n for code, n in one.codes.items() if code not in _NO_FAILURES),
                 "bytes": one.bytes,
                 "last": one.last,
             }

@@ -292,7 +292,7 @@ def code_images(args, edge, failures, times, ahead):
             data = stream.to_bytes()
             if controller:
                 controller.add(len(data))
-            size, target = features.sizes.original, codec.target_bytes if controller else None
+            size, target = features.sizes.original, getattr(codec, "target_bytes", None)
             coded = CodedImage(name, data, size, network_seconds, codec_seconds, target)
         if coded:
             warned = warned or _warn_of_limits(name, features.sizes)
@@ -340,8 +340,8 @@ def write_stream(data, path, overwrite):
             if file.read() == data:
                 return
         raise FileExistsError(
-            f"{path!r} is there already, of another image or other weights: choose another --output, or "
-            "add --overwrite"
+            f"{path!r} is there already, of another image, other weights or another precision: choose "
+            "another --output, or add --overwrite"
         )
     write_bytes(data, path)
 
@@ -350,13 +350,16 @@ class _Rates:
     """Bytes of all images together, however many they are."""
 
     def __init__(self):
-        self._images = self._bytes = self._off_target = 0
+        self._images = self._bytes = 0
+        self._off_target = ()  # least and most bytes of those that missed their targets; their number
 
     def add(self, image):
         self._images += 1
         self._bytes += len(image.data)
-        if image.target is not None:
-            self._off_target += abs(len(image.data) / image.target - 1) > TOLERANCE
+        size, target = len(image.data), image.target
+        if target is not None and abs(size / target - 1) > TOLERANCE:
+            least, most, count = self._off_target or (size, size, 0)
+            self._off_target = min(least, size), max(most, size), count + 1
 
     def tell(self, args):
         """Prints bytes of an image, and the bit rate where one is held."""
@@ -364,11 +367,16 @@ class _Rates:
             return
         mean = self._bytes / self._images
         print(f"{_count_images(self._images)}, {mean / 1000:.2f} kB an image")
+        least, most, count = self._off_target or (0, 0, 0)
         if args.target_kbit_s is not None:
             print(
                 f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
-                f"{args.target_kbit_s:g}; {self._off_target} images could not be brought within 3 % of "
-                "their share"
+                f"{args.target_kbit_s:g}; {count} images could not be brought within 3 % of their share"
+            )
+        elif count:
+            print(
+                f"{_count_images(count)} could not be brought within 3 % of the target: the nearest are "
+                f"{least / 1000:.2f} to {most / 1000:.2f} kB"
             )
 
 

@@ -77,13 +77,16 @@ def list_server_options(args):
 
 
 def read_limits(args):
-    """DecodeLimits of `--max-pixels`, of images as the network gets them and of the originals."""
+    """DecodeLimits of `--max-pixels`, of images as the network gets them and of the originals, however
+    much larger these are."""
     if args.max_pixels is None:
         return DecodeLimits()
     if args.max_pixels < 1:
         raise ValueError(f"--max-pixels is {args.max_pixels}: give a number of pixels, e.g. 24000000")
     original = max(args.max_pixels, DecodeLimits.max_original_pixels)
-    return DecodeLimits(max_image_pixels=args.max_pixels, max_original_pixels=original)
+    return DecodeLimits(
+        max_image_pixels=args.max_pixels, max_original_pixels=original, max_enlargement=original
+    )
 
 
 def _read_address(address):

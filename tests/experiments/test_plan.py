@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import os
 from pathlib import Path
@@ -8,7 +7,6 @@ import pytest
 import yaml
 
 from d2_featcomp.experiments import read_experiment
-from d2_featcomp.experiments.curves import make_point
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quick" / "msfc_R18.yaml")
@@ -355,25 +353,6 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
     cfg = plan.build_config(plan.points["JPEG, n = 4, quality 90"])
     codec = cfg.MODEL.FEATCOMP.CODEC
     assert (codec.NAME, codec.BITS, codec.QUALITY, codec.EFFORT) == ("jpeg", 4, 90, None)
-
-
-def test_overrides_of_a_point_are_kept_beside_its_codec():
-    quality, effort = ("MODEL.FEATCOMP.CODEC." + key for key in ("QUALITY", "EFFORT"))
-    point = make_point({"codec": "jpeg", "overrides": {quality: 30}}, "msfc")
-    assert (point.overrides[quality], point.overrides[effort]) == (30, None)
-    point = make_point({"codec": "jpeg", "quality": 40, "overrides": {quality: 30}}, "msfc")
-    assert point.overrides[quality] == 40
-
-
-def test_images_are_not_compared_by_bits_of_features(tmp_path):
-    base = os.path.abspath("projects/MSFC/quickstart.yaml")
-    goal = {"setting": "MSFC, n = 2", "compression_ratio_against": "image, JPEG 4:2:0", "at_least": 2}
-    path = tmp_path / "plan.yaml"
-    for x in ("kB/image", "BPFE"):
-        path.write_text(yaml.safe_dump({"_BASE_": base, "plot": {"x": x}, "goals": [goal]}))
-        told = pytest.raises(ValueError, match="'image, JPEG 4:2:0' sends images, which have no BPFE")
-        with told if x == "BPFE" else contextlib.nullcontext():
-            read_experiment(str(path))
 
 
 def test_curves_of_the_image_split_send_no_features():

@@ -76,7 +76,10 @@ def test_clients(monkeypatch):
     assert table.codes() == {("a", 200): 1, ("a", 503): 1, ("c", 400): 1, (OTHERS, 200): 1}
     assert table.bytes() == {"a": 10, "c": 5, OTHERS: 20}
     (row,) = (row for row in table.rows() if row["client"] == "a")
-    assert (row["results"], row["failures"], row["rate"], row["last"]) == (1, 1, 0.2, 1002.0)
+    # 503 asks for it again: no failure, as 400 is.
+    assert (row["results"], row["failures"], row["rate"], row["last"]) == (1, 0, 0.2, 1002.0)
+    (row,) = (row for row in table.rows() if row["client"] == "c")
+    assert (row["results"], row["failures"]) == (0, 1)
     for n in range(20):
         table.add(f"d{n}", 200, 1)
     assert len(table.rows()) == 3 and sum(table.bytes().values()) == 55

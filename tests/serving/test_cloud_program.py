@@ -45,6 +45,7 @@ def test_limits_of_large_photographs():
     assert read_limits(argparse.Namespace(max_pixels=None)) == DecodeLimits()
     limits = read_limits(argparse.Namespace(max_pixels=6000 * 4000))
     limits.check_sizes(ImageSizes((800, 1216), (800, 1200), (4000, 6000)))
+    limits.check_sizes(ImageSizes((192, 256), (170, 256), (4000, 6000)))  # 551 times as many
     with pytest.raises(BitstreamError, match=r"24000000 pixels \(original\).*--max-pixels"):
         DecodeLimits().check_sizes(ImageSizes((800, 1216), (800, 1200), (4000, 6000)))
 

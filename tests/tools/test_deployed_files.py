@@ -100,6 +100,11 @@ def test_a_bit_rate_is_held(root, run, variable, tmp_path):
     assert "0 images could not be brought" in told
     _, told = sizes("little", "--target-kbit-s", 0.01, "--fps", 1)
     assert "2 images could not be brought" in told
+    found, told = sizes("each", "--target-kb", wanted / 1000)
+    assert found[0] == pytest.approx(wanted, rel=0.03) and "could not" not in told
+    found, told = sizes("none", "--target-kb", 0.001)
+    ends = " to ".join(f"{size / 1000:.2f}" for size in (min(found), max(found)))
+    assert f"2 images could not be brought within 3 % of the target: the nearest are {ends} kB" in told
 
 
 def test_bit_rates_need_a_rate(root, run, variable, tmp_path):

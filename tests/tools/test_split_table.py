@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from d2_featcomp.codecs import build_image_codec
 from d2_featcomp.codecs.entropy.integer_model import _EARLIER_TAPS
 from d2_featcomp.engine import SplitCost, find_fastest_ranges, make_input, measure_splits
 
@@ -119,6 +120,14 @@ def measure(network, configured, folder, name, *settings):
     cfg = configured(name, folder / "a.pth", "INPUT.MIN_SIZE_TEST", 64, *settings)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     return {cost.name: cost for cost in measure_splits(cfg, [make_input(pixels, cfg)])}
+
+
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+def test_the_image_is_coded_in_its_own_colours(random_network, configured, tmp_path, order):
+    found = measure(random_network("msfc"), configured, tmp_path, "msfc", "INPUT.FORMAT", order)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    expected = len(build_image_codec("jpeg420", bits=8, quality=90).encode(pixels))
+    assert found["image"].size == expected
 
 
 @pytest.mark.parametrize(

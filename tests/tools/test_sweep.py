@@ -131,7 +131,17 @@ def test_what_a_sweep_writes(swept):
     assert summary["settings"]["MSFC, png, n = 2"]["MODEL"]["FEATCOMP"]["CODEC"]["BITS"] == 2
     pairs = {(entry["test"], entry["anchor"]) for entry in summary["bd_rates"]}
     assert pairs == {(test, "image, jpeg420") for test in ("MSFC, png", "MSFC, jpegxl", "MSFC, jpeg")}
+    assert summary["images"] == "all"
     assert "the anchor curve has" in (swept / "bd_rates.md").read_text()
+    lines = (swept / "table.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    table = {row[0]: row for row in cells}
+    heads = table["setting"]
+    image = next(cells for name, cells in table.items() if name.startswith("image, jpeg420"))
+    for head in ("BPFE", "BPFE fixed-length", "compression ratio", "kB/image"):
+        at = heads.index(head)
+        assert table["MSFC, png, n = 2"][at].strip("-")
+        assert bool(image[at].strip("-")) == (head == "kB/image")  # images have no elements of features
     plots = {
         f"{y}_{x}.{end}"
         for y in ("box_AP", "mask_AP")

@@ -1,0 +1,42 @@
+"""What a plan makes of the points that are given, and of what they are compared by."""
+
+import contextlib
+import os
+
+import pytest
+import torch
+import yaml
+
+from d2_featcomp.experiments import plan_sweep, read_experiment
+from d2_featcomp.experiments.curves import make_point
+
+CONFIG = "configs/quick/msfc_R18.yaml"
+
+
+def test_a_title_tells_that_some_images_alone_are_measured(tmp_path):
+    weights = str(tmp_path / "a.pth")
+    torch.save({}, weights)
+    given = ["MODEL.WEIGHTS", weights]
+    sweep = plan_sweep(
+        {"curves": [{}], "anchors": [], "uncompressed": False, "images": 3}, CONFIG, given
+    )
+    assert sweep.title.endswith("scenes_val, first 3 images")
+
+
+def test_overrides_of_a_point_are_kept_beside_its_codec():
+    quality, effort = ("MODEL.FEATCOMP.CODEC." + key for key in ("QUALITY", "EFFORT"))
+    point = make_point({"codec": "jpeg", "overrides": {quality: 30}}, "msfc")
+    assert (point.overrides[quality], point.overrides[effort]) == (30, None)
+    point = make_point({"codec": "jpeg", "quality": 40, "overrides": {quality: 30}}, "msfc")
+    assert point.overrides[quality] == 40
+
+
+def test_images_are_not_compared_by_bits_of_features(tmp_path):
+    base = os.path.abspath("projects/MSFC/quickstart.yaml")
+    goal = {"setting": "MSFC, n = 2", "compression_ratio_against": "image, JPEG 4:2:0", "at_least": 2}
+    path = tmp_path / "plan.yaml"
+    for x in ("kB/image", "BPFE"):
+        path.write_text(yaml.safe_dump({"_BASE_": base, "plot": {"x": x}, "goals": [goal]}))
+        told = pytest.raises(ValueError, match="'image, JPEG 4:2:0' sends images, which have no BPFE")
+        with told if x == "BPFE" else contextlib.nullcontext():
+            read_experiment(str(path))
