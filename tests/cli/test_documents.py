@@ -147,6 +147,14 @@ def prepare(folder):
     for name, share in (("anchor.csv", 1.0), ("test.csv", 0.5)):
         rows = [f"{share * rate},{quality}" for rate, quality in ((1, 10), (2, 20), (4, 30), (8, 40))]
         (folder / name).write_text("\n".join(["bpfe,bbox/AP", *rows, ""]))
+    rows = [
+        f'"MSFC, {codec}",{share * rate},{quality}'
+        for codec, share in (("jpegxl", 1.0), ("hevc", 0.5))
+        for rate, quality in ((1, 10), (2, 20), (4, 30), (8, 40))
+    ]
+    (folder / "output" / "codecs").mkdir(parents=True, exist_ok=True)
+    curves = folder / "output" / "codecs" / "curves.csv"
+    curves.write_text("\n".join(["curve,kB,bbox/AP", *rows, ""]))
     shutil.copy(ROOT / "tests" / "fixtures" / "jpegxl.v2.d2fc", folder / "example.d2fc")
 
 
