@@ -36,25 +36,31 @@ if __name__ == "__main__":
 """
 
 
+def train_two(run_processes, folder, config, settings):
+    """What each of two processes has of split and codec after a training."""
+    script = folder / "script.py"
+    script.write_text(KEEP_EACH_RANK)
+    settings = {**settings, "OUTPUT_DIR": folder / "out", "TEST.EVAL_PERIOD": -1}
+    run_processes(config=config, script=(script, folder), **settings)
+    return [torch.load(folder / f"rank{rank}.pth", weights_only=True) for rank in (0, 1)]
+
+
 def test_two_processes_train_one_predictor(run_processes, tmp_path, build_yolo):
     """BaF's first weights come from images quantized at random depths: one process must make them."""
     torch.save(
         {"model": build_yolo("MODEL.FEATCOMP.ENABLED", False).state_dict()}, tmp_path / "yolo.pth"
     )
-    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
-    run_processes(
-        config=networks.BAF,
-        script=(tmp_path / "script.py", tmp_path),
-        OUTPUT_DIR=tmp_path / "out",
-        **{
+    first, second = train_two(
+        run_processes,
+        tmp_path,
+        networks.BAF,
+        {
             "MODEL.WEIGHTS": tmp_path / "yolo.pth",
             "MODEL.FEATCOMP.TRAIN.STEPS": (2,),
             "MODEL.FEATCOMP.BAF.SELECTION_IMAGES": 3,
             "MODEL.FEATCOMP.BAF.FIT_IMAGES": 3,
-            "TEST.EVAL_PERIOD": -1,
         },
     )
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert (first["order"] >= 0).all() and first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
@@ -68,21 +74,18 @@ def test_two_processes_start_one_codec(run_processes, tmp_path):
     cfg = setup_config(networks.MSFC, networks.listed({**SETTINGS, "MODEL.FEATCOMP.ENABLED": False}))
     torch.manual_seed(0)
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "detector.pth")
-    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
-    run_processes(
-        config=networks.MSFC,
-        script=(tmp_path / "script.py", tmp_path),
-        OUTPUT_DIR=tmp_path / "out",
-        **{
+    first, second = train_two(
+        run_processes,
+        tmp_path,
+        networks.MSFC,
+        {
             **networks.KINDS["levels"][1],
             "MODEL.WEIGHTS": tmp_path / "detector.pth",
             "MODEL.FEATCOMP.TRAIN.STEPS": (3,),
             "MODEL.FEATCOMP.TRAIN.STEP3.MAX_ITER": 1,
             "MODEL.FEATCOMP.PYRAMID_TRANSFORM.FIT_IMAGES": 3,
-            "TEST.EVAL_PERIOD": -1,
         },
     )
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert any("head_bias" in name for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -134,14 +137,14 @@ def test_two_processes_train_and_measure_several_tasks(run_processes, tmp_path):
 
 def test_two_processes_train_one_entropy_model(run_processes, tmp_path):
     """In stage 3 both lower the rate; stage 4 fits the entropy model once."""
-    (tmp_path / "script.py").write_text(KEEP_EACH_RANK)
     torch.manual_seed(0)
     cfg = setup_config(networks.MSFC, networks.listed(networks.TINY))
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "start.pth")
-    run_processes(
-        script=(tmp_path / "script.py", tmp_path),
-        OUTPUT_DIR=tmp_path / "out",
-        **{
+    first, second = train_two(
+        run_processes,
+        tmp_path,
+        networks.MSFC,
+        {
             "MODEL.WEIGHTS": tmp_path / "start.pth",
             "MODEL.FEATCOMP.CODEC.NAME": "learned",
             "MODEL.FEATCOMP.TRAIN.STEPS": (3, 4),
@@ -149,10 +152,8 @@ def test_two_processes_train_one_entropy_model(run_processes, tmp_path):
             "MODEL.FEATCOMP.TRAIN.RATE_WEIGHT": 0.001,
             "MODEL.FEATCOMP.TRAIN.STEP4.IMAGES": 4,
             "MODEL.FEATCOMP.TRAIN.STEP4.MAX_ITER": 3,
-            "TEST.EVAL_PERIOD": -1,
         },
     )
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     name = "context_models.0.head_weight"
     assert first[name].abs().sum() > 0 and torch.equal(first[name], second[name])
     third, last = (
