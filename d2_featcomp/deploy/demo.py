@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.images import read_image
-from ..engine.inference import make_input
+from ..engine.inference import get_pixels, make_input
 from ..files import write_bytes
 from .classes import choose_categories, count_classes
 from .equal_bytes import code_to_size
@@ -55,7 +55,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
         metadata = collect_metadata(output, categories, datasets)
         if "disparity" in output or "reconstruction" in output:
             bgr = cfg.INPUT.FORMAT == "BGR"
-            drawn = draw_tasks(_get_pixels(inputs, cfg), output, record, metadata, bgr=bgr)
+            drawn = draw_tasks(get_pixels(inputs, cfg), output, record, metadata, bgr=bgr)
             drawn = arrange([(describe_stream_bytes(stream), drawn)], 1)
             Image.fromarray(drawn).save(f"{stem}_tasks.png")
         else:
@@ -112,18 +112,12 @@ def _draw_panels(results, picture, record, metadata, threshold):
     return [("ground truth", draw_truth(picture, record["annotations"], metadata)), *panels]
 
 
-def _get_pixels(inputs, cfg):
-    """(h, w, 3) uint8 RGB, of the size at which the network gets the image."""
-    pixels = np.uint8(inputs["image"].permute(1, 2, 0).numpy())
-    return np.ascontiguousarray(pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else pixels)
-
-
 @torch.no_grad()
 def _run_reference(reference, picture, inputs, stream, cfg):
     """Caption, image and output of the network that is not split: for the image as it is, and for one
     coded to as many bytes as the stream."""
     before = "network that is not split, not compressed", picture, reference([inputs])[0]
-    coded = code_to_size(_get_pixels(inputs, cfg), stream.total_bits // 8)
+    coded = code_to_size(get_pixels(inputs, cfg), stream.total_bits // 8)
     height, width = picture.shape[:2]
     shown = Image.fromarray(coded.pixels).resize((width, height), Image.Resampling.BICUBIC)
     pixels = coded.pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else coded.pixels

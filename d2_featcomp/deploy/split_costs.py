@@ -22,7 +22,7 @@ from ..codecs import (
     read_step_sizes,
 )
 from ..codecs.structures import OWN_LIMITS
-from ..engine.inference import build_for_inference
+from ..engine.inference import build_for_inference, get_pixels
 from ..engine.timing import time_call, wait_for_gpu
 from ..evaluation.answers import decode_answers, encode_answers, make_answer_stream
 from ..modeling.backbones import StagedBackbone
@@ -150,11 +150,10 @@ def measure_splits(cfg, records, *, anchor_weights="", bits=8, image_quality=90,
     image_codec = build_image_codec("jpeg420", bits=8, quality=image_quality)
     rows = {}
     least_score = cfg.MODEL.FEATCOMP.ANSWERS.SCORE
-    bgr = cfg.INPUT.FORMAT == "BGR"
-    given = split, whole_network, places, feature_codec, image_codec, least_score, bgr
-    _measure_image(records[0], *given)  # warms up
+    given = split, whole_network, places, feature_codec, image_codec, least_score
+    _measure_image(records[0], cfg, *given)  # warms up
     for record in progress(records):
-        found = _measure_image(record, *given)
+        found = _measure_image(record, cfg, *given)
         for name, values in found.items():
             rows.setdefault(name, []).append(values)
     sends = {IMAGE: f"JPEG {image_quality}", **{place.name: place.sends for place in places}}
@@ -276,13 +275,12 @@ def _count_macs(split, whole_network, places, record):
 
 
 @torch.no_grad()
-def _measure_image(record, split, whole_network, places, feature_codec, image_codec, least_score, bgr):
+def _measure_image(record, cfg, split, whole_network, places, feature_codec, image_codec, least_score):
     """Measures, dict: name -> (edge, encode, decode and cloud seconds, bytes) of one image."""
     wanted = {part for place in places for part in (*place.parts, *place.outputs)} | {""}
     with _timed_modules(whole_network.backbone, wanted) as seen:
         (output,), total = time_call(lambda: whole_network([record]))
-    image = record["image"].flip(0) if bgr else record["image"]  # codecs take RGB
-    picture = image.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
+    picture = get_pixels(record, cfg)
     data, encode = time_call(lambda: image_codec.encode(picture))
     described = {"shape": picture.shape, "bits": 8, "lossless": False}
     _, decode = time_call(lambda: image_codec.decode(data, **described))

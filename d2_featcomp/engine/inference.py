@@ -1,5 +1,6 @@
 """Trained networks and images, prepared for inference."""
 
+import numpy as np
 import torch
 from detectron2.modeling import build_model
 
@@ -11,6 +12,7 @@ from .checkpoint import load_weights
 __all__ = [
     "build_for_inference",
     "describe_input",
+    "get_pixels",
     "make_input",
     "prepare_for_inference",
     "require_split",
@@ -84,6 +86,20 @@ def describe_input(cfg):
         "mean": list(map(float, cfg.MODEL.PIXEL_MEAN)),
         "std": list(map(float, cfg.MODEL.PIXEL_STD)),
     }
+
+
+def get_pixels(inputs, cfg):
+    """The picture that a network's input holds.
+
+    Args:
+        inputs (dict): as a Detectron2 network takes it.
+        cfg (CfgNode): of the network.
+
+    Returns:
+        ndarray: (h, w, 3) uint8 RGB, of the size at which the network gets it.
+    """
+    pixels = np.uint8(inputs["image"].permute(1, 2, 0).cpu().numpy())
+    return np.ascontiguousarray(pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else pixels)
 
 
 def make_input(picture, cfg):

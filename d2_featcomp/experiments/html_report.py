@@ -134,10 +134,7 @@ def make_figure(report):
 
     def along(rate):
         """Of each trace, the rates of its points."""
-        found = [
-            [rows[name].get(rate) if rate != "BPFE" or curve.sends_features else None for name in names]
-            for curve, names in lines
-        ]
+        found = [[rows[name].get(rate) for name in names] for _, names in lines]
         known = [value for values in found for value in values if value is not None]
         ends = [min(known), max(known)] if known else [None, None]
         if known and ends[0] == ends[1]:

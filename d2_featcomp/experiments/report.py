@@ -204,8 +204,7 @@ class Report:
         """Gathers the curves' points.
 
         Args:
-            x, y (str): columns that they must have. BPFE leaves curves of images out, whose elements are
-                none of features.
+            x, y (str): columns that they must have, see :meth:`rows`.
             seed (int or None): of several; None takes the means.
 
         Returns:
@@ -224,7 +223,6 @@ class Report:
                 if point.name in rows and {x, y} <= rows[point.name].keys()
             ]
             for curve in self.plan.curves
-            if x != "BPFE" or curve.sends_features
         }
         return {name: points for name, points in found.items() if points}
 

@@ -5,21 +5,19 @@ import dataclasses
 import itertools
 import os
 import signal
-import statistics
 import sys
 import threading
 import time
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 from ..codecs import BitstreamError, DecodeLimits, RateController
-from ..codecs.rate_control import TOLERANCE
 from ..deploy import OnnxEdge
 from ..files import write_bytes
 from .access import read_tokens
 from .client import CloudClient
 from .coco_results import collect_answers, open_image_table, read_answers, write_image_table
+from .edge_report import Rates, count_images, make_table
 from .inputs import (
     CAMERA,
     Sampling,
@@ -40,12 +38,13 @@ __all__ = ["run_edge"]
 
 @dataclasses.dataclass
 class CodedImage:
-    """A bitstream: its name, bytes, the image's original (height, width), what it took in seconds, and
-    how many bytes were aimed at (None: any)."""
+    """A bitstream: its name, bytes, the image's original (height, width), the seconds in its video, what
+    it took in seconds, and how many bytes were aimed at (None: any)."""
 
     name: str
     data: bytes
     size: tuple
+    time: float | None
     network_seconds: float
     codec_seconds: float
     target: float | None
@@ -89,16 +88,16 @@ def _run(args):
 
         require_drawable(args.draw, args.input[0])
     sender = _open_sender(args)
-    failures, rates, rows, categories, times = [], _Rates(), [], [], {}
+    failures, rates, rows, categories = [], Rates(), [], []
     table, listed = open_image_table(args.input, args.output)
     images = ()
     if args.input:
         edge = open_edge(args.weights, args.config_file, args.opts)
         categories = edge.categories
-        images = code_images(args, edge, failures, times, ahead=0 if link else args.in_flight)
+        images = code_images(args, edge, failures, ahead=0 if link else args.in_flight)
     try:
         for image in images:
-            rates.add(image)
+            rates.add(len(image.data), image.target)
             transfer = link.seconds(len(image.data)) if link else 0.0
             cloud_seconds = None
             if sender:
@@ -109,9 +108,8 @@ def _run(args):
             else:
                 path = os.path.join(args.output, f"{image.name}.d2fc")
                 write_stream(image.data, path, args.overwrite)
-            seconds_in_video = times.pop(image.name, None)
             if args.output:
-                table.find(image.name, *image.size, time=seconds_in_video)
+                table.find(image.name, *image.size, time=image.time)
             if link:
                 seconds = image.network_seconds, image.codec_seconds, transfer, cloud_seconds
                 rows.append((image.name, len(image.data), *seconds))
@@ -126,9 +124,9 @@ def _run(args):
         _draw_answers(args, table, categories)
     rates.tell(args)
     if failures:
-        print(f"{_count_images(len(failures))} could not be coded")
+        print(f"{count_images(len(failures))} could not be coded")
     if rows:
-        print(_make_table(rows))
+        print(make_table(rows))
     return 3 if (sender and not _close(sender)) or failures else 0
 
 
@@ -244,9 +242,9 @@ def told(name, failures):
         _tell(message if repr(name) in message else f"{name}: {message}")
 
 
-def edge_features(args, edge, failures, times):
-    """Yields (name, features, seconds of the edge network) of each image that can be computed; `times`
-    gets the seconds in its video of each frame, by name."""
+def edge_features(args, edge, failures):
+    """Yields (name, seconds in its video, features, seconds of the edge network) of each image that can
+    be computed."""
     entries = list_inputs(args.input)
     count, seen, sampling = 0, set(), Sampling(args.stride, args.fps)
     total = count_all_frames(entries, sampling, args.limit)
@@ -258,32 +256,29 @@ def edge_features(args, edge, failures, times):
                         return
                     count += 1
                     progress.update()
-                    if time_in_video is not None:
-                        times[name] = time_in_video
                     with told(name, failures):
                         if name.lower() in seen:
                             raise ValueError(f"a frame has this name, too: it is left out ({entry})")
                         if not entry.startswith(CAMERA):  # which may give frames for ever
                             seen.add(name.lower())
                         features, seconds = _time_call(edge.compute, picture)
-                        yield name, features, seconds
+                        yield name, time_in_video, features, seconds
 
 
-def code_images(args, edge, failures, times, ahead):
+def code_images(args, edge, failures, ahead):
     """Yields a CodedImage of each image that can be coded.
 
     Args:
         args (Namespace): input, stride, fps, limit and target_kbit_s of `featcomp edge`.
         edge (OnnxEdge or TorchEdge): computes and codes.
         failures (list[str]): gets the names of the others.
-        times (dict): gets the seconds in its video of each frame, by name.
         ahead (int): images that the network may be ahead of the codec. 0 where times are measured:
             nothing runs beside.
     """
     controller, codec = make_controller(args, edge.feature_codec), edge.feature_codec
-    features_of_images = edge_features(args, edge, failures, times)
+    features_of_images = edge_features(args, edge, failures)
     warned = False
-    for name, features, network_seconds in run_ahead(features_of_images, ahead):
+    for name, time_in_video, features, network_seconds in run_ahead(features_of_images, ahead):
         coded = None
         with told(name, failures):
             if controller:
@@ -293,7 +288,8 @@ def code_images(args, edge, failures, times, ahead):
             if controller:
                 controller.add(len(data))
             size, target = features.sizes.original, getattr(codec, "target_bytes", None)
-            coded = CodedImage(name, data, size, network_seconds, codec_seconds, target)
+            seconds = network_seconds, codec_seconds
+            coded = CodedImage(name, data, size, time_in_video, *seconds, target)
         if coded:
             warned = warned or _warn_of_limits(name, features.sizes)
             yield coded
@@ -344,64 +340,3 @@ def write_stream(data, path, overwrite):
             "another --output, or add --overwrite"
         )
     write_bytes(data, path)
-
-
-class _Rates:
-    """Bytes of all images together, however many they are."""
-
-    def __init__(self):
-        self._images = self._bytes = 0
-        self._off_target = ()  # least and most bytes of those that missed their targets; their number
-
-    def add(self, image):
-        self._images += 1
-        self._bytes += len(image.data)
-        size, target = len(image.data), image.target
-        if target is not None and abs(size / target - 1) > TOLERANCE:
-            least, most, count = self._off_target or (size, size, 0)
-            self._off_target = min(least, size), max(most, size), count + 1
-
-    def tell(self, args):
-        """Prints bytes of an image, and the bit rate where one is held."""
-        if not self._images:
-            return
-        mean = self._bytes / self._images
-        print(f"{_count_images(self._images)}, {mean / 1000:.2f} kB an image")
-        least, most, count = self._off_target or (0, 0, 0)
-        if args.target_kbit_s is not None:
-            print(
-                f"{mean * args.fps * 8 / 1000:.1f} kbit/s at {args.fps:g} images a second, of "
-                f"{args.target_kbit_s:g}; {count} images could not be brought within 3 % of their share"
-            )
-        elif count:
-            print(
-                f"{_count_images(count)} could not be brought within 3 % of the target: the nearest are "
-                f"{least / 1000:.2f} to {most / 1000:.2f} kB"
-            )
-
-
-def _count_images(count):
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _make_table(rows):
-    """Milliseconds of each image, and their medians."""
-    head = ["image", "bytes", "edge network", "codec", "transfer", "cloud", "end to end (ms)"]
-    lines = []
-    for name, size, *seconds in rows:
-        total = sum(part or 0.0 for part in seconds)
-        lines.append([name, size, *(None if s is None else 1000 * s for s in (*seconds, total))])
-    medians = [
-        statistics.median([line[column] for line in lines if line[column] is not None] or [float("nan")])
-        for column in range(1, len(head))
-    ]
-    cells = [
-        [
-            line[0],
-            f"{line[1]:.0f}",
-            *("-" if value is None or value != value else f"{value:.1f}" for value in line[2:]),
-        ]
-        for line in [*lines, ["median", *medians]]
-    ]
-    align = ("left", *("right" for _ in head[1:]))
-    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

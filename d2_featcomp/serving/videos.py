@@ -21,8 +21,8 @@ _QUALITY = {"libx264": "23", "libx265": "26"}  # constant; bit rates suppose a f
 class VideoWriter(contextlib.AbstractContextManager):
     """Writes pictures of one size as a video.
 
-    The file is there when it is complete; after an error it is as it was, after an interruption it has
-    what was written before.
+    The file is there when it is complete; after an error, or without a picture, it is as it was, after
+    an interruption it has what was written before.
 
     Args:
         path (str): of the file; its suffix tells the container, e.g. ".mp4".
@@ -84,9 +84,10 @@ class VideoWriter(contextlib.AbstractContextManager):
         raise ImportError("this build of PyAV has no encoder for videos: pip install -U av")
 
     def __exit__(self, kind, *error):
-        complete = kind is None or issubclass(kind, KeyboardInterrupt)  # that is how cameras are stopped
+        ended = kind is None or issubclass(kind, KeyboardInterrupt)  # that is how cameras are stopped
+        complete = ended and self._stream is not None
         try:
-            if self._stream is not None and complete:
+            if complete:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
             if complete:
@@ -108,12 +109,8 @@ def require_drawable(path, video):
     """
     if os.path.exists(path) and os.path.exists(video) and os.path.samefile(path, video):
         raise ValueError(f"--draw {path!r} is the video itself: give the name of another file")
-    with contextlib.suppress(_TriedError), VideoWriter(path):
-        raise _TriedError
-
-
-class _TriedError(Exception):
-    """Lets a writer leave nothing behind."""
+    with VideoWriter(path):  # without a picture it leaves nothing behind
+        pass
 
 
 def draw_video(frames, path, categories=(), threshold=0.5):

@@ -36,6 +36,12 @@ if __name__ == "__main__":
 """
 
 
+def write_random_weights(path, settings):
+    torch.manual_seed(0)
+    cfg = setup_config(networks.MSFC, networks.listed(settings))
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+
+
 def train_two(run_processes, folder, config, settings):
     """What each of two processes has of split and codec after a training."""
     script = folder / "script.py"
@@ -71,9 +77,8 @@ def test_two_processes_train_one_predictor(run_processes, tmp_path, build_yolo):
 
 def test_two_processes_start_one_codec(run_processes, tmp_path):
     """Its entropy models start from the components that one process has seen."""
-    cfg = setup_config(networks.MSFC, networks.listed({**SETTINGS, "MODEL.FEATCOMP.ENABLED": False}))
-    torch.manual_seed(0)
-    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "detector.pth")
+    detector = {**SETTINGS, "MODEL.FEATCOMP.ENABLED": False}
+    write_random_weights(tmp_path / "detector.pth", detector)
     first, second = train_two(
         run_processes,
         tmp_path,
@@ -137,9 +142,7 @@ def test_two_processes_train_and_measure_several_tasks(run_processes, tmp_path):
 
 def test_two_processes_train_one_entropy_model(run_processes, tmp_path):
     """In stage 3 both lower the rate; stage 4 fits the entropy model once."""
-    torch.manual_seed(0)
-    cfg = setup_config(networks.MSFC, networks.listed(networks.TINY))
-    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "start.pth")
+    write_random_weights(tmp_path / "start.pth", networks.TINY)
     first, second = train_two(
         run_processes,
         tmp_path,

@@ -12,7 +12,7 @@ from d2_featcomp.codecs import ImageSizes
 from d2_featcomp.deploy.classes import make_categories
 from d2_featcomp.serving import make_result, read_frames
 from d2_featcomp.serving.outputs import list_categories, read_outputs
-from d2_featcomp.serving.videos import VideoWriter, draw_answer, require_drawable
+from d2_featcomp.serving.videos import VideoWriter, draw_answer, draw_video, require_drawable
 
 av = pytest.importorskip("av")
 SIZE = (64, 97)  # the width becomes even
@@ -136,6 +136,13 @@ def test_a_video_is_replaced_when_the_new_one_is_complete(tmp_path):
         write_gray(path, KeyboardInterrupt())
     assert [name for name, _ in read_frames(str(path))] == ["v_000000"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_video_without_pictures_is_none(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"what was there")
+    assert draw_video([], str(path)) == 0
+    assert path.read_bytes() == b"what was there" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_drawn_video_is_not_the_original(tmp_path):
