@@ -46,14 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="train N networks at a time, and measure by N processes; they share the CPU cores, or the "
-        "GPUs (default: 1)",
+        help="train N networks at a time, measure one while there are less than N to train, and by N "
+        "processes in the end; they share the CPU cores, or the GPUs (default: 1)",
     )
     parser.add_argument(
         "--train",
         nargs="+",
         metavar="TRAINING",
         help="do only these trainings of the experiment, and measure nothing",
+    )
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        metavar="TRAINING",
+        help="measure only the networks of these trainings, which must be done; a call without --train "
+        "and --measure then writes tables and plots",
     )
     add_verbose(parser)
 
@@ -62,13 +69,15 @@ def run(args: argparse.Namespace) -> None:
     path = find_plan_file(args.experiment)  # before anything is loaded
 
     from ..engine import run_processes, setup_terminal
-    from ..experiments import read_experiment, train_alone, train_in_parallel
+    from ..experiments import measure_alone, read_experiment, train_alone, train_in_parallel
 
     began = time.time()
     experiment = read_experiment(path, seeds=args.seeds)
-    if args.train:
+    if args.train or args.measure:
         setup_terminal(verbose=args.verbose)
-        train_alone(experiment, args.output, args.train, retrain=args.retrain, trained_in=args.trainings)
+        given = {"retrain": args.retrain, "trained_in": args.trainings}
+        train_alone(experiment, args.output, args.train or (), **given)
+        measure_alone(experiment, args.output, args.measure or (), **given)
         return
     setup_terminal(args.output, verbose=args.verbose)
     if args.workers != 1:
@@ -76,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             experiment,
             args.output,
             workers=args.workers,
-            make_command=lambda name: _make_command(args, name),
+            make_command=lambda task, name: _make_command(args, task, name),
             retrain=args.retrain,
             trained_in=args.trainings,
         )
@@ -108,7 +117,7 @@ def _finish(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _make_command(args: argparse.Namespace, training: str) -> list[str]:
+def _make_command(args: argparse.Namespace, task: str, training: str) -> list[str]:
     command = [sys.executable, "-m", "d2_featcomp", "reproduce", args.experiment]
     command += ["--output", args.output]
     for module in args.imports:
@@ -119,4 +128,4 @@ def _make_command(args: argparse.Namespace, training: str) -> list[str]:
         command += ["--trainings", args.trainings]
     if args.retrain:
         command.append("--retrain")
-    return [*command, "--train", training]
+    return [*command, f"--{task}", training]

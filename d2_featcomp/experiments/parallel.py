@@ -1,4 +1,4 @@
-"""The trainings of a plan by several processes."""
+"""The trainings of a plan, and measurements beside them, by several processes."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ import time
 import torch
 
 from .run import open_run
+from .schema import file_name
 
 __all__ = ["share_cores", "train_in_parallel"]
 
@@ -25,19 +26,22 @@ _LOGGED = re.compile(
 
 
 def train_in_parallel(plan, output, *, workers, make_command, retrain=False, trained_in=None):
-    """Does the trainings of a plan, several at a time, each in a process of its own.
+    """Does the trainings of a plan, several at a time, each in a process of its own; a process that
+    finds no training to do measures a network that is trained.
 
     A training begins when the one that it starts from is done. Each process has its share of the CPU's
     cores (OMP_NUM_THREADS, unless that is set) and, where there are several GPUs, one of them. What it
-    says goes to `trainings/<name>.txt`; what it logs is logged here, too, after its name. Trainings
-    that were done before are left as they are.
+    says goes to `trainings/<name>.txt`, of a measurement to `records/<name>.txt`; what it logs is logged
+    here, too, after its name. Trainings that were done before are left as they are. Measurements end
+    with the last training: :func:`run_plan` goes on with them, by all processes.
     To be called from the main thread, where SIGTERM ends the processes, too.
 
     Args:
         plan (Plan): whose trainings these are.
         output (str): folder, as of :func:`run_plan`.
         workers (int): processes at a time, 1 or more.
-        make_command (callable): name of a training -> list[str], the command that does it alone.
+        make_command (callable): "train" or "measure", name of a training -> list[str], the command that
+            does this alone.
         retrain (bool), trained_in (str or None): see :func:`run_plan`.
 
     Raises:
@@ -47,31 +51,89 @@ def train_in_parallel(plan, output, *, workers, make_command, retrain=False, tra
     if not workers >= 1:
         raise ValueError(f"the number of workers is {workers}: it must be 1 or more")
     run = open_run(plan, output, retrain, trained_in)
-    left = {name: training for name, training in plan.trainings.items() if not training.checkpoint}
-    devices, running = _Devices(), {}
+    jobs = _Jobs(run, workers, make_command)
     # A job that is cancelled must not leave its trainings behind.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        while left:
-            for name, training in left.items():
-                if name in running or training.start in left:
-                    continue
-                if run.is_trained(training):
-                    del left[name]
-                    break
-                if len(running) < workers:
-                    running[name] = _Process(
-                        name, run.trained_in(name), make_command(name), workers, devices
-                    )
-            else:
+        while jobs.are_left():
+            if not (jobs.begin_training() or jobs.begin_measurement()):
                 time.sleep(_PERIOD)
-            for name, process in list(running.items()):
-                if process.is_done():
-                    del running[name], left[name]
+            jobs.check()
     finally:
-        for process in running.values():
-            process.stop()
+        jobs.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+class _Jobs:
+    """Which trainings are left, which run, and which network is measured beside them."""
+
+    def __init__(self, run, workers, make_command):
+        self._run, self._workers, self._make_command = run, workers, make_command
+        self._devices = _Devices()
+        self._left = {name: one for name, one in run.plan.trainings.items() if not one.checkpoint}
+        self._running, self._measurement = {}, None
+        measured = {point.training for point in run.plan.points.values()}
+        self._unmeasured = [name for name in run.plan.trainings if name in measured]
+
+    def are_left(self):
+        """Whether there are trainings to do, or to wait for."""
+        return bool(self._left)
+
+    def begin_training(self):
+        """Begins a training, or finds that it is done; False where none can begin."""
+        for name, training in self._left.items():
+            if name in self._running or training.start in self._left:
+                continue
+            if self._run.is_trained(training):
+                del self._left[name]
+                return True
+            if len(self._running) < self._workers:
+                if self._measurement and len(self._running) + 1 == self._workers:
+                    self._stop_measurement()
+                folder = self._run.trained_in(name)
+                self._running[name] = self._begin("train", name, f"{folder}.txt")
+                return True
+        return False
+
+    def begin_measurement(self):
+        """Begins to measure a network that is trained; False where none can begin."""
+        if self._measurement or len(self._running) >= self._workers:
+            return False
+        for name in self._unmeasured:
+            if name not in self._left:
+                self._unmeasured.remove(name)
+                log = os.path.join(self._run.output, "records", f"{file_name(name)}.txt")
+                self._measurement = self._begin("measure", name, log)
+                return True
+        return False
+
+    def _begin(self, task, name, log):
+        return _Process(task, name, log, self._make_command(task, name), self._workers, self._devices)
+
+    def check(self):
+        """Looks which processes have ended. ChildProcessError: a training did, by an error."""
+        for name, process in list(self._running.items()):
+            if process.is_done():
+                del self._running[name], self._left[name]
+        if self._measurement:
+            try:
+                if self._measurement.is_done():
+                    self._measurement = None
+            except ChildProcessError as error:  # told again at the end
+                logging.getLogger("d2_featcomp").warning("%s", error)
+                self._measurement = None
+
+    def stop(self):
+        """Stops all processes."""
+        for process in self._running.values():
+            process.stop()
+        self._stop_measurement()
+
+    def _stop_measurement(self):
+        if self._measurement:
+            self._measurement.stop()
+            self._unmeasured.append(self._measurement.name)
+            self._measurement = None
 
 
 def share_cores(workers):
@@ -108,9 +170,11 @@ class _Devices:
 
 
 class _Process:
-    def __init__(self, name, folder, command, workers, devices):
-        self._name, self._devices, self._device = name, devices, devices.take()
-        self._log, self._relayed = f"{folder}.txt", 0  # bytes
+    def __init__(self, task, name, log, command, workers, devices):
+        self.name, self._devices, self._device = name, devices, devices.take()
+        self._task = {"train": "training", "measure": "measurement of"}[task]
+        self._label = name if task == "train" else f"measuring {name}"
+        self._log, self._relayed = log, 0  # bytes
         self._began = time.monotonic()
         environment = {"OMP_NUM_THREADS": str(_find_share(workers)), **os.environ}
         environment["PYTHONUNBUFFERED"] = "1"  # else errors come before what was printed first
@@ -121,7 +185,7 @@ class _Process:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
-        _tell("Training %r begins, see %s", name, self._log)
+        _tell("%s %r begins, see %s", self._task.capitalize(), name, self._log)
 
     def is_done(self):
         """Whether it has ended. ChildProcessError: by an error."""
@@ -132,11 +196,11 @@ class _Process:
         self._devices.give_back(self._device)
         if status:
             raise ChildProcessError(
-                f"training {self._name!r} ended with status {status}: {_read_last_line(self._log)} "
+                f"{self._task} {self.name!r} ended with status {status}: {_read_last_line(self._log)} "
                 f"({self._log} has all that it said)"
             )
         minutes = (time.monotonic() - self._began) / 60
-        _tell("Training %r is done, in %.1f minutes", self._name, minutes)
+        _tell("%s %r is done, in %.1f minutes", self._task.capitalize(), self.name, minutes)
         return True
 
     def _relay(self):
@@ -149,9 +213,10 @@ class _Process:
         for line in said.decode(errors="replace").splitlines():
             if logged := _LOGGED.match(line):
                 level = logging.WARNING if logged["level"] else logging.INFO
-                logging.getLogger("d2_featcomp").log(level, "%s: %s", self._name, logged["message"])
+                logging.getLogger("d2_featcomp").log(level, "%s: %s", self._label, logged["message"])
 
     def stop(self):
+        self._devices.give_back(self._device)
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -24,7 +24,15 @@ from .schema import file_name, make_config
 from .seeds import name_repeat
 from .subsets import limit_images
 
-__all__ = ["choose_setting", "open_run", "run_experiment", "run_plan", "run_sweep", "train_alone"]
+__all__ = [
+    "choose_setting",
+    "measure_alone",
+    "open_run",
+    "run_experiment",
+    "run_plan",
+    "run_sweep",
+    "train_alone",
+]
 
 REPORT_PERIOD = 60  # seconds at least between reports of what was measured so far
 
@@ -83,10 +91,8 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False, trained
             report.write()
             written = time.monotonic()
         run.train(training)
-        points = {point.name: point for point in plan.points.values() if point.training == training.name}
-        report.configs |= {name: run.build_config(point) for name, point in points.items()}
-        if points:
-            configs = {name: report.configs[name] for name in points}
+        if configs := run.build_configs(training.name):
+            report.configs |= configs
             report.results |= measure_settings(configs, os.path.join(output, "records"))
     if comm.is_main_process():
         if report.results:
@@ -109,15 +115,43 @@ def train_alone(plan, output, names, *, retrain=False, trained_in=None):
         ValueError: there is no training of that name, or the one that it starts from is not done.
         Others: see :func:`run_plan`.
     """
-    for name in names:
-        if name not in plan.trainings:
-            raise ValueError(f"no training {name!r}: choose of {', '.join(map(repr, plan.trainings))}")
+    _require_known(plan, names)
     run = open_run(plan, output, retrain, trained_in)
     for name in names:
         training = plan.trainings[name]
         if training.start and not run.is_trained(plan.trainings[training.start]):
             raise ValueError(f"training {name!r} starts from {training.start!r}, which is not done yet")
         run.train(training)
+
+
+def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
+    """Measures the networks of some trainings of a plan, for a later :func:`run_plan`; writes no report.
+
+    Args:
+        plan (Plan), output (str), retrain (bool), trained_in (str or None): see :func:`run_plan`.
+        names (sequence[str]): of trainings that are done.
+
+    Raises:
+        ValueError: there is no training of that name, it is not done, or nothing of it is measured.
+        Others: see :func:`run_plan`.
+    """
+    _require_known(plan, names)
+    run = open_run(plan, output, retrain, trained_in)
+    for name in names:
+        if not run.is_trained(plan.trainings[name]):
+            raise ValueError(f"training {name!r} is not done yet: there is nothing to measure")
+    configs = {name: run.build_configs(name) for name in names}
+    for name, of_one in configs.items():
+        if not of_one:
+            raise ValueError(f"no curve, level or anchor of the plan measures training {name!r}")
+    for of_one in configs.values():
+        measure_settings(of_one, os.path.join(output, "records"))
+
+
+def _require_known(plan, names):
+    for name in names:
+        if name not in plan.trainings:
+            raise ValueError(f"no training {name!r}: choose of {', '.join(map(repr, plan.trainings))}")
 
 
 def open_run(plan, output, retrain, trained_in=None):
@@ -151,6 +185,11 @@ class _Run:
         if self.plan.images:
             cfg = limit_images(cfg, self.plan.images, os.path.join(self.output, "records"))
         return cfg
+
+    def build_configs(self, training):
+        """dict: name -> CfgNode, of the points that the network of a training (str) is measured at."""
+        points = (point for point in self.plan.points.values() if point.training == training)
+        return {point.name: self.build_config(point) for point in points}
 
     def check_trainings(self):
         """Before anything is done: says which finished trainings this plan does not agree with."""

@@ -1,4 +1,4 @@
-"""Trainings of a plan by several processes, which are real ones."""
+"""Trainings of a plan, and measurements beside them, by several processes, which are real ones."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from d2_featcomp.cli import main, reproduce
-from d2_featcomp.experiments import read_experiment, train_alone, train_in_parallel
+from d2_featcomp.experiments import measure_alone, read_experiment, train_alone, train_in_parallel
 
 TINY = {
     **networks.TINY,
@@ -59,46 +59,58 @@ def write_plan(folder, **changes):
     return str(path)
 
 
-def script(body):
-    """A command that does as a training does: `name` and `folder` are known to it."""
-    text = textwrap.dedent("""
+HELP = """
+def note(what):
+    with open(os.path.join(output, "notes"), "a") as file:
+        print(json.dumps([what, name, os.environ["OMP_NUM_THREADS"]]), file=file)
+
+def told():
+    with open(os.path.join(output, "notes")) as file:
+        return [json.loads(line)[:2] for line in file if line.endswith("\\n")]
+
+def wait_for(*step):
+    while list(step) not in told():
+        time.sleep(0.05)
+
+def finish():
+    open(os.path.join(folder, "model_final.pth"), "w").close()
+    with open(os.path.join(folder, "key.json"), "w") as file:
+        json.dump({"complete": True}, file)
+    note("ends")
+
+"""
+FINISH = """
+note("begins")
+others = {"detector": "plain", "plain": "detector"}
+if name in others:
+    wait_for("begins", others[name])
+finish()
+"""
+
+
+def script(body, helpers=HELP):
+    """A command that does as a training does: `task`, `name` and `folder` are known to it."""
+    text = (
+        textwrap.dedent("""
         import json, os, sys, time
-        name, output = sys.argv[1:]
+        task, name, output = sys.argv[1:]
         folder = os.path.join(output, "trainings", name)
         os.makedirs(folder, exist_ok=True)
-        """) + textwrap.dedent(body)
-    return lambda output: lambda name: [sys.executable, "-c", text, name, str(output)]
+        """)
+        + helpers
+        + textwrap.dedent(body)
+    )
+    return lambda output: lambda task, name: [sys.executable, "-c", text, task, name, str(output)]
 
 
 def notes(output):
     return [json.loads(line) for line in (output / "notes").read_text().splitlines()]
 
 
-NOTE = """
-def note(what):
-    with open(os.path.join(output, "notes"), "a") as file:
-        print(json.dumps([what, name, os.environ["OMP_NUM_THREADS"]]), file=file)
-"""
-FINISH = """
-note("begins")
-others = {"detector": "plain", "plain": "detector"}
-def told():
-    with open(os.path.join(output, "notes")) as file:
-        return [json.loads(line)[:2] for line in file if line.endswith("\\n")]
-
-while name in others and ["begins", others[name]] not in told():
-    time.sleep(0.05)  # both of them must have begun
-open(os.path.join(folder, "model_final.pth"), "w").close()
-with open(os.path.join(folder, "key.json"), "w") as file:
-    json.dump({"complete": True}, file)
-note("ends")
-"""
-
-
 def test_each_training_begins_when_its_start_is_done(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
-    command = script(NOTE + FINISH)(output)
+    command = script(FINISH)(output)
     train_in_parallel(plan, str(output), workers=2, make_command=command)
     steps = [(what, name) for what, name, _ in notes(output)]
     assert {name for what, name in steps[:2] if what == "begins"} == {"detector", "plain"}
@@ -129,7 +141,7 @@ def test_what_trainings_log_is_shown_while_they_run(tmp_path, caplog):
         print("[11/29 00:22:16 d2_featcomp]: cut sho", end="", flush=True)
         """
     caplog.set_level(logging.INFO, "d2_featcomp")
-    command = script(NOTE + textwrap.dedent(body) + FINISH)(output)
+    command = script(textwrap.dedent(body) + FINISH)(output)
     train_in_parallel(plan, str(output), workers=2, make_command=command)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     told = [line for line in told if line[1].startswith("plain: ")]
@@ -145,12 +157,67 @@ def test_workers_get_the_options_of_the_command():
     reproduce.add_arguments(parser)
     given = ["plan.yaml", "--output", "out", "--trainings", "other", "--seeds", "1", "2", "--retrain"]
     args = parser.parse_args([*given, "--workers", "2"], argparse.Namespace(imports=["project"]))
-    command = reproduce._make_command(args, "MSFC, seed 1")
+    command = reproduce._make_command(args, "train", "MSFC, seed 1")
     assert command[1:4] == ["-m", "d2_featcomp", "reproduce"]
     wanted = {"train": ["MSFC, seed 1"], "workers": 1, "imports": ["project"]}
     parser.add_argument("--import", dest="imports", action="append")
     found = vars(parser.parse_args(command[4:]))
     assert found == {**vars(args), **wanted}
+
+
+PLAIN = {"name": "plain", "training": "plain", "overrides": {"MODEL.FEATCOMP.ENABLED": False}}
+
+
+def write_plan_of_four(folder):
+    """Two trainings start from `detector`; `plain` and `msfc` are measured."""
+    start = {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [1]}
+    split = {"start": "detector", "overrides": {**TINY, "MODEL.FEATCOMP.TRAIN.STEPS": [3]}}
+    trainings = {"detector": {"overrides": start}, "plain": {"overrides": start}}
+    trainings |= {"msfc": split, "second": split}
+    return write_plan(folder, levels=[PLAIN], trainings=trainings)
+
+
+def test_a_process_that_has_nothing_to_train_measures(tmp_path):
+    plan, output = read_experiment(write_plan_of_four(tmp_path)), tmp_path / "out"
+    body = """
+        if task == "measure":
+            note("measures")
+            time.sleep(600)  # until it is stopped
+        note("begins")
+        if name == "detector":
+            wait_for("measures", "plain")
+        if name == "msfc":  # for this training and "second", both processes are needed
+            wait_for("begins", "second")
+        if name == "second":
+            wait_for("measures", "msfc")
+        finish()
+        """
+    train_in_parallel(plan, str(output), workers=2, make_command=script(body)(output))
+    steps = [(what, name) for what, name, _ in notes(output)]
+    assert steps.index(("ends", "plain")) < steps.index(("measures", "plain"))
+    assert steps.index(("ends", "msfc")) < steps.index(("measures", "msfc"))
+    assert ("ends", "second") in steps
+
+
+def test_a_measurement_that_fails_stops_no_training(tmp_path, caplog):
+    plan, output = read_experiment(write_plan_of_four(tmp_path)), tmp_path / "out"
+    body = """
+        if task == "measure":
+            note("measures")
+            sys.exit("no such codec")
+        note("begins")
+        if name == "plain":
+            wait_for("begins", "msfc")
+        if name == "msfc":
+            wait_for("begins", "second")
+        if name == "second":
+            wait_for("measures", "plain")  # after that of "msfc", which has failed
+        finish()
+        """
+    train_in_parallel(plan, str(output), workers=2, make_command=script(body)(output))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told[0].startswith("measurement of 'msfc' ended with status 1: no such codec (")
+    assert ["ends", "second"] in [step[:2] for step in notes(output)]
 
 
 def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):
@@ -165,9 +232,7 @@ def test_a_training_that_fails_stops_the_others(tmp_path, monkeypatch):
         time.sleep(600)
         """
     with pytest.raises(ChildProcessError) as raised:
-        train_in_parallel(
-            plan, str(output), workers=2, make_command=script(NOTE + textwrap.dedent(body))(output)
-        )
+        train_in_parallel(plan, str(output), workers=2, make_command=script(body)(output))
     assert str(raised.value).startswith("training 'plain' ended with status 1: the disk is full (")
     assert "plain.txt has all that it said" in str(raised.value)
     assert ["begins", "plain", "3"] in notes(output)
@@ -182,12 +247,12 @@ def test_a_job_that_is_cancelled_stops_its_trainings(tmp_path):
         """
     job = f"""
 from d2_featcomp.experiments import read_experiment, train_in_parallel
-command = {script(body)(output)("NAME")!r}
+command = {script(body)(output)("train", "NAME")!r}
 train_in_parallel(
     read_experiment({plan!r}),
     {str(output)!r},
     workers=2,
-    make_command=lambda name: [name if word == "NAME" else word for word in command],
+    make_command=lambda task, name: [name if word == "NAME" else word for word in command],
 )
 """
     with subprocess.Popen([sys.executable, "-c", job]) as process:
@@ -214,8 +279,8 @@ def wait_for(condition):
 def test_as_many_gpus_as_there_are_are_shared(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     plan, output = read_experiment(write_plan(tmp_path)), tmp_path / "out"
-    note = NOTE.replace("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    train_in_parallel(plan, str(output), workers=2, make_command=script(note + FINISH)(output))
+    noted = HELP.replace("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    train_in_parallel(plan, str(output), workers=2, make_command=script(FINISH, noted)(output))
     devices = {name: device for _, name, device in notes(output)}
     assert {devices["detector"], devices["plain"]} == {"4", "7"}
 
@@ -243,9 +308,26 @@ def test_an_experiment_by_two_processes(tmp_path, capsys):
     assert main([*command, "6", "--train", "detector, seed 6"]) == 0
     assert (output / "trainings" / "detector_seed_6" / "model_final.pth").exists()
     assert "seed 6" not in (output / "results.csv").read_text()
+    assert main([*command, "6", "--train", "msfc, seed 6"]) == 0
+
+    # Its network measured alone: nothing is left to do of it.
+    assert main([*command, "6", "--measure", "msfc, seed 6"]) == 0
+    assert "seed 6" not in (output / "results.csv").read_text()
+    records = read_records(output)
+    assert records
+    main([*command, "6", "--train", "plain, seed 6"])
+    with pytest.raises(SystemExit):
+        main([*command, "6"])
+    assert "n = 2, seed 6" in (output / "results.csv").read_text()
+    assert read_records(output) == records
+
     with pytest.raises(SystemExit):
         main([*command, "7", "--train", "msfc, seed 7"])
     assert "starts from 'detector, seed 7', which is not done yet" in capsys.readouterr().err
+
+
+def read_records(output):
+    return {path.name: path.read_bytes() for path in (output / "records").glob("*.records")}
 
 
 def test_mistakes(tmp_path):
@@ -254,3 +336,15 @@ def test_mistakes(tmp_path):
         train_in_parallel(plan, output, workers=0, make_command=list)
     with pytest.raises(ValueError, match="no training 'MSFC': choose of 'detector', 'msfc', 'plain'"):
         train_alone(plan, output, ["MSFC"])
+    with pytest.raises(ValueError, match="no training 'MSFC': choose of 'detector', 'msfc', 'plain'"):
+        measure_alone(plan, output, ["MSFC"])
+    with pytest.raises(ValueError, match="training 'msfc' is not done yet: there is nothing to measure"):
+        measure_alone(plan, output, ["msfc"])
+    for name, content in {"model_final.pth": "", "key.json": '{"complete": true}'}.items():
+        path = tmp_path / "out" / "trainings" / "detector" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    with pytest.raises(
+        ValueError, match="no curve, level or anchor of the plan measures training 'detector'"
+    ):
+        measure_alone(plan, output, ["detector"])
