@@ -92,25 +92,21 @@ def meet_target(codec: Any, code: Callable[[], FeatureBitstream]) -> FeatureBits
     """Codes an image at the rate that brings its bitstream nearest to the codec's target.
 
     Args:
-        codec (FeatureCodec or ArrayCodec): with several rates, and `target_bytes`; its rate is what it
-            was afterwards.
+        codec (FeatureCodec or ArrayCodec): with several rates, and `target_bytes`; its rate stays as it
+            is.
         code (callable): codes the image at the codec's rate.
 
     Returns:
         FeatureBitstream
     """
-    configured = codec.rate
     streams: dict[float, FeatureBitstream] = {}
 
     def code_at(rate: float) -> bytes:
-        codec.rate = rate
-        streams[rate] = code()
+        with codec.at_rate(rate):
+            streams[rate] = code()
         return streams[rate].to_bytes()
 
-    try:
-        return streams[find_rate(code_at, codec.target_bytes)[0]]
-    finally:
-        codec.rate = configured
+    return streams[find_rate(code_at, codec.target_bytes)[0]]
 
 
 class _End:

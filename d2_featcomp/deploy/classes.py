@@ -23,6 +23,10 @@ def make_categories(names):
     ]
 
 
+# Parts that count pixels' classes, those of tasks, or those that a backbone was trained for before.
+_OTHERS = {"sem_seg_head", "heads", "backbone"}
+
+
 def count_classes(network):
     """Counts the classes of instances that a network detects.
 
@@ -34,7 +38,7 @@ def count_classes(network):
     """
     for name, module in network.named_modules():
         count = getattr(module, "num_classes", None)
-        if isinstance(count, int) and not {"sem_seg_head", "heads"} & set(name.split(".")):
+        if isinstance(count, int) and not _OTHERS & set(name.split(".")):
             return count
     return 0
 

@@ -1,5 +1,7 @@
 """The weights of the edge and of the cloud sub-model."""
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -16,7 +18,8 @@ def find_sub_model_weights(model):
     """Finds out what each sub-model reads, by running split and backbone on a small image.
 
     Args:
-        model (SplitNetwork): in evaluation mode.
+        model (SplitNetwork): computed in evaluation mode, so that norms keep their statistics; its mode
+            stays as it is.
 
     Returns:
         dict[str, set[str]]: "edge" and "cloud" -> names in the state dict. The codec belongs to both; so
@@ -27,8 +30,21 @@ def find_sub_model_weights(model):
     inside = {name for name in state if name.startswith(("backbone.", "feature_split."))}
     if model.sends_image:
         return {"edge": codec, "cloud": state}
-    edge, cloud = _read(model, inside)
+    with _evaluating(model):
+        edge, cloud = _read(model, inside)
     return {"edge": edge | codec, "cloud": cloud | codec | (state - inside)}
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()

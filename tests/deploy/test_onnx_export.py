@@ -111,6 +111,30 @@ def test_what_differs_is_not_kept(random_network, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_values_of_32_bits_are_compared_too(random_network, tmp_path):
+    export_onnx(random_network("msfc"), str(tmp_path / "edge.onnx"))
+    for seed, differ in ((None, False), (4, True)):
+        network = random_network("msfc") if seed is None else random_network("msfc", seed=seed)
+        network.feature_codec = QuantizedFeatureCodec(image_codec=build_image_codec("raw", bits=32))
+        found = check_onnx(network, str(tmp_path / "edge.onnx"))
+        assert found.compared > 100 and bool(found.differing) == differ
+
+
+def test_a_graph_of_one_size_is_refused(random_network, tmp_path):
+    """As of a backbone that adds a map of a fixed size."""
+    network, path = random_network("msfc"), str(tmp_path / "edge.onnx")
+    export_onnx(network, path)
+    model = onnx.load(path)
+    size = onnx.numpy_helper.from_array(np.ones((1, 3, 64, 96), np.float32), "map")
+    model.graph.initializer.append(size)
+    for node in model.graph.node:
+        node.input[:] = ["sum" if name == "image" else name for name in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("Add", ["image", "map"], ["sum"]))
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run .* pixels .*cannot be exported"):
+        check_onnx(network, path)
+
+
 def test_an_image_needs_no_network(configured, tmp_path):
     with pytest.raises(ValueError, match="codes the image"):
         export_onnx(build_model(configured("image")).eval(), str(tmp_path / "edge.onnx"))

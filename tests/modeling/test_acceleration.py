@@ -81,6 +81,37 @@ def test_folded_norms_give_the_same(norm, bias):
     torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
 
 
+class Standardized(Conv2d):
+    """Computes its weight in each call, as weight standardization does."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        return self.norm(nn.functional.conv2d(x, weight, self.bias))
+
+
+@pytest.mark.parametrize(
+    ("make", "norm"),
+    [
+        (Standardized, {}),
+        (Conv2d, {"affine": False}),
+        (Conv2d, {"track_running_stats": False}),
+        (lambda *args, **keys: nn.utils.parametrizations.weight_norm(Conv2d(*args, **keys)), {}),
+    ],
+    ids=["own forward", "not affine", "without statistics", "parametrized"],
+)
+@torch.no_grad()
+def test_norms_that_cannot_be_folded_are_left(make, norm):
+    torch.manual_seed(0)
+    conv = make(3, 5, 3, norm=nn.BatchNorm2d(5, **norm)).eval()
+    if conv.norm.running_var is not None:
+        conv.norm.running_var.uniform_(0.1, 0.5)
+    x = torch.randn(2, 3, 9, 9)
+    expected = conv(x)
+    assert fold_norms(nn.Sequential(conv)) == 0
+    assert torch.equal(conv(x), expected)
+
+
 @pytest.fixture
 def lively_network(random_network):
     """As random_network, of which no feature is zero everywhere."""

@@ -72,6 +72,21 @@ def test_fingerprint_follows_the_edge_weights_alone(small_model):
     assert model.fingerprint() != first
 
 
+def test_weights_are_found_in_training_too(small_model):
+    """Without a change of the norms' statistics, as a run in training mode would."""
+    model = small_model("configs/quick/msfc_R18.yaml")
+    names = {part: model.sub_model_names(part) for part in ("edge", "cloud")}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert any(name.startswith("backbone.") and name.endswith("running_mean") for name in before)
+    model.train()
+    model.network.roi_heads.eval()
+    modes = [module.training for module in model.modules()]
+    assert {part: model.sub_model_names(part) for part in ("edge", "cloud")} == names
+    model.fingerprint()
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_foreign_and_ill_fitting_streams_are_refused(small_model, make_record):
     model = small_model()
     (stream,) = model.edge_inference([make_record()])

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from d2_featcomp.codecs import FeatureBitstream, ImageSizes
-from d2_featcomp.deploy.classes import choose_categories, read_categories
+from d2_featcomp.deploy.classes import choose_categories, count_classes, read_categories
 from d2_featcomp.engine import export_sub_models, setup_config
 from d2_featcomp.serving import ImageTable, make_result, read_annotations
 from d2_featcomp.serving.coco_results import collect_answers, open_image_table
@@ -330,3 +330,10 @@ def test_names_in_a_result_of_more_classes_than_names():
     result = make_result("x", {"instances": found, "bitstream": stream}, ["one"])
     assert [i.get("category") for i in result["instances"]] == ["one", None]
     assert [i["category_id"] for i in result["instances"]] == [1, 4]
+
+
+def test_classes_that_a_backbone_was_trained_for_do_not_count():
+    network, backbone, heads = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
+    backbone.num_classes, heads.num_classes = 1000, 3
+    network.backbone, network.roi_heads = backbone, heads
+    assert count_classes(network) == 3

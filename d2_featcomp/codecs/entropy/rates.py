@@ -4,11 +4,15 @@ Shape shorthand in this module:
     N: maps; R: rate points, at rates 0, 1 / (R - 1), ..., 1; at least 2
 """
 
+import contextlib
+from contextvars import ContextVar
+
 import numpy as np
 
 __all__ = ["RATE_CODES", "HasRate", "find_rate_code", "interpolate", "interpolate_integers"]
 
 RATE_CODES = 256  # a rate is sent as a byte
+_PINNED = ContextVar("codec and rate code of this thread", default=(None, 0))
 
 
 def find_rate_code(rate):
@@ -32,7 +36,21 @@ class HasRate:
     def rate(self, value):
         if not 0 <= value <= 1:
             raise ValueError(f"MODEL.FEATCOMP.CODEC.RATE is {value}: it must lie between 0 and 1")
-        self._code = find_rate_code(value)
+        self._configured_code = find_rate_code(value)
+
+    @property
+    def _code(self):
+        codec, code = _PINNED.get()
+        return code if codec is self else self._configured_code
+
+    @contextlib.contextmanager
+    def at_rate(self, rate):
+        """Context in which this thread codes at a rate (float, 0..1), whatever others set `rate` to."""
+        token = _PINNED.set((self, find_rate_code(rate)))
+        try:
+            yield
+        finally:
+            _PINNED.reset(token)
 
 
 def interpolate(points, rate):

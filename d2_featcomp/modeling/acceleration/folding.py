@@ -37,7 +37,8 @@ def fold_norms(module, keep=()):
 
     Args:
         module (nn.Module): in evaluation mode; changed in place. Convolutions are Detectron2's, with
-            their norm in an attribute.
+            their norm in an attribute. Those that compute in a way of their own, whose weight is
+            computed from others, or whose norm takes the statistics of its input stay as they are.
         keep (sequence[nn.Module]): convolutions that are left as they are.
 
     Returns:
@@ -49,6 +50,10 @@ def fold_norms(module, keep=()):
             continue
         norm = conv.norm
         if not isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)):
+            continue
+        if type(conv).forward is not Conv2d.forward or "weight" not in conv._parameters:
+            continue
+        if norm.running_var is None or norm.weight is None:
             continue
         # In double precision, so that one rounding is all that is added.
         variance = norm.running_var.double() + norm.eps
