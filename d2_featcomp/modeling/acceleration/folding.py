@@ -38,7 +38,8 @@ def fold_norms(module, keep=()):
     Args:
         module (nn.Module): in evaluation mode; changed in place. Convolutions are Detectron2's, with
             their norm in an attribute. Those that compute in a way of their own, whose weight is
-            computed from others, or whose norm takes the statistics of its input stay as they are.
+            computed from others, or whose norm takes the statistics of its input stay as they are. A
+            class whose forward only prepares its input says so by `norm_can_be_folded = True`.
         keep (sequence[nn.Module]): convolutions that are left as they are.
 
     Returns:
@@ -51,7 +52,8 @@ def fold_norms(module, keep=()):
         norm = conv.norm
         if not isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)):
             continue
-        if type(conv).forward is not Conv2d.forward or "weight" not in conv._parameters:
+        usual = type(conv).forward is Conv2d.forward or getattr(conv, "norm_can_be_folded", False)
+        if not usual or "weight" not in conv._parameters:
             continue
         if norm.running_var is None or norm.weight is None:
             continue

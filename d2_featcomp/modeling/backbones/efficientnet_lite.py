@@ -59,6 +59,8 @@ class HalvingConv2d(Conv2d):
     """A convolution of stride 2 that pads as TensorFlow does: its output has ceil(H / 2) rows, and where
     an odd number of rows is added, the larger part is below; columns alike."""
 
+    norm_can_be_folded = True  # see fold_norms
+
     def forward(self, x):
         """(N, I, H, W) float -> (N, O, ceil(H / 2), ceil(W / 2))."""
         after = self.kernel_size[0] // 2
