@@ -76,8 +76,10 @@ def run(args: argparse.Namespace) -> None:
     if args.train or args.measure:
         setup_terminal(verbose=args.verbose)
         given = {"retrain": args.retrain, "trained_in": args.trainings}
-        train_alone(experiment, args.output, args.train or (), **given)
-        measure_alone(experiment, args.output, args.measure or (), **given)
+        if args.train:
+            train_alone(experiment, args.output, args.train, **given)
+        if args.measure:
+            measure_alone(experiment, args.output, args.measure, **given)
         return
     setup_terminal(args.output, verbose=args.verbose)
     if args.workers != 1:

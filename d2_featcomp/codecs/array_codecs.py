@@ -80,14 +80,12 @@ class VariableRateArrayCodec(HasRate, ArrayCodec):
         self.rate, self.target_bytes = rate, target_bytes
 
     def _compress_latent(self, y, index):
-        with self.at_rate(self.rate):  # all of it, whatever another thread sets meanwhile
-            code = self._code
-            sent = self.quantizer.find_range(y)
-            low, high = scale_range(*sent, self._step_sizes[index], code, self.bits)
-            symbols = arrays.quantize_uniform(y, self.bits, low, high)
-            symbols = np.where(low == high, symbols.dtype.type(2 ** (self.bits - 1)), symbols)
-            encode = partial(self._encode, index=index)
-            return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), code)
+        sent = self.quantizer.find_range(y)
+        low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
+        symbols = arrays.quantize_uniform(y, self.bits, low, high)
+        symbols = np.where(low == high, symbols.dtype.type(2 ** (self.bits - 1)), symbols)
+        encode = partial(self._encode, index=index)
+        return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), self._code)
 
     def _encode_at_rate(self, symbols, index):
         return self._models[index].at_rate(self._code).encode(symbols)

@@ -102,7 +102,7 @@ def meet_target(codec: Any, code: Callable[[], FeatureBitstream]) -> FeatureBits
     streams: dict[float, FeatureBitstream] = {}
 
     def code_at(rate: float) -> bytes:
-        with codec.at_rate(rate):
+        with codec.pinned_rate(rate):
             streams[rate] = code()
         return streams[rate].to_bytes()
 

@@ -214,10 +214,8 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
         return symbols, *ends
 
     def _compress_latent(self, y, index):
-        with self.at_rate(self.rate):  # all of it, whatever another thread sets meanwhile
-            code = self._code
-            symbols, sent, _ = self._quantize_at(y, index, code)
-            return prepend_rate(self._code_symbols(symbols, *sent, index), code)
+        symbols, sent, _ = self._quantize_at(y, index, self._code)
+        return prepend_rate(self._code_symbols(symbols, *sent, index), self._code)
 
     def encode_symbols(self, symbols, index, rate=None):
         """See :meth:`LearnedFeatureCodec.encode_symbols`."""

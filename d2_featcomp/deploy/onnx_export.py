@@ -234,8 +234,9 @@ def check_onnx(network, path, seed=0):
     for size in CHECKED_SIZES:
         image = torch.rand(3, *size, generator=generator) * 255
         expected = network.edge_features([{"image": image}])[0].tensors
+        pixels = _preprocessed(network, image).numpy()
         try:
-            found = session.run(None, {"image": _preprocessed(network, image).numpy()})
+            found = session.run(None, {"image": pixels})
         except Exception as error:  # onnxruntime's own classes have no other base
             reason = str(error).splitlines()[-1]
             raise ValueError(

@@ -1,6 +1,5 @@
 """How much the channels at a split point matter to the task."""
 
-import contextlib
 import logging
 
 import torch
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from ..data.mappers import build_train_mapper, train_dicts
 from ..data.requirements import sample_records
+from ..modeling.modes import evaluating
 from ..modeling.split_backbone import open_call
 from .lazy_config import lazy_train_mapper
 from .resuming import same_generators_after
@@ -73,18 +73,9 @@ def measure_channel_weights(cfg, network, images):
     return weights
 
 
-@contextlib.contextmanager
 def _unchanged_statistics(network):
     """Batch norms use the statistics that they have, and keep them."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    norms = [module for module in norms if module.training]
-    try:
-        for norm in norms:
-            norm.eval()
-        yield
-    finally:
-        for norm in norms:
-            norm.train()
+    return evaluating(module for module in network.modules() if isinstance(module, _BatchNorm))
 
 
 def compute_feature_gradients(network, batched_inputs):

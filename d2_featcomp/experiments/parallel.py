@@ -102,7 +102,7 @@ class _Jobs:
         for name in self._unmeasured:
             if name not in self._left:
                 self._unmeasured.remove(name)
-                log = os.path.join(self._run.output, "records", f"{file_name(name)}.txt")
+                log = os.path.join(self._run.records, f"{file_name(name)}.txt")
                 self._measurement = self._begin("measure", name, log)
                 return True
         return False

@@ -93,7 +93,7 @@ def run_plan(plan, output, *, method="cubic", command=(), retrain=False, trained
         run.train(training)
         if configs := run.build_configs(training.name):
             report.configs |= configs
-            report.results |= measure_settings(configs, os.path.join(output, "records"))
+            report.results |= measure_settings(configs, run.records)
     if comm.is_main_process():
         if report.results:
             report.write()
@@ -145,7 +145,7 @@ def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
         if not of_one:
             raise ValueError(f"no curve, level or anchor of the plan measures training {name!r}")
     for of_one in configs.values():
-        measure_settings(of_one, os.path.join(output, "records"))
+        measure_settings(of_one, run.records)
 
 
 def _require_known(plan, names):
@@ -168,6 +168,7 @@ class _Run:
     def __init__(self, plan, output, retrain, trained_in=None):
         self.plan, self.output, self.retrain = plan, output, retrain
         self._trained_in = trained_in or output
+        self.records = os.path.join(output, "records")  # cache of measurements
 
     def trained_in(self, name):
         """str: the folder of a training."""
@@ -183,7 +184,7 @@ class _Run:
         weights = self._weights(point.training)
         cfg = self.plan.build_config(point, OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)
         if self.plan.images:
-            cfg = limit_images(cfg, self.plan.images, os.path.join(self.output, "records"))
+            cfg = limit_images(cfg, self.plan.images, self.records)
         return cfg
 
     def build_configs(self, training):

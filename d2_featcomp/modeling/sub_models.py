@@ -1,12 +1,11 @@
 """The weights of the edge and of the cloud sub-model."""
 
-import contextlib
-
 import torch
 from torch import nn
 
 from .checkpoint_names import make_saved_name
 from .fingerprint import read_weights
+from .modes import evaluating
 from .split_backbone import DecodedLatents
 
 __all__ = ["drop_other_weights", "find_sub_model_weights"]
@@ -30,21 +29,9 @@ def find_sub_model_weights(model):
     inside = {name for name in state if name.startswith(("backbone.", "feature_split."))}
     if model.sends_image:
         return {"edge": codec, "cloud": state}
-    with _evaluating(model):
+    with evaluating(model.modules()):
         edge, cloud = _read(model, inside)
     return {"edge": edge | codec, "cloud": cloud | codec | (state - inside)}
-
-
-@contextlib.contextmanager
-def _evaluating(model):
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @torch.no_grad()

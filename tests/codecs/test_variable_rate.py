@@ -3,25 +3,13 @@
 import copy
 import io
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from entropy_models import random_model, smooth_maps
 
-from d2_featcomp.codecs import (
-    BitstreamError,
-    CodedTensor,
-    ImageSizes,
-    VariableRateArrayCodec,
-    VariableRateFeatureCodec,
-    array_codecs,
-    build_quantizer,
-    compress_stream,
-    meet_target,
-    variable_rate,
-)
+from d2_featcomp.codecs import BitstreamError, CodedTensor, VariableRateFeatureCodec
 from d2_featcomp.codecs.entropy import ContextModel, IntegerModel, interpolate, interpolate_integers
 from d2_featcomp.engine import setup_config
 
@@ -345,58 +333,6 @@ def test_checkpoints_carry_what_was_trained(fitted):
         other.step_models[0].excess.add_(0.5)
     other.train().eval()
     assert (other.integer_step_sizes()[0] > integers).all()
-
-
-# ---- threads --------------------------------------------------------------------------------------
-
-
-def in_another_thread(do):
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(do).result()
-
-
-@pytest.mark.parametrize("light", [False, True])
-def test_another_rate_set_meanwhile_changes_no_stream(fitted, monkeypatch, light):
-    codec = copy.deepcopy(fitted)
-    codec.rate = 1.0
-    y = latents()
-    (wanted,) = codec.compress([y])
-    if light:
-        codec = VariableRateArrayCodec(
-            name=codec.name,
-            bits=codec.bits,
-            quantizer=build_quantizer("fixed"),
-            models=[codec.context_models[0].integer_model()],
-            step_sizes=codec.integer_step_sizes(),
-        )
-        y = y.numpy()
-    scale = variable_rate.scale_range
-
-    def interrupted(*args):
-        in_another_thread(lambda: setattr(codec, "rate", 0.0))
-        return scale(*args)
-
-    for module in (variable_rate, array_codecs):
-        monkeypatch.setattr(module, "scale_range", interrupted)
-    (found,) = codec.compress([y])
-    assert found.payload == wanted.payload and found.payload[0] == 255
-    assert codec.rate == 0  # of the next image
-
-
-def test_a_target_leaves_the_rate_of_other_threads_as_it_is(fitted):
-    codec = copy.deepcopy(fitted)
-    codec.rate, codec.target_bytes = 1.0, 150.0
-    seen = []
-
-    def code():
-        seen.append((codec.rate, in_another_thread(lambda: codec.rate)))
-        sizes = ImageSizes((96, 128), (96, 128), (96, 128))
-        fields = {"split": "MSFC", "fingerprint": b"abcd", "sizes": sizes, "feature_elements": 9}
-        return compress_stream([latents()], codec, **fields)
-
-    meet_target(codec, code)
-    assert len({rate for rate, _ in seen}) > 1 and {other for _, other in seen} == {1.0}
-    assert codec.rate == 1
 
 
 # ---- errors ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def find_rate_code(rate):
 
 
 class HasRate:
-    """Has an attribute `rate`, which codecs with several rates code at.
+    """Has an attribute `rate`, which codecs with several rates code at. A base before the codec's own.
 
     Raises:
         ValueError: it is set out of range.
@@ -43,9 +43,14 @@ class HasRate:
         codec, code = _PINNED.get()
         return code if codec is self else self._configured_code
 
+    def compress(self, ys, **stream):
+        """As without rates; all of an image is coded at one, whatever other threads set meanwhile."""
+        with self.pinned_rate(self.rate):
+            return super().compress(ys, **stream)
+
     @contextlib.contextmanager
-    def at_rate(self, rate):
-        """Context in which this thread codes at a rate (float, 0..1), whatever others set `rate` to."""
+    def pinned_rate(self, rate):
+        """Context in which this thread codes at a rate (float, 0..1), whatever `rate` is set to."""
         token = _PINNED.set((self, find_rate_code(rate)))
         try:
             yield
