@@ -7,6 +7,7 @@ import tempfile
 from ..engine import CheckpointError, setup_config
 from ..engine.command_line import make_plain_config
 from ..engine.inference import describe_input
+from ..modeling.lazy import digest_lazy_config
 
 __all__ = ["describe_network", "dump_config", "read_dumped_config", "require_same_config"]
 
@@ -45,6 +46,7 @@ def dump_config(cfg):
     if cfg.MODEL.FEATCOMP.INFERENCE.endswith(".onnx"):  # a file of this machine
         cfg.MODEL.FEATCOMP.INFERENCE = "fused"
     cfg.MODEL.FEATCOMP.BAF.CHANNEL_ORDER = ""  # the weights hold it
+    cfg.MODEL.LAZY.CONFIG_FILE = os.path.basename(cfg.MODEL.LAZY.CONFIG_FILE)
     return cfg.dump()
 
 
@@ -60,10 +62,12 @@ def describe_network(cfg, network, categories):
         dict: of plain types: "config" (YAML), "fingerprint" and "fingerprint_v1" (hexadecimal; the
         latter of bitstreams of format 1), "split", "split_point", "categories", "input" (format "BGR" or
         "RGB"; "min_size" and "max_size", shortest and longest side in pixels, or "size", height and
-        width, where all images have one; mean and std of the channels in that order) and "codec" (name,
-        description and, of those that quantize uniformly, bits, quantizer, value_range).
+        width, where all images have one; mean and std of the channels in that order), "codec" (name,
+        description and, of those that quantize uniformly, bits, quantizer, value_range) and, of a
+        network of a LazyConfig file, "lazy_model" (hash of the file's `model`).
     """
     codec = network.feature_codec
+    lazy_model = digest_lazy_config(cfg)
     return {
         "config": dump_config(cfg),
         "fingerprint": network.fingerprint().hex(),
@@ -78,6 +82,7 @@ def describe_network(cfg, network, categories):
             **{key: getattr(codec, key) for key in ("bits", "quantizer") if hasattr(codec, key)},
             "value_range": list(map(float, getattr(codec, "value_range", ()))),
         },
+        **({"lazy_model": lazy_model} if lazy_model else {}),
     }
 
 
@@ -105,18 +110,21 @@ def read_dumped_config(text, overrides=(), source="config"):
             raise ValueError(str(error).replace(path, f"configuration in {source!r}")) from error
 
 
-def require_same_config(cfg, text, source):
+def require_same_config(cfg, about, source):
     """Raises CheckpointError where a configuration codes, or decodes, other features than weights
     were exported for.
 
     Args:
         cfg (CfgNode): that is to be used.
-        text (str): YAML that came with the weights.
+        about (dict): that came with the weights, see :func:`describe_network`.
         source (str): file of the weights, for the message.
     """
-    asked, written = map(
-        _flatten, (make_plain_config(cfg), make_plain_config(read_dumped_config(text, (), source)))
-    )
+    exported = read_dumped_config(about["config"], (), source)
+    asked, written = (_flatten(make_plain_config(each)) for each in (cfg, exported))
+    if "lazy_model" in about:  # what the file holds matters, not where it lies
+        for found, content in (asked, digest_lazy_config(cfg)), (written, about["lazy_model"]):
+            found["the LazyConfig file's model, as a hash,"] = content
+            del found["MODEL.LAZY.CONFIG_FILE"], found["MODEL.LAZY.OVERRIDES"]
     differing = [
         key
         for key in sorted(asked.keys() | written.keys())

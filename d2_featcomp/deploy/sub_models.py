@@ -171,7 +171,7 @@ def load_sub_model(cfg, path, sub_model):
     else:
         _require_sub_model(data, sub_model, model, path)
         if "config" in data:
-            require_same_config(cfg, data["config"], path)
+            require_same_config(cfg, data, path)
         fingerprints = _load_exported(model, data, sub_model, path)
     model.keep_sub_model(sub_model, *fingerprints)
     prepare_for_inference(model, cfg)

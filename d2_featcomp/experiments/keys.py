@@ -10,11 +10,10 @@ from importlib import metadata
 from detectron2 import __version__ as detectron2_version
 from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import MetadataCatalog
-from omegaconf import OmegaConf
 
 from ..engine.command_line import make_plain_config, setup_config
 from ..modeling import find_stored_name
-from ..modeling.lazy import read_lazy_config
+from ..modeling.lazy import digest_lazy_config
 
 __all__ = [
     "describe_versions",
@@ -184,17 +183,8 @@ def pick_trained_keys(cfg):
 
 def _digest_lazy_config(cfg, parts):
     """The content of a LazyConfig file, as a key; {} without one."""
-    lazy = read_lazy_config(cfg)
-    if lazy is None:
-        return {}
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(lazy, [part for part in parts if part in lazy]))
-    text = json.dumps(plain, sort_keys=True, default=_describe_object)
-    return {"MODEL.LAZY.CONTENT": hashlib.sha256(text.encode()).hexdigest()[:24]}
-
-
-def _describe_object(value):
-    name = getattr(value, "__qualname__", "")
-    return f"{value.__module__}.{name}" if name else str(value)
+    content = digest_lazy_config(cfg, parts)
+    return {"MODEL.LAZY.CONTENT": content} if content else {}
 
 
 def _without(plain, patterns):

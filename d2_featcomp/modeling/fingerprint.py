@@ -51,8 +51,9 @@ def read_weights(module, function):
 
 
 class WatchedWeights:
-    """Parameters and buffers of a module, looked up where it keeps them, so that a change is seen
-    however it was made: in place, by loading others, or by moving them to another device.
+    """Parameters and buffers of a module, looked up where it keeps them, so that a change is seen: in
+    place, by loading others, or by moving them to another device. What is written through `.data`, or
+    to modules that took the place of others, is not seen.
 
     Args:
         module (nn.Module): with all its children.

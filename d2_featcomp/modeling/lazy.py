@@ -1,11 +1,14 @@
 """Networks that a LazyConfig file of Detectron2 describes."""
 
+import hashlib
+import json
 import os
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
+from omegaconf import OmegaConf
 
-__all__ = ["LazyNetwork", "allow_lazy_config", "read_lazy_config"]
+__all__ = ["LazyNetwork", "allow_lazy_config", "digest_lazy_config", "read_lazy_config"]
 
 _ALLOWED = set()  # files that this process was told to run
 
@@ -36,7 +39,9 @@ def read_lazy_config(cfg):
     if not path:
         return None
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config file {path!r}")
+        raise FileNotFoundError(
+            f"no config file {path!r}, the LazyConfig file of this network: give it by --config-file"
+        )
     if os.path.realpath(path) not in _ALLOWED:
         raise ValueError(
             f"MODEL.LAZY.CONFIG_FILE is {path!r}, which is a program: it is run only where it is given "
@@ -46,6 +51,29 @@ def read_lazy_config(cfg):
         return LazyConfig.apply_overrides(LazyConfig.load(path), list(cfg.MODEL.LAZY.OVERRIDES))
     except Exception as error:  # whatever its code raises
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def digest_lazy_config(cfg, parts=("model",)):
+    """Hashes what a LazyConfig file holds, wherever it lies.
+
+    Args:
+        cfg (CfgNode): see :func:`read_lazy_config`.
+        parts (sequence[str]): of the file's variables, those that count.
+
+    Returns:
+        str: 24 hexadecimal digits; "" where the config names no such file.
+    """
+    lazy = read_lazy_config(cfg)
+    if lazy is None:
+        return ""
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(lazy, [part for part in parts if part in lazy]))
+    text = json.dumps(plain, sort_keys=True, default=_describe_object)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _describe_object(value):
+    name = getattr(value, "__qualname__", "")
+    return f"{value.__module__}.{name}" if name else str(value)
 
 
 @META_ARCH_REGISTRY.register()

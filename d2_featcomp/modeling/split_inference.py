@@ -51,7 +51,7 @@ class SplitInference:
 
         Raises:
             RuntimeError: the network is in training mode, or was left with its cloud sub-model alone.
-            ValueError: the features are not finite.
+            ValueError: the features are not finite, or :meth:`edge_features` raises it.
         """
         return [self.encode(features) for features in self.edge_features(batched_inputs)]
 
@@ -66,7 +66,8 @@ class SplitInference:
             list[EdgeFeatures]: one for each image.
 
         Raises:
-            RuntimeError: the network is in training mode.
+            RuntimeError: the network is in training mode. ValueError: the backbone's features have other
+            sizes than it tells, see :meth:`FeatureSplit.reduced_shapes`.
         """
         self._require_ready("edge")
         return [self._compute_features([record])[0] for record in batched_inputs]
@@ -105,6 +106,7 @@ class SplitInference:
             tensors = self.accelerated("edge").encode_features(images.tensor)
         elements = split_backbone.split_point.count_elements(padded)
         tensors = [y.float() for y in tensors]
+        self._require_shapes(tensors, padded)
         return [
             EdgeFeatures(
                 tensors=[y[index].clone() if len(records) > 1 else y[index] for y in tensors],
@@ -117,6 +119,18 @@ class SplitInference:
             )
             for index, record in enumerate(records)
         ]
+
+    def _require_shapes(self, tensors, padded):
+        """Raises ValueError for latents that no cloud sub-model would take."""
+        found = [tuple(y.shape[1:]) for y in tensors]
+        expected = [tuple(shape) for shape in self.feature_split.reduced_shapes(padded)]
+        if found != expected:
+            raise ValueError(
+                f"an image of {padded[0]} x {padded[1]} pixels, with padding, gave latents of shapes "
+                f"{found}; the cloud sub-model expects {expected}, by the strides in the backbone's "
+                "output_shape(), rounded up: give the backbone a size_divisibility of its coarsest "
+                "stride, or images whose sides are multiples of it (MODEL.FEATCOMP.INPUT_SIZE)"
+            )
 
     edge_features_of_batch = compute_batch_features  # earlier name
 

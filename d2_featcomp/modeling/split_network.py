@@ -22,6 +22,7 @@ from .sub_models import drop_other_weights, find_sub_model_weights
 __all__ = ["SplitNetwork", "split_network"]
 
 LOSSES = ("task", "distill", "both")
+_PIXELS = ("pixel_mean", "pixel_std")
 
 
 @META_ARCH_REGISTRY.register()
@@ -111,7 +112,7 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
         self._preprocessing = f"{preprocessing} {network.backbone.size_divisibility}"
-        self._pixels = WatchedWeights(network, ("pixel_mean", "pixel_std"))
+        self._pixels = WatchedWeights(network, _PIXELS)
         self._loss = loss
         self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network
@@ -175,6 +176,12 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         super().train(mode)
         if mode:
             self._acceleration = None
+        elif self._sub_model is None:  # so that no change of weights or modules is missed
+            self._fingerprints = {}
+            self._weight_names = self._watched = None
+            self._pixels = WatchedWeights(self.network, _PIXELS)
+            if self._acceleration is not None:
+                self._acceleration.look_again()
         if mode and self._frozen:
             for module in self._task_modules():
                 if isinstance(module, _BatchNorm):
@@ -202,8 +209,8 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         """Makes both sub-models faster by other ways to compute the same.
 
         The parameters stay as they are, with their names, beside a converted copy for each sub-model:
-        checkpoints are loaded and saved as before. After weights have changed the copies are made anew;
-        :meth:`train` undoes it.
+        checkpoints are loaded and saved as before. After weights have changed the copies are made anew
+        (after one through `.data`, or of modules, once `eval()` is called); :meth:`train` undoes it.
 
         Args:
             inference (str): as `MODEL.FEATCOMP.INFERENCE`: "plain", "fused", "compiled", "bfloat16",
@@ -244,7 +251,8 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
 
     def fingerprint(self, feature_codec=None):
         """Identifies what bitstreams of this network depend on: the weights of the edge sub-model,
-        split point, preprocessing, and the codec with its weights.
+        split point, preprocessing, and the codec with its weights. After weights were changed through
+        `.data`, as by some moving averages, or modules were replaced, call `eval()` before.
 
         Args:
             feature_codec (FeatureCodec or None): in place of the network's own.
@@ -284,7 +292,9 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
             names = {
                 name
                 for name in self.sub_model_names("edge")
-                if not name.startswith("feature_codec.") and not name.endswith("num_batches_tracked")
+                if not name.startswith("feature_codec.")
+                and not name.endswith("num_batches_tracked")
+                and name not in _PIXELS
             }
             self._watched = WatchedWeights(self, names, make_saved_name)
         return self._watched

@@ -14,7 +14,7 @@ _STATISTICS = ("running_mean", "num_batches_tracked")
 
 
 def find_sub_model_weights(model):
-    """Finds out what each sub-model reads, by running split and backbone on a small image.
+    """Finds out what each sub-model reads, by running the network on a small image.
 
     Args:
         model (SplitNetwork): computed in evaluation mode, so that norms keep their statistics; its mode
@@ -22,7 +22,8 @@ def find_sub_model_weights(model):
 
     Returns:
         dict[str, set[str]]: "edge" and "cloud" -> names in the state dict. The codec belongs to both; so
-        may a layer that is computed on both sides.
+        may a layer that is computed on both sides, and what of split and backbone was not seen to be
+        read: other images may need it, and TorchScript does not tell.
     """
     state = set(model.state_dict())
     codec = {name for name in state if name.startswith("feature_codec.")}
@@ -30,20 +31,22 @@ def find_sub_model_weights(model):
     if model.sends_image:
         return {"edge": codec, "cloud": state}
     with evaluating(model.modules()):
-        edge, cloud = _read(model, inside)
-    return {"edge": edge | codec, "cloud": cloud | codec | (state - inside)}
+        edge, cloud = (names & state for names in _read(model))
+    either = codec | inside - edge - cloud
+    return {"edge": edge | either, "cloud": cloud | either | (state - inside)}
 
 
 @torch.no_grad()
-def _read(model, inside):
+def _read(model):
     split_backbone = model.network.backbone
     side = -(-64 // max(1, split_backbone.size_divisibility)) * max(1, split_backbone.size_divisibility)
     side = split_backbone.padding_constraints.get("square_size", 0) or side
-    images = torch.zeros(1, len(model.pixel_mean), side, side, device=model.device)
+    image = torch.zeros(len(model.pixel_mean), side, side, dtype=torch.uint8)
     latents = []
 
     def head():
-        latents[:] = split_backbone.encode_features(images)
+        images = model.normalized_images([{"image": image}])
+        latents[:] = split_backbone.encode_features(images.tensor)
 
     def tail():
         steps = [torch.zeros(1, 1, 1, 1, device=y.device) for y in latents]
@@ -54,7 +57,7 @@ def _read(model, inside):
         names = {make_saved_name(name) for name in read_weights(model, part)}
         # Counters that no output depends on stay with the statistics that they count for.
         counters = {name.replace(*_STATISTICS) for name in names if name.endswith(_STATISTICS[0])}
-        found.append((names | counters) & inside)
+        found.append(names | counters)
     return found
 
 

@@ -12,7 +12,13 @@ from detectron2.modeling import build_model
 
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
-from d2_featcomp.engine import export_sub_models, load_sub_model, setup_config, train_stages
+from d2_featcomp.engine import (
+    CheckpointError,
+    export_sub_models,
+    load_sub_model,
+    setup_config,
+    train_stages,
+)
 from d2_featcomp.experiments.keys import pick_measured_keys, pick_trained_keys
 
 COMMON = """
@@ -122,6 +128,24 @@ def test_a_network_is_trained_and_deployed(path, tmp_path):
     assert len(expected["instances"]) > 0
     assert torch.equal(output["instances"].scores, expected["instances"].scores)
     assert len(data) < 5000 and os.path.getsize(halves["edge"]) > 0
+
+
+def test_an_exported_network_is_moved_with_its_file(path, tmp_path):
+    cfg = setup_config(path)
+    weights = str(tmp_path / "weights.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    paths = export_sub_models(setup_config(path, ["MODEL.WEIGHTS", weights]), str(tmp_path / "out"))
+    assert str(tmp_path) not in torch.load(paths["cloud"], weights_only=True)["config"]
+    with pytest.raises(FileNotFoundError, match=r"LazyConfig file of this network: give it by --config"):
+        load_sub_model(None, paths["cloud"], "cloud")
+    moved = tmp_path / "elsewhere" / "renamed.py"
+    moved.parent.mkdir()
+    os.rename(path, moved)
+    for half, exported in paths.items():
+        load_sub_model(setup_config(str(moved)), exported, half)
+    other = setup_config(str(moved), ["model.roi_heads.box_predictor.test_score_thresh=0.5"])
+    with pytest.raises(CheckpointError, match=r"exported with the LazyConfig file's model"):
+        load_sub_model(other, paths["cloud"], "cloud")
 
 
 def test_what_a_file_says_tells_trainings_and_measurements_apart(path):

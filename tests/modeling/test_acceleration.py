@@ -186,6 +186,31 @@ def test_copies_follow_the_weights(random_network):
     assert network.fingerprint() == other.fingerprint()
 
 
+def test_eval_sees_changes_that_pytorch_does_not_count(random_network):
+    """Of averages of weights, e.g., which are often written through `.data`."""
+    network, other = random_network("msfc"), random_network("msfc", seed=1)
+    network.accelerate("fused")
+    network.edge_inference([record()])
+    kept = network.accelerated("edge")
+    assert network.eval().accelerated("edge") is kept  # nothing has changed
+    for own, given in zip(network.parameters(), other.parameters(), strict=True):
+        own.data.copy_(given.data)
+    for own, given in zip(network.buffers(), other.buffers(), strict=True):
+        own.data.copy_(given.data)
+    network.eval()
+    (found,), (expected,) = network.edge_features([record()]), other.edge_features([record()])
+    torch.testing.assert_close(found.tensors[0], expected.tensors[0], rtol=1e-3, atol=1e-4)
+    assert network.fingerprint() == other.fingerprint()
+    encoder = copy.deepcopy(random_network("msfc", seed=2).feature_split.encoder)
+    network.feature_split.encoder = other.feature_split.encoder = encoder  # another module
+    network.eval()
+    (found,), (expected,) = network.edge_features([record()]), other.edge_features([record()])
+    torch.testing.assert_close(found.tensors[0], expected.tensors[0], rtol=1e-3, atol=1e-4)
+    twin = random_network("msfc", seed=1)
+    twin.feature_split.encoder = encoder
+    assert network.fingerprint() == twin.fingerprint()
+
+
 def test_when_a_network_can_be_accelerated(random_network):
     network = random_network("msfc")
     network.accelerate("fused")

@@ -1,5 +1,6 @@
 """Another Detectron2 project, with a network, a backbone and a split of its own."""
 
+import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -114,6 +115,15 @@ def check(split, latent_channels):
         (again,) = model.cloud_inference([FeatureBitstream.from_bytes(data)])
         assert torch.equal(again["scores"], output["scores"])
         torch.testing.assert_close(output["scores"].sum(), torch.tensor(1.0))
+
+
+def test_sizes_that_the_cloud_could_not_know_are_refused(monkeypatch):
+    """Those of a backbone that rounds down, and does not say so."""
+    model = build_model(foreign_config("MSFC")).eval()
+    monkeypatch.setattr(ForeignBackbone, "size_divisibility", 0)
+    model.edge_inference([{"image": torch.zeros(3, 24, 40)}])
+    with pytest.raises(ValueError, match=r"30 x 17 .*\(4, 3, 2\).* expects .*\(4, 4, 3\).*size_divisib"):
+        model.edge_inference([{"image": torch.zeros(3, 30, 17)}])
 
 
 def test_own_network_with_msfc():

@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from ..fingerprint import WatchedWeights
+from ..fingerprint import WatchedWeights, hash_weights
 from ..split_backbone import SplitBackbone
 from .compiled_edge import CompiledEdge
 from .enlarged_maps import convolve_repeated_values_once
@@ -35,7 +35,7 @@ class Acceleration:
 
     def __init__(self, inference):
         self.inference = inference
-        self._weights = None
+        self._weights = self._content = None
         self._copies = {}  # sub-model -> (key of the weights, copy)
         self._lock = threading.Lock()
 
@@ -58,12 +58,19 @@ class Acceleration:
         with self._lock:
             if self._weights is None:
                 self._weights = WatchedWeights(network)
-            key = self._weights.key()
+                here = [(name, value) for name, value in self._weights.items() if not value.is_meta]
+                self._content = hash_weights(here)
+            key = self._content, self._weights.key()
             known = self._copies.get(sub_model)
             if known is None or known[0] != key:
                 build = self._build_edge if sub_model == "edge" else _build_cloud
                 known = self._copies[sub_model] = key, build(network)
             return known[1]
+
+    def look_again(self):
+        """Compares the values of the weights, too, when a copy is asked for the next time."""
+        with self._lock:
+            self._weights = None
 
     def _build_edge(self, network):
         edge = _folded_copy(network.backbone)

@@ -44,7 +44,8 @@ class StagedBackbone(Backbone):
             x (Tensor): (N, 3, H, W) float.
 
         Returns:
-            dict[str, Tensor]: fine to coarse, each (N, C, ceil(H / stride), ceil(W / stride)).
+            dict[str, Tensor]: fine to coarse, each (N, C, H / stride, W / stride), rounded up by most
+            networks.
         """
         return self._run(x)[1]
 

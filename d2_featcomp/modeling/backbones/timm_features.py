@@ -6,6 +6,7 @@ timm is imported when such a backbone is built.
 import math
 from collections import OrderedDict
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
@@ -18,13 +19,16 @@ __all__ = ["TimmFeatures", "TimmStages"]
 _COUNTS = ".num_batches_tracked"  # that no output depends on
 
 
-class _TimmWeights:
-    """Knows the names that timm has for the weights of a backbone.
+class _TimmNetwork:
+    """Knows the names that timm has for the weights of a backbone, and what sizes it takes.
 
     Attributes:
         _prefixes (dict[str, str]): first part of a weight's name in timm's features -> what is before it
             here.
+        size_divisibility (int): images are padded to multiples of it; 0 does not pad.
     """
+
+    size_divisibility = 0  # of Backbone a property; build_timm_backbone sets it
 
     def rename_timm_weights(self, weights):
         """Renames weights of the network as timm saves it.
@@ -41,6 +45,23 @@ class _TimmWeights:
         renamed = {found: weights[name] for name, found in names if found}
         return renamed if own <= renamed.keys() else None
 
+    @torch.no_grad()
+    def rounds_down(self, channels):
+        """bool: whether features of images of odd sides lack their last row and column."""
+        strides = [shape.stride for shape in self.output_shape().values()]
+        height, width = max(strides) + 1, 2 * max(strides) + 1
+        training = self.training
+        try:
+            found = self.eval()(torch.zeros(1, channels, height, width))
+        except Exception:  # of networks of one size; what they raise is anything
+            return False
+        finally:
+            self.train(training)
+        return any(
+            y.shape[-2:] != (-(-height // stride), -(-width // stride))
+            for y, stride in zip(found.values(), strides, strict=True)
+        )
+
     def _find_name(self, name, own):
         # timm joins the names of a row and of its parts, and may put the whole network below one name.
         for known in (name, name.replace(".", "_", 1), f"body.{name}", f"model.{name}"):
@@ -50,7 +71,7 @@ class _TimmWeights:
         return ""
 
 
-class TimmStages(_TimmWeights, StagedBackbone):
+class TimmStages(_TimmNetwork, StagedBackbone):
     """A network of timm whose parts run one after the other, so that it has stages: "res2" ends at
     stride 4, "res3" at 8, and so on. What is before is the stem.
 
@@ -83,7 +104,7 @@ class TimmStages(_TimmWeights, StagedBackbone):
         return freeze_batch_norm_2d(module)
 
 
-class TimmFeatures(_TimmWeights, Backbone):
+class TimmFeatures(_TimmNetwork, Backbone):
     """A network of timm whose features are taken from within, by hooks or the like, or are not
     (N, C, H, W). It cannot be split inside.
 
@@ -187,6 +208,8 @@ def build_timm_backbone(cfg, input_shape):
     # timm calls the parts of these one after the other.
     is_staged = type(network).__name__ == "FeatureListNet" and network.output_fmt == "NCHW"
     backbone = (TimmStages if is_staged else TimmFeatures)(network, shapes, out_features)
+    if backbone.rounds_down(input_shape.channels):
+        backbone.size_divisibility = max(shape.stride for shape in backbone.output_shape().values())
     return backbone.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
 

@@ -58,6 +58,21 @@ def test_features_are_those_of_timm_with_the_weights_that_it_saves(case):
         torch.testing.assert_close(found[level], y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", NETWORKS)
+@torch.no_grad()
+def test_images_are_padded_where_features_would_lack_their_ends(case):
+    """Of networks that cut an image into patches, e.g.; the cloud expects sizes that are rounded up."""
+    name, options, _ = NETWORKS[case]
+    backbone = build_backbone(configured(name, options)).eval()
+    multiple = backbone.size_divisibility
+    assert multiple == (32 if name == "test_convnext" else 0)
+    if name != "swin_tiny_patch4_window7_224":  # of one size
+        height, width = (-(-side // multiple) * multiple if multiple else side for side in (70, 101))
+        for level, x in backbone(torch.zeros(1, 3, height, width)).items():
+            stride = backbone.output_shape()[level].stride
+            assert x.shape[-2:] == (-(-height // stride), -(-width // stride))
+
+
 def test_weights_of_another_network_are_not_taken():
     backbone = build_backbone(configured("test_resnet"))
     for name in ("test_convnext", "test_efficientnet"):
