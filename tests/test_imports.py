@@ -28,7 +28,7 @@ ALLOWED = {
     "ops": {"lazy_names"},
     "codecs": {"ops", "deprecation", "lazy_names", "registry"},
     "modeling": {"ops", "codecs", "deprecation", "onnx_session"},
-    "data": {"ops", "codecs", "images"},
+    "data": {"ops", "codecs", "files", "images"},
     "evaluation": {"ops", "codecs", "data", "files"},
     "engine": {
         *("ops", "codecs", "modeling", "data", "evaluation"),

@@ -10,9 +10,8 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from ..data.datasets.image_folders import set_annotations_aside
+from ..data.datasets.image_folders import write_annotations
 from ..data.images import read_image
-from ..files import write_text
 from ..images import ANNOTATIONS, list_images
 from .inference import make_input
 
@@ -24,7 +23,7 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
     """Writes `annotations.json`, in COCO's format, into a folder of images; masks, too, if the network
     predicts them (as run lengths: to train on them, set `INPUT.MASK_FORMAT` to bitmask).
 
-    A file of that name with other content is not lost, see :func:`set_annotations_aside`.
+    A file of that name with other content is not lost, see :func:`put_annotations`.
 
     Args:
         cfg (CfgNode): that `network` was built from; `INPUT` gives size and order of channels.
@@ -70,13 +69,7 @@ def label_images(cfg, network, folder, *, score=0.5, class_names=None):
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
-    text, path = json.dumps(data), os.path.join(folder, ANNOTATIONS)
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            same = file.read() == text.encode()
-        if not same:
-            set_annotations_aside(path)
-    write_text(text, path)
+    write_annotations(json.dumps(data), os.path.join(folder, ANNOTATIONS))
     return len(images), len(annotations)
 
 

@@ -22,10 +22,9 @@ import re
 
 from detectron2.data import MetadataCatalog
 
-from d2_featcomp.data.datasets.image_folders import ANNOTATIONS, list_images, set_annotations_aside
+from d2_featcomp.data.datasets.image_folders import ANNOTATIONS, list_images, write_annotations
 from d2_featcomp.data.images import open_image
 from d2_featcomp.engine import report_errors
-from d2_featcomp.files import write_text
 
 FIELDS = 7  # that are read
 PERSON = "person"
@@ -129,9 +128,7 @@ def number_frames(folder):
 def main(args):
     text = convert_mot(args.boxes, args.frames, number_frames(args.frames))
     path = os.path.join(args.frames, ANNOTATIONS)
-    if os.path.exists(path):
-        set_annotations_aside(path)
-    write_text(text, path)
+    write_annotations(text, path)
     print(f"{path}: {len(json.loads(text)['annotations'])} boxes")
 
 

@@ -20,12 +20,11 @@ from d2_featcomp.codecs import build_image_codec
 from d2_featcomp.data.datasets.image_folders import (
     ANNOTATIONS,
     register_image_folders,
-    set_annotations_aside,
+    write_annotations,
 )
 from d2_featcomp.data.images import read_image
 from d2_featcomp.deploy.naming import name_files
 from d2_featcomp.engine import report_errors
-from d2_featcomp.files import write_text
 
 
 def parse_args():
@@ -81,13 +80,7 @@ def main(args):
     data["images"] = [
         {**image, "file_name": names[image["id"]]} for image in data["images"] if image["id"] in names
     ]
-    annotations, text = os.path.join(args.output, ANNOTATIONS), json.dumps(data)
-    if os.path.exists(annotations):
-        with open(annotations, encoding="utf-8") as file:
-            same = file.read() == text
-        if not same:
-            set_annotations_aside(annotations)
-    write_text(text, annotations)
+    write_annotations(json.dumps(data), os.path.join(args.output, ANNOTATIONS))
     print(
         f"{len(sizes)} images: {np.mean(sizes) / 1000:.2f} kB each; the files they were read from have "
         f"{np.mean(originals) / 1000:.2f} kB each"

@@ -16,7 +16,6 @@ annotations.bak.json.
 
 import argparse
 import csv
-import filecmp
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from d2_featcomp.data.datasets.image_folders import set_annotations_aside
+from d2_featcomp.data.datasets.image_folders import put_annotations
 from d2_featcomp.engine import report_errors
 from d2_featcomp.images import find_upright_size
 
@@ -236,9 +235,7 @@ def main(args):
                 f"no object of these classes is in an image of {args.images!r} ({missing} images with "
                 "some are not there)"
             )
-        if os.path.exists(path) and not filecmp.cmp(partial, path, shallow=False):
-            set_annotations_aside(path)
-        os.replace(partial, path)
+        put_annotations(partial, path)
     finally:
         if os.path.exists(partial):
             os.remove(partial)

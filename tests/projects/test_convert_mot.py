@@ -71,6 +71,18 @@ def test_boxes_become_persons_of_a_data_set_that_detectors_of_coco_are_measured_
         MetadataCatalog.remove(name)
 
 
+def test_other_annotations_are_kept_once(video, convert):
+    path = video / "frames" / "annotations.json"
+    path.write_text("{}")
+    for _ in range(2):  # the second time they are those that are there
+        assert convert()[0] == 0
+    assert {each.name for each in path.parent.glob("annotations*")} == {
+        path.name,
+        "annotations.bak.json",
+    }
+    assert (path.parent / "annotations.bak.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -1,11 +1,13 @@
 """Any folder of image files as a data set, by the name `images:FOLDER` or `images:FOLDER:FILE.json`; and
 one of images with disparity maps, `stereo:FOLDER`."""
 
+import filecmp
 import logging
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ...files import write_text
 from ...images import ANNOTATIONS, IMAGE_SUFFIXES, find_upright_size, list_images
 from ..coco_annotations import load_coco_file
 from ..images import open_image
@@ -16,8 +18,9 @@ __all__ = [
     "PREFIX",
     "STEREO_PREFIX",
     "list_images",
+    "put_annotations",
     "register_image_folders",
-    "set_annotations_aside",
+    "write_annotations",
 ]
 
 PREFIX, STEREO_PREFIX = "images:", "stereo:"
@@ -81,13 +84,33 @@ def _find(path):
     return below_root if not os.path.exists(path) and os.path.exists(below_root) else path
 
 
-def set_annotations_aside(path):
-    """Renames a folder's annotations, before others take their place, and logs it: they become
-    `annotations.bak.json`, or the first free one of `annotations.bak2.json`, `annotations.bak3.json` ...
+def write_annotations(text, path):
+    """Writes a folder's annotations, see :func:`put_annotations`.
 
     Args:
+        text (str): the whole content.
         path (str): of the file.
     """
+    partial = f"{path}.partial"
+    write_text(text, partial)
+    put_annotations(partial, path)
+
+
+def put_annotations(written, path):
+    """Moves a file to where a folder's annotations belong. Others that are there are kept, which is
+    logged: they become `annotations.bak.json`, or the first free one of `annotations.bak2.json`,
+    `annotations.bak3.json` ...
+
+    Args:
+        written (str): of the file that is moved.
+        path (str): where it belongs.
+    """
+    if os.path.exists(path) and not filecmp.cmp(written, path, shallow=False):
+        _set_aside(path)
+    os.replace(written, path)
+
+
+def _set_aside(path):
     stem, number = os.path.splitext(path)[0], 1
     while os.path.exists(kept := f"{stem}.bak{number if number > 1 else ''}.json"):
         number += 1
