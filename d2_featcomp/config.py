@@ -325,6 +325,9 @@ def _add_multi_task_config(cfg):
     multi_task.HEADS = ("SegmentationHead", "DisparityHead", "ReconstructionHead")
     # After each convolution of the decoders but the last: "" (none, the paper) or "relu".
     multi_task.ACTIVATION = ""
+    # Whether the first stage of the disparity decoder keeps the width of the features, as in the code of
+    # MTL's authors, rather than halving it as the others do.
+    multi_task.WIDE_DISPARITY = False
     # Pixels of disparity that the network's output 1 stands for.
     multi_task.DISPARITY_SCALE = 1.0
     # The trained weights of the losses (MTL eq. 6).

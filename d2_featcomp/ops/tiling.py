@@ -1,7 +1,8 @@
 """Channel tiling: a (C, H, W) feature as one gray image, the channels side by side.
 
-The grid is that of the BaF and MTL papers: 2^floor(log2(C)/2) rows and 2^ceil(log2(C)/2) columns,
-channels in raster order. For other C the rows stay and as many columns as needed follow.
+The grid has 2^floor(log2(C)/2) rows and 2^ceil(log2(C)/2) columns, channels in raster order: that of
+the code of MTL's authors, and of BaF sec. 3.2, where the power of two is missing in print. For other C
+the rows stay and as many columns as needed follow.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ ACTIVATIONS = {"": nn.Identity, "relu": nn.ReLU}
 
 class UpsamplingDecoder(nn.Sequential):
     """Doubles the size until it is the image's: per stage a transposed 2 x 2 convolution of stride 2 and
-    a 3 x 3 convolution, each halving the width down to a least one; a 1 x 1 convolution at the end.
+    a 3 x 3 convolution, the width halved down to a least one; a 1 x 1 convolution at the end.
 
     Args:
         in_channels (int): C.
@@ -42,9 +42,10 @@ class UpsamplingDecoder(nn.Sequential):
         min_channels (int): least width.
         out_channels (int): K.
         activation (str): after every convolution but the last, "" (none, as in the paper) or "relu".
+        wide (bool): keep the width in the first stage.
     """
 
-    def __init__(self, *, in_channels, stride, min_channels, out_channels, activation=""):
+    def __init__(self, *, in_channels, stride, min_channels, out_channels, activation="", wide=False):
         if stride < 2 or stride & (stride - 1):
             raise ValueError(f"features of stride {stride} cannot be decoded: it must be a power of two")
         if activation not in ACTIVATIONS:
@@ -53,8 +54,8 @@ class UpsamplingDecoder(nn.Sequential):
                 f"{', '.join(map(repr, ACTIVATIONS))}"
             )
         layers, width = [], in_channels
-        for _ in range(stride.bit_length() - 1):
-            narrower = max(width // 2, min_channels)
+        for stage in range(stride.bit_length() - 1):
+            narrower = width if wide and stage == 0 else max(width // 2, min_channels)
             layers += [nn.ConvTranspose2d(width, narrower, 2, stride=2), ACTIVATIONS[activation]()]
             layers += [nn.Conv2d(narrower, narrower, 3, padding=1), ACTIVATIONS[activation]()]
             width = narrower
@@ -133,7 +134,7 @@ def _targets(batched_inputs, key, device):
 class _DecodingHead(TaskHead):
     """A head whose prediction is the output of an :class:`UpsamplingDecoder`."""
 
-    def __init__(self, cfg, input_shape, *, min_channels, out_channels):
+    def __init__(self, cfg, input_shape, *, min_channels, out_channels, wide=False):
         super().__init__()
         self.decoder = UpsamplingDecoder(
             in_channels=input_shape.channels,
@@ -141,6 +142,7 @@ class _DecodingHead(TaskHead):
             min_channels=min_channels,
             out_channels=out_channels,
             activation=cfg.MODEL.MULTI_TASK.ACTIVATION,
+            wide=wide,
         )
 
     def forward(self, features):
@@ -204,7 +206,8 @@ class DisparityHead(_DecodingHead):
     task = "disparity"
 
     def __init__(self, cfg, input_shape):
-        super().__init__(cfg, input_shape, min_channels=32, out_channels=1)
+        wide = cfg.MODEL.MULTI_TASK.WIDE_DISPARITY
+        super().__init__(cfg, input_shape, min_channels=32, out_channels=1, wide=wide)
         self.scale = cfg.MODEL.MULTI_TASK.DISPARITY_SCALE
         if not self.scale > 0:
             raise ValueError(f"MODEL.MULTI_TASK.DISPARITY_SCALE is {self.scale}: it must be positive")

@@ -118,7 +118,9 @@ class BaF(FeatureSplit):
             :meth:`set_channel_order` or by loading a checkpoint.
         use_consolidation (bool): whether eq. 6 is applied.
         ends_are_values (bool): whether the ends of the range in which the codec quantizes a channel are
-            among the values that it decodes, as where they are its minimum and maximum.
+            among the values that it decodes, as where they are its minimum and maximum: eq. 6 then cuts
+            at the decoded extremes. With lossy codecs, and by the ranges' float16 from n = 8 on, these
+            may lie a step inside the range, and a few values in 10,000 are cut that need not be.
 
     Raises:
         ValueError: C is out of range.

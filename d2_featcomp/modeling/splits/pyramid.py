@@ -81,7 +81,8 @@ def pool_levels(features, pooled):
 
 @FEATURE_SPLIT_REGISTRY.register()
 class PyramidSplit(FeatureSplit):
-    """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself (MSFC sec. 4).
+    """Codes p2..p5, each quantized with a range of its own, tiled and coded by itself: the anchor of
+    MSFC sec. 4, which leaves these details open.
 
     Levels that a pooling top block adds (p6 of FPN) are pooled again in the cloud; levels that it
     computes by convolution (p6 and p7 of RetinaNet) are coded too. Nothing in it is trained.

@@ -37,16 +37,29 @@ def widths(decoder):
 def test_decoders_are_those_of_the_paper(cfg, head, least, out, channels, stride):
     decoder = head(cfg, ShapeSpec(channels=channels, stride=stride)).decoder
     expected, width = [], channels
-    for _ in range(int(math.log2(stride))):
-        narrow = max(width // 2, least)
+    for stage in range(int(math.log2(stride))):
+        narrow = width if head is DisparityHead and stage == 0 else max(width // 2, least)
         expected += [("ConvTranspose2d", width, narrow, 2), ("Conv2d", narrow, narrow, 3)]
         width = narrow
     assert widths(decoder) == [*expected, ("Conv2d", width, out, 1)]
 
 
-def test_segmentation_decoder_has_as_many_parameters_as_the_authors(cfg):
-    # 370,723: the summary that their published results begin with.
-    assert sum(p.numel() for p in SegmentationHead(cfg, SHAPE).parameters()) == 370_723
+@pytest.mark.parametrize(
+    ("head", "channels", "parameters"),
+    [
+        (SegmentationHead, 256, 370_723),  # in the summary that their published results begin with
+        (DisparityHead, 256, 1_218_529),  # of the layers in their code
+        (DisparityHead, 512, 4_889_569),
+    ],
+)
+def test_decoders_have_as_many_parameters_as_the_authors(cfg, head, channels, parameters):
+    decoder = head(cfg, ShapeSpec(channels=channels, stride=channels // 16))
+    assert sum(p.numel() for p in decoder.parameters()) == parameters
+
+
+def test_the_disparity_decoder_of_small_networks_is_as_narrow_as_the_others():
+    cfg = setup_config("configs/quick/mtl_R34.yaml", ["MODEL.DEVICE", "cpu"])
+    assert sum(p.numel() for p in DisparityHead(cfg, SHAPE).parameters()) == 379_425
 
 
 def test_decoders_are_linear_unless_told_otherwise():
