@@ -9,7 +9,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-__all__ = ["import_modules", "parse_arguments"]
+__all__ = ["import_modules", "list_imported_files", "parse_arguments"]
+
+_IMPORTED: list[str] = []  # modules by name, in the order of import_modules
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 # The keys at the top of Detectron2's configs: those with keys below them, and the others.
@@ -110,22 +112,46 @@ def import_modules(names: Sequence[str]) -> None:
     for name in names:
         try:
             if name.endswith(".py"):
-                _import_file(name)
+                found = _import_file(name)
             elif os.sep in name:
-                _import_folder(name)
+                found = _import_folder(name)
             else:
-                importlib.import_module(name)
+                found = importlib.import_module(name).__name__
         except Exception as error:  # whatever its code raises
             reason = f"{type(error).__name__}: {error}"
             raise ImportError(f"--import {name}: it cannot be imported ({reason})") from error
+        if found not in _IMPORTED:
+            _IMPORTED.append(found)
 
 
-def _import_file(path: str) -> None:
+def list_imported_files() -> list[str]:
+    """Lists the Python files of what :func:`import_modules` imported: of a package all of them.
+
+    Returns:
+        list[str]: paths, those of each module in the order of their names.
+    """
+    files = []
+    for name in _IMPORTED:
+        origin = getattr(sys.modules.get(name), "__file__", None) or ""
+        if os.path.basename(origin) == "__init__.py":
+            below = os.walk(os.path.dirname(origin))
+            files += sorted(
+                os.path.join(folder, each)
+                for folder, _, names in below
+                for each in names
+                if each.endswith(".py")
+            )
+        elif os.path.isfile(origin):
+            files.append(origin)
+    return files
+
+
+def _import_file(path: str) -> str:
     name = os.path.splitext(os.path.basename(path))[0]
     loaded = sys.modules.get(name)
     if loaded is not None:
         if os.path.realpath(getattr(loaded, "__file__", None) or "") == os.path.realpath(path):
-            return
+            return name
         raise ImportError(f"a module {name!r} is imported already: choose another name for the file")
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
@@ -137,9 +163,10 @@ def _import_file(path: str) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+    return name
 
 
-def _import_folder(path: str) -> None:
+def _import_folder(path: str) -> str:
     """Imports a package by its folder; its parts are found as those of any package."""
     folder, name = os.path.split(os.path.realpath(path))
     if folder not in sys.path:
@@ -147,3 +174,4 @@ def _import_folder(path: str) -> None:
     origin = importlib.import_module(name).__file__ or ""
     if os.path.dirname(os.path.realpath(origin)) != os.path.join(folder, name):
         raise ImportError(f"another package {name!r} was found first, {origin!r}")
+    return name

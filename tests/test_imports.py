@@ -40,6 +40,7 @@ ALLOWED = {
         *("deprecation", "images", "lazy_names", "onnx_session", "preprocessing"),
     },
     "experiments": {
+        "arguments",
         "codecs",
         "modeling",
         "data",

@@ -83,7 +83,8 @@ class FeatureCodec(nn.Module, abc.ABC):
         Args:
             cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
             feature_split (FeatureSplit or its class): its `codec_defaults` fill what the config
-                leaves open.
+                leaves open. A codec with parameters for each latent can make them of a FeatureSplit
+                alone, by its `reduced_shapes`, and has a class attribute `has_weights = True`.
 
         Returns:
             FeatureCodec
@@ -168,7 +169,8 @@ class FeatureCodec(nn.Module, abc.ABC):
 
     @property
     def has_weights(self):
-        """bool: whether coding depends on parameters or buffers."""
+        """bool: whether coding depends on parameters or buffers; a class attribute, True, of codecs that
+        have none when they are built for the class of a split."""
         return bool(self.state_dict())
 
     def update(self):

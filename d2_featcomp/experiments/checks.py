@@ -1,11 +1,12 @@
 """Checks of a plan, so that a mistake is found before hours of work, not after."""
 
 import contextlib
+import os
 
 import torch
 from detectron2.modeling import build_model
 
-from ..engine.steps import require_stage_settings
+from ..engine.steps import choose_stages, require_data, require_stage_settings
 from ..evaluation.tradeoff import AP_COLUMNS, COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
 from .schema import file_name, make_config, require_keys
@@ -43,6 +44,9 @@ def check_plan(plan):
             cfg = make_config(training.config_file, training.overrides)
             if training.name and not training.checkpoint:
                 require_stage_settings(cfg)
+                require_data(cfg.DATASETS.TRAIN)
+                if cfg.MODEL.FEATCOMP.TRAIN.STEPS:
+                    choose_stages(cfg)
             if training.checkpoint and training.start:
                 raise ValueError("give start or checkpoint, not both")
     for names in (plan.trainings, plan.points):
@@ -53,6 +57,7 @@ def check_plan(plan):
         with at(f"setting {point.name!r}"):
             _require("training", point.training, seen)
             _check_config(plan.build_config(point), built)
+            _require_file(point.overrides.get("MODEL.WEIGHTS", ""))
     if type(plan.images) is not int or plan.images < 0:
         raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
     for column in (plan.x, *plan.ys, *plan.columns):
@@ -74,6 +79,7 @@ def check_plan(plan):
 def _check_config(cfg, built):
     if len(cfg.DATASETS.TEST) != 1:
         raise ValueError("DATASETS.TEST must name one data set")
+    require_data(cfg.DATASETS.TEST)
     if not cfg.MODEL.FEATCOMP.ENABLED:
         return
     _require("split", cfg.MODEL.FEATCOMP.SPLIT, dict(FEATURE_SPLIT_REGISTRY))
@@ -82,6 +88,11 @@ def _check_config(cfg, built):
     if network not in built:
         built.add(network)
         _try_to_build(cfg)
+
+
+def _require_file(weights):
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise FileNotFoundError(f"no checkpoint {weights!r}")
 
 
 def _try_to_build(cfg):
@@ -110,6 +121,12 @@ def _describe_network(cfg):
 def _check_bd_rate(wanted, plan):
     for curve in (wanted.anchor, wanted.test):
         _require("curve", curve, {curve.name for curve in plan.curves})
+    images = {curve.name for curve in plan.curves if not curve.sends_features}
+    if plan.x == "BPFE" and (of_images := images & {wanted.anchor, wanted.test}):
+        raise ValueError(
+            f"{of_images.pop()!r} sends images, which have no BPFE: set plot x to kB/image, by which "
+            "curves are then compared"
+        )
     for column in wanted.columns:
         _require_column(column)
     _require("method", wanted.method, ("cubic", "pchip", "akima"))
@@ -164,6 +181,9 @@ def _check_pictures(plan):
     if plan.seeds and reference not in plan.trainings:
         reference = name_repeat(reference, plan.seeds[0])
     _require("training", reference, {"", *plan.trainings})
+    count = plan.pictures.get("count", 1)
+    if type(count) is not int or count < 1:
+        raise ValueError(f"count must be a whole number from 1, not {count!r}")
 
 
 def _require_column(column):

@@ -11,6 +11,7 @@ from detectron2 import __version__ as detectron2_version
 from detectron2.checkpoint.detection_checkpoint import PathManager
 from detectron2.data import MetadataCatalog
 
+from ..arguments import list_imported_files
 from ..engine.command_line import make_plain_config, setup_config
 from ..modeling import find_stored_name
 from ..modeling.lazy import digest_lazy_config
@@ -19,6 +20,7 @@ __all__ = [
     "describe_versions",
     "digest",
     "digest_data",
+    "digest_imports",
     "find_differences",
     "hash_file",
     "pick_measured_keys",
@@ -140,6 +142,19 @@ def hash_file(path):
                 found.update(chunk)
         _DIGESTS[key] = found.hexdigest()
     return _DIGESTS[key]
+
+
+def digest_imports():
+    """Hashes the code of the modules of --import, on which numbers may depend.
+
+    Returns:
+        str: "" where there are none.
+    """
+    found = []
+    for path in list_imported_files():
+        with open(path, "rb") as file:
+            found.append([os.path.basename(path), hashlib.sha256(file.read()).hexdigest()])
+    return digest(found) if found else ""
 
 
 def describe_versions():

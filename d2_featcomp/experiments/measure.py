@@ -20,7 +20,7 @@ from ..engine.steps import require_data
 from ..evaluation.build import build_task_evaluators
 from ..evaluation.tradeoff import format_results
 from .collecting import can_collect
-from .keys import describe_versions, digest, digest_data, hash_file, pick_measured_keys
+from .keys import describe_versions, digest, digest_data, digest_imports, hash_file, pick_measured_keys
 from .measured_networks import LiveNetwork, RecordedNetwork
 from .records import locked
 from .settings import Setting, build_codec
@@ -68,7 +68,7 @@ def measure_settings(settings, folder=None, on_measured=None):
         settings (dict): name -> CfgNode, with MODEL.WEIGHTS; evaluators write below its OUTPUT_DIR.
         folder (str or None): cache of measurements, see above; None keeps nothing. Its keys hold all
             that a number depends on: weights, data set, config, versions of this package and of its
-            libraries.
+            libraries, and the code of modules that --import named (not of what these import).
         on_measured (callable or None): called on the main process with name and results, as soon as
             they are there.
 
@@ -99,6 +99,8 @@ def _find_networks(settings, folder):
     """Groups settings by network, in the order of their first settings."""
     found, datasets = {}, {}
     versions = describe_versions() if folder else {}
+    if folder and (imports := digest_imports()):
+        versions["--import"] = imports
     for cfg in settings.values():
         build_codec(cfg)  # so that a mistake is told before data sets are drawn
     for name, cfg in settings.items():

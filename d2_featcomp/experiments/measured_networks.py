@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from ..codecs import FeatureBitstream
+from ..codecs import FeatureBitstream, build_feature_codec
 from ..codecs.structures import OWN_LIMITS
 from ..data.mappers import build_test_mapper
 from ..engine.checkpoint import load_weights
@@ -60,6 +60,7 @@ class _MeasuredNetwork:
             seed_all_rng(self.cfg.SEED)
         model = build_model(self.cfg)
         require_split(model, self.cfg.MODEL.FEATCOMP.ENABLED)
+        self._require_known_weights(model)
         load_weights(model, self.cfg.MODEL.WEIGHTS)
         prepare_for_inference(model, self.cfg)
         loader = build_detection_test_loader(
@@ -72,6 +73,19 @@ class _MeasuredNetwork:
             for inputs in progress:
                 for record in inputs:
                     self._take(model, record)
+
+    def _require_known_weights(self, model):
+        """Raises ValueError for a codec of which it is not known that it is trained."""
+        for setting in self.settings:
+            if setting.codec is None or setting.has_weights:
+                continue
+            if build_feature_codec(setting.cfg, model.feature_split).has_weights:
+                name = setting.cfg.MODEL.FEATCOMP.CODEC.NAME
+                raise ValueError(
+                    f"codec {name!r} has parameters when it is built for a network, and none when it is "
+                    "built for the class of a split: write has_weights = True into the class "
+                    f"{type(setting.codec).__name__}, so that those of the checkpoint are used"
+                )
 
     def _pass(self, model, record, settings):
         """Codes an image, through the bytes of a bitstream.

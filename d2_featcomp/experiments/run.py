@@ -17,7 +17,7 @@ from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
 from ..files import write_text
 from .html_report import MOST_PICTURES
-from .keys import find_differences, hash_file, pick_trained_keys
+from .keys import digest_imports, find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
 from .report import Report
 from .schema import file_name, make_config
@@ -265,7 +265,15 @@ class _Run:
             _keep_beside(folder)
             mark = None
         if self.is_trained(training):
-            logging.getLogger("d2_featcomp").info("Training %r is there: it is used", training.name)
+            logger = logging.getLogger("d2_featcomp")
+            logger.info("Training %r is there: it is used", training.name)
+            if mark.get("imports", "") not in ("", digest_imports()):
+                logger.warning(
+                    "the code of --import has changed since training %r, which is used as it is: where "
+                    "it matters, remove %s to train again",
+                    training.name,
+                    folder,
+                )
             return
         if comm.get_world_size() > 1:
             raise ValueError("trainings of a plan are done by one process: run featcomp reproduce")
@@ -275,6 +283,7 @@ class _Run:
             "config": pick_trained_keys(cfg),
             "start": hash_file(start.get("MODEL.WEIGHTS", "")),
             "weights": "" if training.start else hash_file(cfg.MODEL.WEIGHTS),
+            "imports": digest_imports(),
         }
         _write_mark({"complete": False, **made}, folder)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
@@ -314,7 +323,9 @@ def _mark(folder):
 def _read_mark(folder):
     try:
         with open(_mark(folder), encoding="utf-8") as file:
-            return json.load(file)
+            mark = json.load(file)
+        nothing_done = not mark.get("complete") and "config" in mark and len(os.listdir(folder)) == 1
+        return None if nothing_done else mark
     except FileNotFoundError:
         return None
     except ValueError as error:

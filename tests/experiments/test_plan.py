@@ -241,6 +241,22 @@ WRONG = {
         changed("trainings", "msfc", "overrides", "SOLVER.IMS_PER_BATCH", value="four"),
         "IMS_PER_BATCH",
     ),
+    "unknown training set": (
+        changed("trainings", "msfc", "overrides", "DATASETS.TRAIN", value=["scenes_trian"]),
+        "training 'msfc': unknown data sets ['scenes_trian'] in DATASETS: did you mean 'scenes_train'",
+    ),
+    "unknown test set": (
+        changed("curves", 0, "points", 1, "overrides", value={"DATASETS.TEST": ["scenes_vall"]}),
+        "setting 'n = 4': unknown data sets ['scenes_vall']",
+    ),
+    "unknown stage": (
+        changed("trainings", "msfc", "overrides", "MODEL.FEATCOMP.TRAIN.STEPS", value=[9]),
+        "training 'msfc': MODEL.FEATCOMP.TRAIN.STEPS is (9,)",
+    ),
+    "pictures that are not counted": (
+        changed("pictures", value={"setting": "n = 2", "count": "four"}),
+        "pictures: count must be a whole number from 1, not 'four'",
+    ),
     "two test sets": (
         changed(
             "curves",

@@ -14,7 +14,7 @@ from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.experiments import read_experiment, run_experiment
 from d2_featcomp.experiments.keys import find_differences
-from d2_featcomp.experiments.run import _Run
+from d2_featcomp.experiments.run import _read_mark, _Run
 
 TINY = {
     **networks.TINY,
@@ -224,6 +224,14 @@ def test_what_a_training_reads_beside_its_settings(folder, tmp_path, monkeypatch
     del mark["weights"], mark["config"]["INPUT.MIN_SIZE_TEST"], mark["config"]["INPUT.MAX_SIZE_TEST"]
     path.write_text(json.dumps(mark))
     open_run().check_trainings()
+
+
+def test_a_training_that_ended_before_it_began_is_none(tmp_path):
+    """One whose data set was not there, e.g.: corrected, it is no other training."""
+    (tmp_path / "key.json").write_text(json.dumps({"complete": False, "config": {"SEED": 1}}))
+    assert _read_mark(str(tmp_path)) is None
+    (tmp_path / "log.txt").touch()
+    assert _read_mark(str(tmp_path)) is not None
 
 
 def test_a_training_of_an_earlier_version_is_taken_as_it_is(tmp_path, caplog):
