@@ -61,10 +61,15 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
     through_points = _bd_rate(_cheapest(anchor), _cheapest(test), "pchip")
     expected = 100 + through_points
     if not expected / _METHODS_AGREE <= 100 + value <= expected * _METHODS_AGREE:
+        rises = all((np.diff(rates) > 0).all() for rates, _ in (anchor, test))
+        advice = (
+            "the polynomial swings where quality saturates or points are uneven: use method 'pchip'"
+            if rises
+            else "neither is to be trusted: leave out the points that cost more and are not better"
+        )
         warnings.warn(
             f"BD-rate is {value:+.1f} % by the cubic polynomial, but {through_points:+.1f} % by curves "
-            "through the points: the polynomial swings where quality saturates or points are uneven: "
-            "use method 'pchip'",
+            f"through the points: {advice}",
             stacklevel=2,
         )
     return value

@@ -110,6 +110,15 @@ def test_points_of_equal_quality():
     assert dearer == pytest.approx(0, abs=1e-9)
 
 
+def test_no_method_is_recommended_where_quality_falls():
+    """By 0.1 at the highest rate, as AP that saturates does."""
+    rates = [1.0, 2.0, 4.0, 8.0]
+    falling, rising = [30.0, 35.0, 37.0, 36.9], [30.0, 35.0, 37.0, 37.1]
+    note = compare_curves(*(list(zip(rates, each, strict=True)) for each in (falling, rising)))["note"]
+    assert "neither is to be trusted: leave out the points that cost more" in note
+    assert "use method" not in note
+
+
 # From public reports; the polynomials swing where quality saturates. By pchip -3.0 % and -12.8 %.
 SATURATING = [
     (
