@@ -1,5 +1,7 @@
 """From a plan's short descriptions of curves to their points."""
 
+import ast
+import contextlib
 import itertools
 import os
 
@@ -23,6 +25,7 @@ _CODEC_KEYS = {
     "effort": "EFFORT",
     "rate": "RATE",
 }
+_TARGET = f"{_CODEC}TARGET_KB"
 
 
 def make_point(entry, training, curve="", name="", cfg=None):
@@ -33,23 +36,61 @@ def make_point(entry, training, curve="", name="", cfg=None):
         training (str): whose weights it has, unless the entry says it.
         curve (str): whose point it is, or "".
         name (str): unless the entry has one.
-        cfg (CfgNode or None): of its network: quality and effort stay as they are there if the codec
-            does. None: they are the codec's own.
+        cfg (CfgNode or None): of its network: quality, effort and target stay as they are there if the
+            codec does. None: quality and effort are the codec's own.
 
     Returns:
         Point
+
+    Raises:
+        ValueError: its rate has no effect.
     """
     overrides = dict(entry.get("overrides") or {})
     own = None if cfg is None else cfg.MODEL.FEATCOMP.CODEC
-    # Quality and effort mean nothing to another codec.
+    # Quality, effort and target mean nothing to another codec.
     if "codec" in entry and (own is None or entry["codec"] != own.NAME):
-        overrides = {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None, **overrides}
+        target = {} if own is None else _without_target(own)
+        overrides = {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None, **target, **overrides}
     for key, of_config in _CODEC_KEYS.items():
         if key in entry:
             overrides[_CODEC + of_config] = entry[key]
+    if own is not None:
+        _require_rate_with_effect(entry, overrides, own)
     if entry.get("weights"):
         overrides["MODEL.WEIGHTS"] = entry["weights"]
     return Point(entry.get("name") or name, entry.get("training", training), overrides, curve)
+
+
+def _without_target(codec):
+    """Overrides for codecs of one rate, of a network whose config has these settings of its codec."""
+    return {_TARGET: 0.0} if codec.TARGET_KB else {}
+
+
+def _has_rates(codec):
+    if codec in FEATURE_CODEC_REGISTRY:
+        return bool(FEATURE_CODEC_REGISTRY.get(codec).typical_rates)
+    find_image_codec(codec)  # so that an unknown name is told
+    return False
+
+
+def _require_rate_with_effect(entry, overrides, own):
+    """Raises ValueError for the rate of a codec that has one, and for a rate beside a target."""
+    rate = overrides.get(f"{_CODEC}RATE")
+    if rate is None:
+        return
+    codec = overrides.get(f"{_CODEC}NAME", own.NAME)
+    if not _has_rates(codec):
+        if entry.get("rate") is not None:
+            raise ValueError(
+                f"codec {codec!r} has one rate: leave rate {rate} out, or choose codec variable_rate"
+            )
+        return
+    target = float(overrides.get(_TARGET, own.TARGET_KB))
+    if target:
+        raise ValueError(
+            f"rate {rate} has no effect beside {_TARGET} {target:g}, by which the rate is chosen: leave "
+            "the rates out, or set TARGET_KB to 0"
+        )
 
 
 def expand_curve(entry, cfg, find_config=None):
@@ -118,7 +159,7 @@ def _families(name, common, cfg):
     efforts = _listed(common.get("effort"))
     for codec, effort in itertools.product(codecs, efforts):
         # What the entry leaves out: from its overrides; from the config for the config's own codec.
-        kept = _CODEC_KEYS if codec == own else named
+        kept = (*_CODEC_KEYS, "target") if codec == own else named
         qualities, lossy = _find_qualities(codec, common, settings, named, kept)
         depths = 8 if lossy else list(LOSSLESS_BITS)
         if "bits" in named or (lossy and "bits" in kept) or codec in FEATURE_CODEC_REGISTRY:
@@ -146,12 +187,16 @@ def _families(name, common, cfg):
 def _read_codec_overrides(common, cfg):
     """Returns (codec settings of a config with a curve's overrides, keys that these overrides name)."""
     overrides = common.get("overrides") or {}
-    named = [key for key, of_config in _CODEC_KEYS.items() if _CODEC + of_config in overrides]
-    cfg = cfg.clone()
-    cfg.defrost()
-    keys = [_CODEC + _CODEC_KEYS[key] for key in named]
-    cfg.merge_from_list([part for key in keys for part in (key, overrides[key])])
-    return cfg.MODEL.FEATCOMP.CODEC, named
+    known = {**{key: _CODEC + of_config for key, of_config in _CODEC_KEYS.items()}, "target": _TARGET}
+    named = [key for key, of_config in known.items() if of_config in overrides]
+    settings = cfg.MODEL.FEATCOMP.CODEC.clone()
+    settings.defrost()
+    for key in named:
+        value = overrides[known[key]]
+        with contextlib.suppress(ValueError, SyntaxError):  # "4" and "None", as configs take them
+            value = ast.literal_eval(value) if isinstance(value, str) else value
+        settings[known[key].removeprefix(_CODEC)] = value
+    return settings, named
 
 
 def _find_qualities(codec, common, settings, named, kept):
@@ -170,13 +215,15 @@ def _find_qualities(codec, common, settings, named, kept):
 
 
 def _find_rates(codec, common, settings, named, kept):
-    """Finds the rates of a curve's points; none for a codec that has one rate."""
+    """Finds the rates of a curve's points; none for a codec that has one rate or meets a target."""
     if common.get("rate") is not None:
         return _listed(common["rate"])
-    if codec not in FEATURE_CODEC_REGISTRY or not FEATURE_CODEC_REGISTRY.get(codec).typical_rates:
+    if not _has_rates(codec):
         return []
     if "rate" in named:
         return [settings.RATE]
+    if "target" in kept and settings.TARGET_KB:
+        return []
     typical = FEATURE_CODEC_REGISTRY.get(codec).typical_rates
     return sorted({*typical, settings.RATE}) if "rate" in kept else list(typical)
 
@@ -307,6 +354,7 @@ def expand_anchor(anchor, cfg, before, training):
         **before,
         "MODEL.FEATCOMP.SPLIT": "ImageSplit" if kind == "image" else split,
         f"{_CODEC}QUANTIZER": "",
+        **_without_target(cfg.MODEL.FEATCOMP.CODEC),
     }
     if kind == "image":
         overrides |= {"MODEL.FEATCOMP.SPLIT_POINT": "", "MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT": 0.0}

@@ -25,7 +25,8 @@ Its keys, all of which may be left out but for some curve, level or anchor:
         bits: [2, 3, 4, 6, 8]        # points of a lossless codec; this is the default
         quality: [20, 50, 80]        # points of a lossy codec; the default is the codec's own
         effort: 7                    # default: the config's for its own codec, else the codec's
-        rate: [0, 0.25, 0.5, 0.75, 1]  # points of a variable-rate codec; this is the default
+        rate: [0, 0.25, 0.5, 0.75, 1]  # points of a variable-rate codec; this is the default, but
+                                       # for one at CODEC.TARGET_KB, which takes no rates
         # A codec setting among these is that of all points. The config's own codec is lossy where
         # CODEC.QUALITY is set: this quality is among its points, which have CODEC.BITS bits (those of
         # other lossy codecs 8); so is CODEC.RATE among its rates.
@@ -273,7 +274,7 @@ def _read_levels(data, trainings):
         if not entry.get("name"):
             raise ValueError(f"levels[{number}] needs a name")
         with at(f"levels[{number}]"):
-            known = "codec" in entry and entry.get("training", "") in trainings
+            known = {"codec", "rate"} & entry.keys() and entry.get("training", "") in trainings
             cfg = find_config(entry.get("training", "")) if known else None
             levels.append(make_point(entry, "", cfg=cfg))
     return levels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2_featcomp.experiments.curves import expand_curve
+from d2_featcomp.experiments.curves import expand_anchor, expand_curve
 from d2_featcomp.experiments.schema import make_config
 
 MSFC = "configs/quick/msfc_R18.yaml"  # jpegxl, 2 bits
@@ -38,6 +38,9 @@ def test_overrides_of_a_curve_count_as_its_own_keys():
     assert settings_of({"codec": "jpeg", "quality": [1, 2], **override(BITS=4)}, key="BITS") == [4, 4]
     assert settings_of(override(NAME="jpeg", QUALITY=None)) == [("jpeg", 8, None, None)]
     assert settings_of(override(RATE=0.3), VARIABLE, key="RATE") == [0.3]
+    assert settings_of(override(RATE=1), VARIABLE, key="RATE") == [1]
+    assert settings_of(override(QUALITY=30), FCTM) == [("hevc", 10, 30, None)]
+    assert settings_of(override(QUALITY="None"), FCTM, key="BITS") == BIT_DEPTHS
     assert settings_of({"codec": "variable_rate", **override(RATE=0.3)}, key="RATE") == [0.3]
 
 
@@ -80,3 +83,37 @@ def test_points_keep_the_quality_of_their_own_training():
 def test_a_setting_is_given_once(entry, told):
     with pytest.raises(ValueError, match=told):
         settings_of(entry)
+
+
+def test_a_target_takes_the_place_of_rates():
+    target = {"TARGET_KB": 20.0}
+    assert settings_of({}, VARIABLE, target, "TARGET_KB") == [20]
+    assert settings_of(override(TARGET_KB=30), VARIABLE, target, "TARGET_KB") == [30]
+    assert settings_of({"codec": "variable_rate", **override(TARGET_KB=30)}, key="TARGET_KB") == [30]
+    assert settings_of({"rate": [0, 1], **override(TARGET_KB=0)}, VARIABLE, target, "RATE") == [0, 1]
+    points = {"name": "a", "points": [{"rate": 0.5}]}
+    for entry in ({"rate": [0, 1]}, override(RATE=0.5), points):
+        with pytest.raises(ValueError, match=r"no effect beside .*TARGET_KB 20, .*leave the rates out"):
+            settings_of(entry, VARIABLE, target)
+
+
+def test_a_target_is_of_the_networks_own_codec_alone():
+    target = {"TARGET_KB": 20.0}
+    assert settings_of({"codec": ["png", "jpeg"]}, VARIABLE, target, "TARGET_KB") == [0] * 12
+    points = [{"codec": "png"}, {"codec": "variable_rate"}]
+    entry = {"name": "a", "points": points}
+    assert settings_of(entry, VARIABLE, target, "TARGET_KB") == [0, 20]
+    cfg = make_config(VARIABLE, {f"{CODEC}TARGET_KB": 20.0})
+    for anchor in ("raw", "image:jpeg420", "features:jpeg"):
+        (curve,) = expand_anchor(anchor, cfg, {}, "")
+        assert {point.overrides[f"{CODEC}TARGET_KB"] for point in curve.points} == {0}
+
+
+@pytest.mark.parametrize("codec", ["jpegxl", "learned"])
+def test_a_codec_of_one_rate_takes_no_rates(codec):
+    for entry in (
+        {"codec": codec, "rate": [0, 0.5]},
+        {"name": "a", "rate": 0.5, "points": [{"codec": codec}]},
+    ):
+        with pytest.raises(ValueError, match=f"codec '{codec}' has one rate: leave rate"):
+            settings_of(entry)
