@@ -3,11 +3,12 @@
     featcomp sweep --config msfc_R50 --anchor-weights output/step1/model_final.pth \\
         MODEL.WEIGHTS output/model_final.pth
 
-measures the config's own codec at several bit depths, beside the image and all features coded by common
-codecs and the network before it was split. Other curves are chosen by flags, or described in a YAML file
-(--curves; its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots,
-a summary. The same command again goes on where it was stopped; other curves may be added. --target-kb
-and --max-drop choose among the settings on the convex hull of quality over rate.
+measures the config's own codec at several bit depths (a lossy one at several qualities, one of a
+variable rate at several rates), beside the image and all features coded by common codecs and the
+network before it was split. Other curves are chosen by flags, or described in a YAML file (--curves;
+its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots, a
+summary. The same command again goes on where it was stopped; other curves may be added. --target-kb and
+--max-drop choose among the settings on the convex hull of quality over rate.
 """
 
 import argparse
@@ -32,9 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         **listed,
-        help="points of lossless codecs (default: 2,3,4,6,8; of codec learned CODEC.BITS)",
+        help="points of lossless codecs (default: 2,3,4,6,8; of learned, and of the config's codec "
+        "if lossy, CODEC.BITS)",
     )
-    parser.add_argument("--qualities", **listed, help="points of lossy codecs (default: the codec's)")
+    parser.add_argument(
+        "--qualities",
+        **listed,
+        help="points of lossy codecs (default: the codec's and, of the config's codec, CODEC.QUALITY)",
+    )
     parser.add_argument(
         "--anchors",
         **listed,

@@ -1,5 +1,7 @@
 """From a plan's short descriptions of curves to their points."""
 
+import ast
+import contextlib
 import itertools
 import os
 
@@ -23,9 +25,10 @@ _CODEC_KEYS = {
     "effort": "EFFORT",
     "rate": "RATE",
 }
+_TARGET = f"{_CODEC}TARGET_KB"
 
 
-def make_point(entry, training, curve="", name=""):
+def make_point(entry, training, curve="", name="", cfg=None):
     """Makes a point of its description.
 
     Args:
@@ -33,39 +36,89 @@ def make_point(entry, training, curve="", name=""):
         training (str): whose weights it has, unless the entry says it.
         curve (str): whose point it is, or "".
         name (str): unless the entry has one.
+        cfg (CfgNode or None): of its network: quality, effort and target stay as they are there if the
+            codec does. None: quality and effort are the codec's own.
 
     Returns:
         Point
+
+    Raises:
+        ValueError: its rate has no effect.
     """
     overrides = dict(entry.get("overrides") or {})
-    if "codec" in entry:  # whose quality and effort mean nothing to another codec
-        overrides = {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None, **overrides}
+    own = None if cfg is None else cfg.MODEL.FEATCOMP.CODEC
+    # Quality, effort and target mean nothing to another codec.
+    if "codec" in entry and (own is None or entry["codec"] != own.NAME):
+        target = {} if own is None else _without_target(own)
+        overrides = {f"{_CODEC}QUALITY": None, f"{_CODEC}EFFORT": None, **target, **overrides}
     for key, of_config in _CODEC_KEYS.items():
         if key in entry:
             overrides[_CODEC + of_config] = entry[key]
+    if own is not None:
+        _require_rate_with_effect(entry, overrides, own)
     if entry.get("weights"):
         overrides["MODEL.WEIGHTS"] = entry["weights"]
     return Point(entry.get("name") or name, entry.get("training", training), overrides, curve)
 
 
-def expand_curve(entry, cfg):
+def _without_target(codec):
+    """Overrides for codecs of one rate, of a network whose config has these settings of its codec."""
+    return {_TARGET: 0.0} if codec.TARGET_KB else {}
+
+
+def _has_rates(codec):
+    if codec in FEATURE_CODEC_REGISTRY:
+        return bool(FEATURE_CODEC_REGISTRY.get(codec).typical_rates)
+    find_image_codec(codec)  # so that an unknown name is told
+    return False
+
+
+def _require_rate_with_effect(entry, overrides, own):
+    """Raises ValueError for the rate of a codec that has one, and for a rate beside a target."""
+    rate = overrides.get(f"{_CODEC}RATE")
+    if rate is None:
+        return
+    codec = overrides.get(f"{_CODEC}NAME", own.NAME)
+    if not _has_rates(codec):
+        if entry.get("rate") is not None:
+            raise ValueError(
+                f"codec {codec!r} has one rate: leave rate {rate} out, or choose codec variable_rate"
+            )
+        return
+    target = float(overrides.get(_TARGET, own.TARGET_KB))
+    if target:
+        raise ValueError(
+            f"rate {rate} has no effect beside {_TARGET} {target:g}, by which the rate is chosen: leave "
+            "the rates out, or set TARGET_KB to 0"
+        )
+
+
+def expand_curve(entry, cfg, find_config=None):
     """Makes curves of a description: one of its `points`, or one for each codec and effort and, of lossy
     codecs, bit depth.
 
     Args:
         entry (dict): with keys of a curve.
         cfg (CfgNode): of its network.
+        find_config (callable or None): takes the name of a training and returns its config, for points
+            of other networks; None: all are of `cfg`.
 
     Returns:
         list[Curve]
+
+    Raises:
+        ValueError: a key is unknown, or given twice: by itself and among the overrides.
     """
     require_keys(entry, CURVE_KEYS, "it")
+    find_config = find_config or (lambda training: cfg)
     name, anchor = entry.get("name", ""), bool(entry.get("anchor", False))
     training = entry.get("training", "")
     common = {key: entry[key] for key in POINT_KEYS if key in entry and key not in ("name", "training")}
+    shared = common.get("overrides") or {}
+    _require_given_once(common, shared, "it")
     if "points" not in entry:
         return [
-            _make_curve(label, _points(described, training, label), anchor, cfg)
+            _make_curve(label, _points(described, training, label, find_config), anchor, cfg)
             for label, described in _families(name, common, cfg)
         ]
     if not name:
@@ -74,12 +127,22 @@ def expand_curve(entry, cfg):
         raise ValueError(f"points must be a list of points, not {entry['points']!r}")
     for number, point in enumerate(entry["points"]):
         require_keys(point, POINT_KEYS, f"points[{number}]")
-    shared = common.get("overrides") or {}
+        _require_given_once({**common, **point}, point.get("overrides") or {}, f"points[{number}]")
     described = [
         {**common, **point, "overrides": {**shared, **(point.get("overrides") or {})}}
         for point in entry["points"]
     ]
-    return [_make_curve(name, _points(described, training, name), anchor, cfg)]
+    return [_make_curve(name, _points(described, training, name, find_config), anchor, cfg)]
+
+
+def _require_given_once(entry, overrides, where):
+    """Raises ValueError if codec settings are among both the keys of an entry and the overrides."""
+    for key, of_config in _CODEC_KEYS.items():
+        if key in entry and _CODEC + of_config in overrides:
+            raise ValueError(
+                f"{where} has {key} {entry[key]} and, among its overrides, {_CODEC}{of_config} "
+                f"{overrides[_CODEC + of_config]}: leave one of them out"
+            )
 
 
 def _make_curve(name, points, anchor, cfg):
@@ -90,28 +153,28 @@ def _make_curve(name, points, anchor, cfg):
 
 def _families(name, common, cfg):
     """Yields (name, descriptions of the points) of curves along the bit depth, quality or rate."""
-    codecs = _listed(common.get("codec", cfg.MODEL.FEATCOMP.CODEC.NAME))
+    own = cfg.MODEL.FEATCOMP.CODEC.NAME
+    settings, named = _read_codec_overrides(common, cfg)
+    codecs = _listed(common.get("codec", settings.NAME))
     efforts = _listed(common.get("effort"))
     for codec, effort in itertools.product(codecs, efforts):
-        qualities = common.get("quality")
-        if qualities is None and codec not in FEATURE_CODEC_REGISTRY:
-            found = find_image_codec(codec)
-            qualities = None if found.default_quality is None else list(found.typical_qualities)
-        qualities = _listed(qualities)
-        depths = 8 if qualities != [None] else list(LOSSLESS_BITS)
-        if codec in FEATURE_CODEC_REGISTRY:  # trained for one bit depth
-            depths = cfg.MODEL.FEATCOMP.CODEC.BITS
+        # What the entry leaves out: from its overrides; from the config for the config's own codec.
+        kept = (*_CODEC_KEYS, "target") if codec == own else named
+        qualities, lossy = _find_qualities(codec, common, settings, named, kept)
+        depths = 8 if lossy else list(LOSSLESS_BITS)
+        if "bits" in named or (lossy and "bits" in kept) or codec in FEATURE_CODEC_REGISTRY:
+            depths = settings.BITS  # feature codecs are trained for one bit depth
         bits = _listed(common.get("bits", depths))
+        rates = _find_rates(codec, common, settings, named, kept)
         parts = [name or cfg.MODEL.FEATCOMP.SPLIT]
         parts += [codec] if not name or len(codecs) > 1 else []
         parts += [f"effort {effort}"] if len(efforts) > 1 else []
-        entry = {**common, "codec": codec, "effort": effort}
-        if codec in FEATURE_CODEC_REGISTRY and "rate" not in common:
-            rates = FEATURE_CODEC_REGISTRY.get(codec).typical_rates
-        else:
-            rates = _listed(common.get("rate", ()))
+        entry = {**common, "codec": codec, **({"effort": effort} if "effort" in common else {})}
         if rates:
             yield ", ".join(parts), [{**entry, "bits": n, "rate": r} for n in bits for r in rates]
+            continue
+        if qualities == [None] and "quality" not in common:
+            yield ", ".join(parts), [{**entry, "bits": n} for n in bits]
             continue
         if len(qualities) == 1:
             yield ", ".join(parts), [{**entry, "bits": n, "quality": qualities[0]} for n in bits]
@@ -121,7 +184,51 @@ def _families(name, common, cfg):
             yield label, [{**entry, "bits": n, "quality": quality} for quality in qualities]
 
 
-def _points(described, training, curve):
+def _read_codec_overrides(common, cfg):
+    """Returns (codec settings of a config with a curve's overrides, keys that these overrides name)."""
+    overrides = common.get("overrides") or {}
+    known = {**{key: _CODEC + of_config for key, of_config in _CODEC_KEYS.items()}, "target": _TARGET}
+    named = [key for key, of_config in known.items() if of_config in overrides]
+    settings = cfg.MODEL.FEATCOMP.CODEC.clone()
+    settings.defrost()
+    for key in named:
+        value = overrides[known[key]]
+        with contextlib.suppress(ValueError, SyntaxError):  # "4" and "None", as configs take them
+            value = ast.literal_eval(value) if isinstance(value, str) else value
+        settings[known[key].removeprefix(_CODEC)] = value
+    return settings, named
+
+
+def _find_qualities(codec, common, settings, named, kept):
+    """Finds the qualities of a curve's points, and whether they are lossy."""
+    found = None if codec in FEATURE_CODEC_REGISTRY else find_image_codec(codec)
+    default = None if found is None else found.default_quality
+    if common.get("quality") is not None:
+        qualities = _listed(common["quality"])
+    elif "quality" in named:
+        qualities = [settings.QUALITY]
+    elif "quality" in kept and "quality" not in common and settings.QUALITY is not None and found:
+        qualities = sorted({*found.typical_qualities, settings.QUALITY})
+    else:
+        qualities = [None] if default is None else list(found.typical_qualities)
+    return qualities, qualities != [None] or default is not None
+
+
+def _find_rates(codec, common, settings, named, kept):
+    """Finds the rates of a curve's points; none for a codec that has one rate or meets a target."""
+    if common.get("rate") is not None:
+        return _listed(common["rate"])
+    if not _has_rates(codec):
+        return []
+    if "rate" in named:
+        return [settings.RATE]
+    if "target" in kept and settings.TARGET_KB:
+        return []
+    typical = FEATURE_CODEC_REGISTRY.get(codec).typical_rates
+    return sorted({*typical, settings.RATE}) if "rate" in kept else list(typical)
+
+
+def _points(described, training, curve, find_config):
     """Names points by what tells them from one another."""
     shown = [
         {
@@ -148,8 +255,10 @@ def _points(described, training, curve):
         name if names.count(name) == 1 else f"{name}, no. {number}"
         for number, name in enumerate(names, 1)
     ]
-    pairs = zip(described, names, strict=True)
-    return tuple(make_point({**entry, "name": name}, training, curve) for entry, name in pairs)
+    return tuple(
+        make_point(entry, training, curve, name, find_config(entry.get("training", training)))
+        for entry, name in zip(described, names, strict=True)
+    )
 
 
 def _listed(value):
@@ -245,6 +354,7 @@ def expand_anchor(anchor, cfg, before, training):
         **before,
         "MODEL.FEATCOMP.SPLIT": "ImageSplit" if kind == "image" else split,
         f"{_CODEC}QUANTIZER": "",
+        **_without_target(cfg.MODEL.FEATCOMP.CODEC),
     }
     if kind == "image":
         overrides |= {"MODEL.FEATCOMP.SPLIT_POINT": "", "MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT": 0.0}
@@ -266,6 +376,6 @@ def expand_anchor(anchor, cfg, before, training):
             for quality in found.typical_qualities
         ]
         name = f"{kind}, {chosen}"
-        points = _points(entries, training, name)
+        points = _points(entries, training, name, lambda training: None)
         curves.append(Curve(name, points, anchor=True, sends_features=kind == "features"))
     return curves

@@ -24,8 +24,12 @@ Its keys, all of which may be left out but for some curve, level or anchor:
         codec: [jpegxl, png]         # a curve each; default: the config's own
         bits: [2, 3, 4, 6, 8]        # points of a lossless codec; this is the default
         quality: [20, 50, 80]        # points of a lossy codec; the default is the codec's own
-        effort: null
-        rate: [0, 0.25, 0.5, 0.75, 1]  # points of a variable-rate codec; this is the default
+        effort: 7                    # default: the config's for its own codec, else the codec's
+        rate: [0, 0.25, 0.5, 0.75, 1]  # points of a variable-rate codec; this is the default, but
+                                       # for one at CODEC.TARGET_KB, which takes no rates
+        # A codec setting among these is that of all points. The config's own codec is lossy where
+        # CODEC.QUALITY is set: this quality is among its points, which have CODEC.BITS bits (those of
+        # other lossy codecs 8); so is CODEC.RATE among its rates.
         overrides: {MODEL.FEATCOMP.SSFC.CHANNELS: 16}
       - name: any points             # each with keys of the above, and with a name of its own if wanted
         anchor: true                 # other curves are compared with it
@@ -62,6 +66,7 @@ Anchors: `image` is the image, as the network gets it, coded in colour, and the 
 """
 
 import dataclasses
+import functools
 import logging
 import os
 
@@ -158,7 +163,7 @@ def make_plan(data, overrides=None):
         raise ValueError(f"seeds must be distinct whole numbers from 0, not {list(seeds)}")
     alone = not data.get("trainings")
     trainings = _read_trainings(data, overrides or {})
-    curves, levels = _read_curves(data, trainings), _read_levels(data)
+    curves, levels = _read_curves(data, trainings), _read_levels(data, trainings)
     anchors, uncompressed = _expand_anchors(data, trainings)
     curves += anchors
     points = [*levels, *(point for curve in curves for point in curve.points), *uncompressed]
@@ -231,6 +236,7 @@ def _read_trainings(data, overrides):
 
 def _read_curves(data, trainings):
     curves = []
+    find_config = _config_finder(trainings)
     default = [{}] if "" in trainings else []
     for number, entry in enumerate(data.get("curves", default)):
         name = entry.get("name", "") if isinstance(entry, dict) else ""
@@ -238,9 +244,19 @@ def _read_curves(data, trainings):
             require_keys(entry, CURVE_KEYS, "it")
             first = next(iter(entry.get("points") or ()), None)
             training = {**entry, **(first if isinstance(first, dict) else {})}.get("training", "")
-            known = _known_training(training, trainings)
-            curves += expand_curve(entry, make_config(known.config_file, known.overrides))
+            curves += expand_curve(entry, find_config(training), find_config)
     return curves
+
+
+def _config_finder(trainings):
+    """Makes a function that returns the config of a training of that name."""
+
+    @functools.cache
+    def find_config(name):
+        known = _known_training(name, trainings)
+        return make_config(known.config_file, known.overrides)
+
+    return find_config
 
 
 def _known_training(name, trainings):
@@ -250,13 +266,17 @@ def _known_training(name, trainings):
     return trainings[name]
 
 
-def _read_levels(data):
+def _read_levels(data, trainings):
     levels = []
+    find_config = _config_finder(trainings)
     for number, entry in enumerate(data.get("levels") or ()):
         require_keys(entry, POINT_KEYS, f"levels[{number}]")
         if not entry.get("name"):
             raise ValueError(f"levels[{number}] needs a name")
-        levels.append(make_point(entry, ""))
+        with at(f"levels[{number}]"):
+            known = {"codec", "rate"} & entry.keys() and entry.get("training", "") in trainings
+            cfg = find_config(entry.get("training", "")) if known else None
+            levels.append(make_point(entry, "", cfg=cfg))
     return levels
 
 
