@@ -1,6 +1,8 @@
 """What a report makes of results that were worked out by hand."""
 
 import csv
+import dataclasses
+import os
 
 import pytest
 
@@ -95,7 +97,7 @@ def test_files(tmp_path):
     overrides = {
         "a1": {f"{CODEC}NAME": "jpeg", f"{CODEC}BITS": 8, f"{CODEC}QUALITY": 50},
         "a2": {f"{CODEC}NAME": "hevc", f"{CODEC}QUALITY": 20},
-        "b1": {f"{CODEC}NAME": "png"},
+        "b1": {f"{CODEC}NAME": "png", f"{CODEC}QUANTIZER": "channel"},
         "b2": {f"{CODEC}NAME": "jpegxl", f"{CODEC}QUALITY": 1.5},
         "level": {"MODEL.FEATCOMP.ENABLED": False},
     }
@@ -116,6 +118,7 @@ def test_files(tmp_path):
     assert meanings["a2"][0] == "20" and "QP" in meanings["a2"][1]
     assert meanings["b2"][0] == "1.5" and "distance" in meanings["b2"][1]
     assert meanings["b1"] == meanings["level"] == ("", "")
+    assert rows["b1"]["quantizer"] == "channel" and rows["a1"]["seed"] == rows["a1"]["rate"] == ""
     assert rows["level"]["own/score"] == "3.0" and rows["a1"]["anchor"] == "0"
     assert rows["b1"]["anchor"] == "1" and rows["level"]["anchor"] == ""
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
@@ -124,3 +127,33 @@ def test_files(tmp_path):
     assert {f"curves.{end}" for end in ("png", "svg", "csv")} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+def read_curves(report):
+    """Lines of curves.csv, of a report whose features were not sent."""
+    report.write()
+    with open(os.path.join(report.output, "curves.csv"), newline="") as file:
+        return {row["setting"]: row for row in csv.DictReader(file)}
+
+
+def test_curves_tell_the_rate_or_the_size_that_images_are_coded_at(tmp_path):
+    codec = {f"{CODEC}NAME": "variable_rate", f"{CODEC}BITS": 8}
+    overrides = {
+        "a1": {**codec, f"{CODEC}RATE": 0.25},
+        "a2": {**codec, f"{CODEC}TARGET_KB": 1.5},
+        "level": {f"{CODEC}NAME": "png"},
+    }
+    results = {name: {"bbox": {"AP": 1.0}} for name in overrides}
+    rows = read_curves(report_of(results, overrides=overrides, output=tmp_path))
+    found = [(row["rate"], row["target_kb"]) for row in rows.values()]
+    assert found == [("0.25", ""), ("", "1.5"), ("", "")]
+
+
+def test_curves_tell_the_seed(tmp_path):
+    report = report_of({"level": {"bbox": {"AP": 1.0}}}, output=tmp_path)
+    point = report.plan.points["level"]
+    points = {f"level, {s}": dataclasses.replace(point, repeats="level", seed=s) for s in (3, 4)}
+    report.plan = dataclasses.replace(report.plan, points=points, seeds=(3, 4))
+    report.configs = dict.fromkeys(points, report.configs["level"])
+    report.results = dict.fromkeys(points, report.results["level"])
+    assert [row["seed"] for row in read_curves(report).values()] == ["3", "4"]
