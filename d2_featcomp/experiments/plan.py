@@ -74,6 +74,7 @@ from .plan_files import PLAN_KEYS, read_sweep
 from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
+    UNCOMPRESSED,
     BDRate,
     Difference,
     Goal,
@@ -277,7 +278,7 @@ def _expand_anchors(data, trainings):
         if alone:
             before = find_overrides_before_splitting(data.get("anchor_weights"), cfg)
         curves = [curve for anchor in anchors for curve in expand_anchor(anchor, cfg, before, name)]
-    unsplit = Point("uncompressed", name, {**before, "MODEL.FEATCOMP.ENABLED": False})
+    unsplit = Point(UNCOMPRESSED, name, {**before, "MODEL.FEATCOMP.ENABLED": False})
     return curves, [unsplit] if uncompressed else []
 
 

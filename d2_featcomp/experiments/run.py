@@ -20,7 +20,7 @@ from .html_report import MOST_PICTURES
 from .keys import find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
 from .report import Report
-from .schema import file_name, make_config
+from .schema import UNCOMPRESSED, file_name, make_config
 from .seeds import name_repeat
 from .subsets import limit_images
 
@@ -362,9 +362,9 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
         for name in points
     ]
     if max_drop is not None:
-        if not sweep.levels:
+        if UNCOMPRESSED not in rows:
             raise ValueError("a largest drop needs the uncompressed network: do not leave it out")
-        least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
+        least = rows[UNCOMPRESSED].get(quality, float("nan")) - max_drop
         if least != least:
             raise ValueError(f"{quality} of the uncompressed network was not measured")
         chosen = choose_within_budget(measured, least_quality=least)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from d2_featcomp.experiments import Curve, Goal, Plan, Point, Report, Training
+from d2_featcomp.experiments import Curve, Goal, Plan, Point, Report, Training, choose_setting
 
 CONFIG = "configs/quick/msfc_R18.yaml"
 CODEC = "MODEL.FEATCOMP.CODEC."
@@ -157,3 +157,16 @@ def test_curves_tell_the_seed(tmp_path):
     report.configs = dict.fromkeys(points, report.configs["level"])
     report.results = dict.fromkeys(points, report.results["level"])
     assert [row["seed"] for row in read_curves(report).values()] == ["3", "4"]
+
+
+def test_a_largest_drop_is_below_the_uncompressed_network():
+    results = {
+        "level": {"bbox": {"AP": 20.0}},
+        **{name: RESULTS[name] for name in ("a1", "a2")},
+        "uncompressed": {"bbox": {"AP": 50.0}},
+    }
+    point, _ = choose_setting(report_of(results).plan, results, max_drop=10)
+    assert (point.name, point.quality) == ("a2", 45.0)
+    del results["uncompressed"]
+    with pytest.raises(ValueError, match="needs the uncompressed network: do not leave it out"):
+        choose_setting(report_of(results).plan, results, max_drop=10)
