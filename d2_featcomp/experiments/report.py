@@ -1,5 +1,6 @@
 """The report of a plan's measurements: tables, CSV, JSON, plots, BD-rates, goals."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -46,7 +47,7 @@ class Report:
         per_image.csv: a line a point and image.
         results.json, summary.json: results and configs; title, command, versions, BD-rates.
         table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
-        differences.csv, differences.md: if the plan asks for any.
+        differences.csv, differences.md: if the plan asks for any; else those of an earlier plan go.
 
     Args:
         plan (Plan): that was run.
@@ -88,6 +89,10 @@ class Report:
             differences = self.differences()
             write_differences(differences, self._path("differences.csv"))
             write_text(f"{format_differences(differences)}\n", self._path("differences.md"))
+        else:
+            for name in ("differences.csv", "differences.md"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(self._path(name))
         for stem, x, y in self.plots():
             self._draw(stem, x, y)
 
@@ -95,8 +100,8 @@ class Report:
         """Writes report.html, of what :meth:`write` wrote and of the folder "pictures".
 
         Args:
-            panels (dict or None): name of a picture -> list of (caption, (H, W, 3) uint8 RGB), of those
-                that a slider compares.
+            panels (dict or None): name of a picture to show -> list of (caption, (H, W, 3) uint8 RGB),
+                which a slider compares, or an empty one.
         """
         write_html_report(self, self._path("report.html"), panels)
 

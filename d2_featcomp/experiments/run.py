@@ -11,7 +11,7 @@ import time
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ..deploy import draw_images
+from ..deploy.demo import draw_images, remove_drawn
 from ..engine.inference import build_for_inference
 from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
@@ -285,7 +285,8 @@ class _Run:
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
 
     def draw(self, setting, reference="", count=4):
-        """Draws pictures; returns the panels of the first, as :meth:`Report.write_html` takes them."""
+        """Draws pictures, in place of those of an earlier plan; returns their names, with the panels of
+        the first, as :meth:`Report.write_html` takes them."""
         folder = os.path.join(self.output, "pictures")
         if self.plan.seeds:
             setting = name_repeat(setting, self.plan.seeds[0])
@@ -303,8 +304,9 @@ class _Run:
             if len(found) < MOST_PICTURES:
                 found[name] = panels
 
-        draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
-        return found
+        remove_drawn(folder)
+        drawn = draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
+        return {name: found.get(name, []) for name in drawn}
 
 
 def _mark(folder):
