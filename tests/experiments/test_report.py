@@ -124,6 +124,9 @@ def test_files(tmp_path):
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     assert lines[:2] == ["setting,image,bytes", "a1,a1.jpg,7"] and len(lines) == 5
     assert "own/score" in (tmp_path / "table.md").read_text().splitlines()[0]
+    with open(tmp_path / "results.csv", newline="") as file:
+        scores = {row["setting"]: row["own/score"] for row in csv.DictReader(file)}
+    assert scores == {**dict.fromkeys(RESULTS, ""), "level": "3.0"}
     assert {f"curves.{end}" for end in ("png", "svg", "csv")} <= {
         path.name for path in tmp_path.iterdir()
     }
