@@ -4,7 +4,7 @@
 
 It tells how many percent more bits a curve needs than another for the same quality; negative numbers
 save bits. Any CSV file with a header and a line a point will do, those of featcomp sweep among them; of
-a file with several curves in its column "curve", name one.
+a file with several curves in its column "curve", or several seeds in its column "seed", name one.
 """
 
 import argparse
@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", required=True, help="column of the quality, larger is better")
     parser.add_argument("--anchor-curve", metavar="NAME", help="which one, if the file has several")
     parser.add_argument("--test-curve", metavar="NAME", help="which one, if the file has several")
+    parser.add_argument("--anchor-seed", metavar="SEED", help="which one, if the curve has several")
+    parser.add_argument("--test-seed", metavar="SEED", help="which one, if the curve has several")
     parser.add_argument(
         "--method",
         default="cubic",
@@ -32,8 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation import bd_rate
     from ..evaluation.curve_files import read_curve
 
-    anchor = read_curve(args.anchor, args.rate, args.quality, args.anchor_curve)
-    test = read_curve(args.test, args.rate, args.quality, args.test_curve)
+    columns = args.rate, args.quality
+    anchor = read_curve(args.anchor, *columns, args.anchor_curve, args.anchor_seed)
+    test = read_curve(args.test, *columns, args.test_curve, args.test_seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         percent = bd_rate(anchor[0], anchor[1], test[0], test[1], method=args.method)

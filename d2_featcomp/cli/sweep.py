@@ -82,11 +82,12 @@ def sweep(args: argparse.Namespace) -> None:
     """What each of the processes does."""
     from ..engine import setup_terminal
     from ..experiments import choose_setting, plan_sweep, run_sweep
+    from ..experiments.schema import UNCOMPRESSED
 
     if args.target_kb is not None and args.max_drop is not None:
         raise ValueError("give either --target-kb or --max-drop")
     sweep = plan_sweep(describe(args), args.config_file, args.opts, args.output)
-    if args.max_drop is not None and not sweep.levels:
+    if args.max_drop is not None and UNCOMPRESSED not in sweep.points:
         raise ValueError("--max-drop needs the uncompressed network: do not leave it out")
     setup_terminal(args.output, verbose=args.verbose)
     results = run_sweep(sweep, args.output, method=args.bd_method, command=sys.argv)

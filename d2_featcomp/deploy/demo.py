@@ -1,5 +1,7 @@
 """Runs a network with compressed features on image files and draws the results."""
 
+import contextlib
+import glob
 import os
 
 import numpy as np
@@ -22,7 +24,9 @@ from .pictures import (
     draw_truth,
 )
 
-__all__ = ["FrameDrawer", "describe_stream_bytes", "draw_images"]
+__all__ = ["FrameDrawer", "describe_stream_bytes", "draw_images", "remove_drawn"]
+
+_FEATURES = "_features.png"
 
 
 def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, take_panels=None):
@@ -40,12 +44,15 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
         threshold (float): instances of a lower score are not drawn.
         take_panels (callable or None): is called with the name of each `NAME_detections.png` and its
             panels, list of (caption, (H, W, 3) uint8 RGB), all of one size.
+
+    Returns:
+        list[str]: names of the pictures, PNG files in `folder`.
     """
     categories = choose_categories(cfg, count_classes(model))
     datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     os.makedirs(folder, exist_ok=True)
     records = list(records)
-    names = name_files([record["file_name"] for record in records])
+    names, drawn_names = name_files([record["file_name"] for record in records]), []
     for name, record in zip(names, tqdm(records, desc="images", mininterval=1), strict=True):
         picture = read_image(record["file_name"], "RGB")
         inputs = make_input(picture, cfg)
@@ -57,7 +64,7 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
             bgr = cfg.INPUT.FORMAT == "BGR"
             drawn = draw_tasks(get_pixels(inputs, cfg), output, record, metadata, bgr=bgr)
             drawn = arrange([(describe_stream_bytes(stream), drawn)], 1)
-            Image.fromarray(drawn).save(f"{stem}_tasks.png")
+            drawn_name = f"{name}_tasks.png"
         else:
             results = [(describe_stream_bytes(stream), picture, output)]
             if reference is not None:
@@ -65,11 +72,29 @@ def draw_images(cfg, model, records, folder, *, reference=None, threshold=0.5, t
                 results = [before, *results, after]
             panels = _draw_panels(results, picture, record, metadata, threshold)
             drawn = arrange(panels, 2 if len(panels) == 4 else len(panels))
-            Image.fromarray(drawn).save(f"{stem}_detections.png")
+            drawn_name = f"{name}_detections.png"
             if take_panels is not None:
-                take_panels(f"{name}_detections.png", panels)
-        Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}_features.png")
+                take_panels(drawn_name, panels)
+        Image.fromarray(drawn).save(os.path.join(folder, drawn_name))
+        Image.fromarray(draw_features(stream, model.feature_codec)).save(f"{stem}{_FEATURES}")
         write_bytes(stream.to_bytes(), f"{stem}.d2fc")
+        drawn_names += [drawn_name, f"{name}{_FEATURES}"]
+    return drawn_names
+
+
+def remove_drawn(folder):
+    """Removes what :func:`draw_images` wrote: bitstreams and the pictures that are named like them.
+    Other files stay.
+
+    Args:
+        folder (str): as there; it need not exist.
+    """
+    for features in glob.glob(os.path.join(glob.escape(folder), f"*{_FEATURES}")):
+        stem = features.removesuffix(_FEATURES)
+        if os.path.isfile(f"{stem}.d2fc"):
+            for end in ("_detections.png", "_tasks.png", ".d2fc", _FEATURES):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(stem + end)
 
 
 class FrameDrawer:

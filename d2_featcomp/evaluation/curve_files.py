@@ -6,19 +6,21 @@ import os
 __all__ = ["read_curve"]
 
 
-def read_curve(path, rate, quality, curve=None):
+def read_curve(path, rate, quality, curve=None, seed=None):
     """Reads a curve from a CSV file.
 
     Args:
         path (str): CSV file.
         rate, quality (str): columns, in upper or lower case.
         curve (str or None): which lines, by the column "curve"; None takes all, if they are of one.
+        seed (str or None): which of these, by the column "seed"; None takes all, if they are of one.
 
     Returns:
         (list[float], list[float]): rates and qualities, of the lines that have both.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no such column or curve, or no number.
+        FileNotFoundError: no such file. ValueError: no such column, curve or seed, no line that has
+            both, or no number.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path!r}")
@@ -34,9 +36,13 @@ def read_curve(path, rate, quality, curve=None):
                 f"{path}: no column {wanted!r}; there are {', '.join(columns.values()) or 'none'}"
             )
     if "curve" in columns:
-        lines = _select_curve(path, lines, columns["curve"], curve)
+        lines = _select(path, lines, columns["curve"], "curve", curve)
     elif curve is not None:
         raise ValueError(f"{path}: no column 'curve' to find {curve!r} in")
+    if "seed" in columns:
+        lines = _select(path, lines, columns["seed"], "seed", seed)
+    elif seed is not None:
+        raise ValueError(f"{path}: no column 'seed' to find {seed!r} in")
     rates, qualities = [], []
     for line in lines:
         pair = line[columns[rate.lower()]], line[columns[quality.lower()]]
@@ -46,17 +52,25 @@ def read_curve(path, rate, quality, curve=None):
                 qualities.append(float(pair[1]))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
+    if not rates:
+        of_curve = f" of curve {curve!r}" if curve is not None else ""
+        raise ValueError(
+            f"{path}: no line{of_curve} has both {rate!r} and {quality!r}: there is nothing to compare"
+        )
     return rates, qualities
 
 
-def _select_curve(path, lines, column, curve):
+def _select(path, lines, column, kind, wanted):
+    """Lines of one curve or seed (`kind`), the only one where none is `wanted`."""
     names = list(dict.fromkeys(line[column] for line in lines if line[column]))
-    if curve is None and len(names) > 1:
+    if wanted is None and len(names) > 1:
         raise ValueError(
-            f"{path} holds several curves: name one of {', '.join(map(repr, names))} by --anchor-curve "
-            "or --test-curve"
+            f"{path} holds several {kind}s: name one of {', '.join(map(repr, names))} by "
+            f"--anchor-{kind} or --test-{kind}"
         )
-    if curve is not None and curve not in names:
-        raise ValueError(f"{path}: no curve {curve!r}; there are {', '.join(map(repr, names))}")
-    wanted = curve if curve is not None else names[0] if names else ""
-    return [line for line in lines if line[column] == wanted]
+    if wanted is not None and wanted not in names:
+        raise ValueError(
+            f"{path}: no {kind} {wanted!r}; there are {', '.join(map(repr, names)) or 'none'}"
+        )
+    found = wanted if wanted is not None else names[0] if names else ""
+    return [line for line in lines if line[column] == found]

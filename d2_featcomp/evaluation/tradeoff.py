@@ -164,8 +164,9 @@ def _cell(column, row, spread):
 
 
 def write_csv(rows, path):
-    """Writes the rows with all their digits, in one piece."""
-    columns = _measured(COLUMNS, rows)
+    """Writes the rows with all their digits, in one piece; columns not in :data:`COLUMNS` come last."""
+    others = dict.fromkeys(column for row in rows.values() for column in row if column not in COLUMNS)
+    columns = [*_measured(COLUMNS, rows), *others]
     lines = ([name, *(row.get(column, "") for column in columns)] for name, row in rows.items())
     files.write_csv(["setting", *columns], lines, path)
 

@@ -38,10 +38,10 @@ def write_html_report(report, path, panels=None):
     """Writes the report; where plotly is not installed, logs how to get it and writes none.
 
     Args:
-        report (Report): of what was measured; pictures are those in the folder "pictures" of its output.
+        report (Report): of what was measured; pictures are in the folder "pictures" of its output.
         path (str): of the file.
-        panels (dict or None): name of a picture -> list of (caption, (H, W, 3) uint8 RGB); two of
-            them are shown with a slider between, instead of the picture.
+        panels (dict or None): name of a picture to show -> list of (caption, (H, W, 3) uint8 RGB); two
+            of them are shown with a slider between, instead of the picture. Others are not shown.
 
     Returns:
         bool: whether it was written.
@@ -335,14 +335,11 @@ def _make_image_table(report):
 
 
 def _make_pictures(folder, panels):
-    """Those of a folder; of those whose panels are known, two on one another with a slider."""
-    if not os.path.isdir(folder):
-        return ""
-    names = [name for name in os.listdir(folder) if name.endswith(".png")]
-    names = sorted(names, key=lambda name: (name not in panels, name))[:MOST_PICTURES]
+    """Those of a folder that `panels` names; where it has several, two on one another with a slider."""
+    names = sorted(panels, key=lambda name: (not panels[name], name))[:MOST_PICTURES]
     text = ""
     for name in names:
-        if len(panels.get(name, ())) > 1:
+        if len(panels[name]) > 1:
             shown = _make_slider(panels[name])
         else:
             with open(os.path.join(folder, name), "rb") as file:

@@ -45,7 +45,8 @@ Its keys, all of which may be left out but for some curve, level or anchor:
     plot: {x: BPFE, y: box AP}       # columns; the default with trainings. y may be a list: a plot each.
                                      # Without: each quality against BPFE and against bits per pixel
     columns: [box AP50, kB/image]    # of the table; by default all that are measured but box AP50
-    seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means
+    seeds: [1, 2, 3]                 # every training is done with each; tables and plots show means.
+                                     # Not where nothing is trained
     bd_rates:                        # how many percent more bits a curve needs than another
       - {anchor: JPEG pyramid, test: MSFC, columns: [box AP, mask AP], method: pchip}
       - {anchor: JPEG pyramid, test: MSFC, columns: [box AP], points: 5}  # of each curve, the first
@@ -54,7 +55,7 @@ Its keys, all of which may be left out but for some curve, level or anchor:
       - {setting: "MSFC, n = 2", minus: "MSFC, n = 4"}                  # of box AP
     # reference: the unsplit network, to draw beside; may be left out
     pictures: {setting: "MSFC, n = 2", reference: detector, count: 4}
-    goals:                           # bounds: at_least, at_most
+    goals:                           # bounds: at_least, at_most; checked by featcomp reproduce alone
       - {setting: "MSFC, n = 2", column: box AP, at_least: 30}
       - {setting: "MSFC, n = 2", column: box AP, minus: uncompressed, at_least: -2}
       - {setting: "MSFC, n = 2", compression_ratio_against: JPEG pyramid, at_least: 10}
@@ -79,6 +80,7 @@ from .plan_files import PLAN_KEYS, read_sweep
 from .schema import (
     CURVE_KEYS,
     POINT_KEYS,
+    UNCOMPRESSED,
     BDRate,
     Difference,
     Goal,
@@ -135,6 +137,8 @@ def plan_sweep(description, config_file, opts, output=""):
     require_keys(description, PLAN_KEYS, "a plan")
     if description.get("trainings"):
         raise ValueError("it has trainings: run it by featcomp reproduce")
+    if description.get("goals"):
+        raise ValueError("it has goals, which featcomp reproduce alone checks: leave them out")
     cfg = setup_config(config_file, opts)
     require_weights(cfg)
     if not cfg.MODEL.FEATCOMP.ENABLED:
@@ -163,6 +167,8 @@ def make_plan(data, overrides=None):
         raise ValueError(f"seeds must be distinct whole numbers from 0, not {list(seeds)}")
     alone = not data.get("trainings")
     trainings = _read_trainings(data, overrides or {})
+    if seeds and all(training.checkpoint for training in trainings.values()):
+        raise ValueError("it trains nothing, so all seeds would measure the same: leave seeds out")
     curves, levels = _read_curves(data, trainings), _read_levels(data, trainings)
     anchors, uncompressed = _expand_anchors(data, trainings)
     curves += anchors
@@ -297,7 +303,7 @@ def _expand_anchors(data, trainings):
         if alone:
             before = find_overrides_before_splitting(data.get("anchor_weights"), cfg)
         curves = [curve for anchor in anchors for curve in expand_anchor(anchor, cfg, before, name)]
-    unsplit = Point("uncompressed", name, {**before, "MODEL.FEATCOMP.ENABLED": False})
+    unsplit = Point(UNCOMPRESSED, name, {**before, "MODEL.FEATCOMP.ENABLED": False})
     return curves, [unsplit] if uncompressed else []
 
 

@@ -1,5 +1,6 @@
 """The report of a plan's measurements: tables, CSV, JSON, plots, BD-rates, goals."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -8,7 +9,7 @@ import os
 import torch
 from detectron2.utils import comm
 
-from ..codecs import IMAGE_CODEC_REGISTRY
+from ..codecs import FEATURE_CODEC_REGISTRY, IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
 from ..evaluation.bd_rate_tables import OF_MEANS, format_bd_rates, write_bd_rates
 from ..evaluation.bjontegaard_delta import compare_curves
@@ -41,11 +42,12 @@ class Report:
     """The measurements of a plan. :meth:`write` writes, into `output`:
 
         results.csv: the columns of the tables, a line a point, with all digits.
-        curves.csv: each point's settings, rates in detail, and every metric.
+        curves.csv: each point's seed and settings, rates in detail, and every metric; no rates of
+            features for points that send images, or answers.
         per_image.csv: a line a point and image.
         results.json, summary.json: results and configs; title, command, versions, BD-rates.
         table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
-        differences.csv, differences.md: if the plan asks for any.
+        differences.csv, differences.md: if the plan asks for any; else those of an earlier plan go.
 
     Args:
         plan (Plan): that was run.
@@ -87,6 +89,10 @@ class Report:
             differences = self.differences()
             write_differences(differences, self._path("differences.csv"))
             write_text(f"{format_differences(differences)}\n", self._path("differences.md"))
+        else:
+            for name in ("differences.csv", "differences.md"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(self._path(name))
         for stem, x, y in self.plots():
             self._draw(stem, x, y)
 
@@ -94,8 +100,8 @@ class Report:
         """Writes report.html, of what :meth:`write` wrote and of the folder "pictures".
 
         Args:
-            panels (dict or None): name of a picture -> list of (caption, (H, W, 3) uint8 RGB), of those
-                that a slider compares.
+            panels (dict or None): name of a picture to show -> list of (caption, (H, W, 3) uint8 RGB),
+                which a slider compares, or an empty one.
         """
         write_html_report(self, self._path("report.html"), panels)
 
@@ -138,12 +144,15 @@ class Report:
         """
         results = {name: self.results[name] for name in self._measured()}
         rows, more = make_rows(results), list_other_metrics(results)
-        others = {curve.name for curve in self.plan.curves if not curve.sends_features}
-        for name, row in rows.items():
-            if self.plan.points[name].curve in others:
-                for column in _OF_FEATURES:
-                    row.pop(column, None)
+        for name in self._without_features():
+            for column in _OF_FEATURES:
+                rows[name].pop(column, None)
         return {name: {**row, **more[name]} for name, row in rows.items()}
+
+    def _without_features(self):
+        """set[str]: points that were measured and send images, or answers."""
+        curves = {curve.name for curve in self.plan.curves if not curve.sends_features}
+        return {name for name in self._measured() if self.plan.points[name].curve in curves}
 
     def qualities(self):
         """Lists the columns of quality that were measured; larger is better."""
@@ -297,20 +306,26 @@ class Report:
             for metric in found
         )
         anchors = {curve.name: curve.anchor for curve in self.plan.curves}
-        rows = []
+        others, rows = self._without_features(), []
         for name in names:
             groups, point = self.results[name], self.plan.points[name]
+            left_out = {rate for rate in rates if name in others and _is_of_features(rate)}
             rows.append(
                 [
                     point.curve,
                     int(anchors[point.curve]) if point.curve else "",
                     name,
+                    "" if point.seed is None else point.seed,
                     *_describe_setting(self.configs[name]),
-                    *(groups.get("feature_rate", {}).get(rate, "") for rate in rates),
+                    *(
+                        "" if rate in left_out else groups.get("feature_rate", {}).get(rate, "")
+                        for rate in rates
+                    ),
                     *(groups.get(group, {}).get(metric, "") for group, metric in metrics),
                 ]
             )
-        head = ["curve", "anchor", "setting", *_SETTING, *rates, *(f"{g}/{m}" for g, m in metrics)]
+        shown = (f"{group}/{metric}" for group, metric in metrics)
+        head = ["curve", "anchor", "setting", "seed", *_SETTING, *rates, *shown]
         write_csv(head, rows, self._path("curves.csv"))
 
     def _write_images(self):
@@ -342,17 +357,29 @@ class Report:
 
 
 _OF_FEATURES = ("BPFE", "BPFE packed", "times smaller")
-_SETTING = ("split", "codec", "bits", "quality", "quality_meaning", "effort", "weights")
+_SETTING = (
+    *("split", "codec", "quantizer", "bits", "quality", "quality_meaning", "effort"),
+    *("rate", "target_kb", "weights"),
+)
+
+
+def _is_of_features(metric):
+    """Whether a metric of the rate is by elements of features: BPFE, its parts, compression ratio."""
+    return metric.startswith("BPFE") or metric == "times_smaller"
 
 
 def _describe_setting(cfg):
-    """list: a value for each of `_SETTING`; the quality's meaning is the codec's: QP, distance, ..."""
+    """list: a value for each of `_SETTING`; the quality's meaning is the codec's: QP, distance, ...; the
+    rate is that of codecs with several."""
     featcomp = cfg.MODEL.FEATCOMP
     if not featcomp.ENABLED:
-        return ["", "", "", "", "", "", cfg.MODEL.WEIGHTS]
+        return [*("" for _ in _SETTING[:-1]), cfg.MODEL.WEIGHTS]
     codec = featcomp.CODEC
-    meaning = ""
+    meaning, rate = "", None
     if codec.QUALITY is not None and codec.NAME in IMAGE_CODEC_REGISTRY:
         meaning = IMAGE_CODEC_REGISTRY.get(codec.NAME).quality_meaning
-    values = [featcomp.SPLIT, codec.NAME, codec.BITS, codec.QUALITY, meaning, codec.EFFORT]
+    if codec.NAME in FEATURE_CODEC_REGISTRY and FEATURE_CODEC_REGISTRY.get(codec.NAME).typical_rates:
+        rate = None if codec.TARGET_KB else codec.RATE
+    values = [featcomp.SPLIT, codec.NAME, codec.QUANTIZER, codec.BITS, codec.QUALITY, meaning]
+    values += [codec.EFFORT, rate, codec.TARGET_KB or None]
     return [*("" if value is None else value for value in values), cfg.MODEL.WEIGHTS]

@@ -11,7 +11,7 @@ import time
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ..deploy import draw_images
+from ..deploy.demo import draw_images, remove_drawn
 from ..engine.inference import build_for_inference
 from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
@@ -20,7 +20,7 @@ from .html_report import MOST_PICTURES
 from .keys import digest_imports, find_differences, hash_file, pick_trained_keys
 from .measure import measure_settings
 from .report import Report
-from .schema import file_name, make_config
+from .schema import UNCOMPRESSED, file_name, make_config
 from .seeds import name_repeat
 from .subsets import limit_images
 
@@ -294,7 +294,8 @@ class _Run:
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
 
     def draw(self, setting, reference="", count=4):
-        """Draws pictures; returns the panels of the first, as :meth:`Report.write_html` takes them."""
+        """Draws pictures, in place of those of an earlier plan; returns their names, with the panels of
+        the first, as :meth:`Report.write_html` takes them."""
         folder = os.path.join(self.output, "pictures")
         if self.plan.seeds:
             setting = name_repeat(setting, self.plan.seeds[0])
@@ -312,8 +313,9 @@ class _Run:
             if len(found) < MOST_PICTURES:
                 found[name] = panels
 
-        draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
-        return found
+        remove_drawn(folder)
+        drawn = draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
+        return {name: found.get(name, []) for name in drawn}
 
 
 def _mark(folder):
@@ -373,9 +375,9 @@ def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality="")
         for name in points
     ]
     if max_drop is not None:
-        if not sweep.levels:
+        if UNCOMPRESSED not in rows:
             raise ValueError("a largest drop needs the uncompressed network: do not leave it out")
-        least = rows[sweep.levels[0].name].get(quality, float("nan")) - max_drop
+        least = rows[UNCOMPRESSED].get(quality, float("nan")) - max_drop
         if least != least:
             raise ValueError(f"{quality} of the uncompressed network was not measured")
         chosen = choose_within_budget(measured, least_quality=least)

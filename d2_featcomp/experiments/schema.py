@@ -17,6 +17,7 @@ __all__ = [
     "require_keys",
 ]
 
+UNCOMPRESSED = "uncompressed"  # point of the network that is not split, beside anchors
 POINT_KEYS = ("name", "training", "weights", "codec", "bits", "quality", "effort", "rate", "overrides")
 CURVE_KEYS = (*POINT_KEYS, "anchor", "points")
 

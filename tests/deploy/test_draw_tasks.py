@@ -6,6 +6,7 @@ from detectron2.data import Metadata
 from PIL import Image
 
 from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.deploy.demo import remove_drawn
 from d2_featcomp.deploy.pictures import tasks
 from d2_featcomp.deploy.pictures.colours import class_colours
 from d2_featcomp.engine import draw_images, setup_config
@@ -25,7 +26,8 @@ def test_ones_own_image_is_drawn_without_the_data_set(picture, tmp_path, heads):
         overrides += ["MODEL.MULTI_TASK.HEADS", heads]
     path = "configs/mtl_R34_encoder2.yaml"
     cfg, model = setup_config(path, overrides), networks.build(path, overrides)
-    draw_images(cfg, model, [{"file_name": picture}], str(tmp_path / "out"))
+    drawn = draw_images(cfg, model, [{"file_name": picture}], str(tmp_path / "out"))
+    assert drawn == ["own_tasks.png", "own_features.png"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["own.d2fc", "own_features.png", "own_tasks.png"]
     FeatureBitstream.from_bytes((tmp_path / "out" / "own.d2fc").read_bytes())
@@ -35,6 +37,17 @@ def test_ones_own_image_is_drawn_without_the_data_set(picture, tmp_path, heads):
     cells = {None: 4, 1: 2, 2: 3}[heads and len(heads)]  # with the input
     columns = 2 if cells % 2 == 0 else cells
     assert width == columns * shown + (columns - 1) * 6
+
+
+def test_what_was_drawn_is_removed_and_nothing_else(tmp_path):
+    for end in (".d2fc", "_features.png", "_tasks.png", "_detections.png"):
+        (tmp_path / f"drawn{end}").touch()
+    others = {"mine.png", "drawn.png", "without_stream_features.png", "alone.d2fc"}
+    for name in others:
+        (tmp_path / name).touch()
+    remove_drawn(str(tmp_path))
+    remove_drawn(str(tmp_path / "nowhere"))
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
 def outputs_of(*tasks):

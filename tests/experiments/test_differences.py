@@ -117,6 +117,11 @@ def test_a_report_tells_differences_and_intervals_of_goals(tmp_path):
     ((reached, words),) = report.check_goals()
     assert reached and words.endswith(f"-25 (at least -30), 95 % interval {interval}")
 
+    # A later plan in the same folder, which does not ask for any.
+    report.plan = make_plan([], ("a", "plain"))
+    report.write()
+    assert not list(tmp_path.glob("differences.*")) and (tmp_path / "results.csv").exists()
+
 
 @pytest.mark.parametrize(
     ("wanted", "words"),

@@ -81,7 +81,7 @@ def test_the_file_needs_no_network_and_names_are_text(report, tmp_path):
     (tmp_path / "per_image.csv").write_text(per_image)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.png").write_bytes(b"png")
-    report.write_html()
+    report.write_html({"one.png": []})
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Reader(text)
     assert page.addresses == ["data:image/png;base64,cG5n"]
@@ -122,9 +122,9 @@ PANELS = [(f"<{n}>", np.full((2, 3, 3), n, np.uint8)) for n in range(4)]
 @pytest.mark.parametrize("count, left", [(2, 0), (3, 0), (4, 1)])
 def test_a_slider_compares_two_of_the_panels(report, tmp_path, count, left):
     (tmp_path / "pictures").mkdir()
-    for name in ("a_features.png", "b_detections.png"):
+    for name in ("a_features.png", "b_detections.png", "of_an_earlier_plan.png"):
         (tmp_path / "pictures" / name).write_bytes(b"png")
-    report.write_html({"b_detections.png": PANELS[:count]})
+    report.write_html({"a_features.png": [], "b_detections.png": PANELS[:count]})
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Reader(text)
     assert page.addresses[-1] == "data:image/png;base64,cG5n"
@@ -136,11 +136,19 @@ def test_a_slider_compares_two_of_the_panels(report, tmp_path, count, left):
     assert text.count("<input type='range'") == 1
 
 
+def test_a_plan_without_pictures_shows_none(report, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a_features.png").write_bytes(b"png")
+    report.write_html({})
+    assert not Reader((tmp_path / "report.html").read_text(encoding="utf-8")).addresses
+
+
 def test_no_more_pictures_than_a_page_should_hold(report, tmp_path):
     (tmp_path / "pictures").mkdir()
     for n in range(MOST_PICTURES + 1):
         (tmp_path / "pictures" / f"{n}.png").write_bytes(b"png")
-    report.write_html({"8.png": PANELS[:2]})
+    panels = {f"{n}.png": [] for n in range(MOST_PICTURES)}
+    report.write_html({**panels, "8.png": PANELS[:2]})
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(page.addresses) == 2 + MOST_PICTURES - 1 and "8.png" in page.texts
 

@@ -40,3 +40,31 @@ def test_images_are_not_compared_by_bits_of_features(tmp_path):
         told = pytest.raises(ValueError, match="'image, JPEG 4:2:0' sends images, which have no BPFE")
         with told if x == "BPFE" else contextlib.nullcontext():
             read_experiment(str(path))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"seeds": [1, 2]}, "it trains nothing, so all seeds would measure the same: leave seeds out"),
+        ({"goals": [{"setting": "a", "column": "box AP", "at_least": 1}]}, "it has goals, which"),
+    ],
+)
+def test_a_sweep_has_no_seeds_or_goals(tmp_path, more, words):
+    weights = str(tmp_path / "a.pth")
+    torch.save({}, weights)
+    description = {"curves": [{}], "anchors": [], "uncompressed": False, **more}
+    with pytest.raises(ValueError, match=words):
+        plan_sweep(description, CONFIG, ["MODEL.WEIGHTS", weights])
+
+
+def test_seeds_need_a_training_that_is_done(tmp_path):
+    path = tmp_path / "plan.yaml"
+    plan = {
+        "config_file": os.path.abspath(CONFIG),
+        "trainings": {"given": {"checkpoint": "a.pth"}},
+        "levels": [{"name": "a", "training": "given"}],
+        "seeds": [1],
+    }
+    path.write_text(yaml.safe_dump(plan))
+    with pytest.raises(ValueError, match=r"plan\.yaml: it trains nothing, so all seeds"):
+        read_experiment(str(path))

@@ -1,10 +1,12 @@
 """What a report makes of results that were worked out by hand."""
 
 import csv
+import dataclasses
+import os
 
 import pytest
 
-from d2_featcomp.experiments import Curve, Goal, Plan, Point, Report, Training
+from d2_featcomp.experiments import Curve, Goal, Plan, Point, Report, Training, choose_setting
 
 CONFIG = "configs/quick/msfc_R18.yaml"
 CODEC = "MODEL.FEATCOMP.CODEC."
@@ -95,7 +97,7 @@ def test_files(tmp_path):
     overrides = {
         "a1": {f"{CODEC}NAME": "jpeg", f"{CODEC}BITS": 8, f"{CODEC}QUALITY": 50},
         "a2": {f"{CODEC}NAME": "hevc", f"{CODEC}QUALITY": 20},
-        "b1": {f"{CODEC}NAME": "png"},
+        "b1": {f"{CODEC}NAME": "png", f"{CODEC}QUANTIZER": "channel"},
         "b2": {f"{CODEC}NAME": "jpegxl", f"{CODEC}QUALITY": 1.5},
         "level": {"MODEL.FEATCOMP.ENABLED": False},
     }
@@ -116,11 +118,58 @@ def test_files(tmp_path):
     assert meanings["a2"][0] == "20" and "QP" in meanings["a2"][1]
     assert meanings["b2"][0] == "1.5" and "distance" in meanings["b2"][1]
     assert meanings["b1"] == meanings["level"] == ("", "")
+    assert rows["b1"]["quantizer"] == "channel" and rows["a1"]["seed"] == rows["a1"]["rate"] == ""
     assert rows["level"]["own/score"] == "3.0" and rows["a1"]["anchor"] == "0"
     assert rows["b1"]["anchor"] == "1" and rows["level"]["anchor"] == ""
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     assert lines[:2] == ["setting,image,bytes", "a1,a1.jpg,7"] and len(lines) == 5
     assert "own/score" in (tmp_path / "table.md").read_text().splitlines()[0]
+    with open(tmp_path / "results.csv", newline="") as file:
+        scores = {row["setting"]: row["own/score"] for row in csv.DictReader(file)}
+    assert scores == {**dict.fromkeys(RESULTS, ""), "level": "3.0"}
     assert {f"curves.{end}" for end in ("png", "svg", "csv")} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+def read_curves(report):
+    """Lines of curves.csv, of a report whose features were not sent."""
+    report.write()
+    with open(os.path.join(report.output, "curves.csv"), newline="") as file:
+        return {row["setting"]: row for row in csv.DictReader(file)}
+
+
+def test_curves_tell_the_rate_or_the_size_that_images_are_coded_at(tmp_path):
+    codec = {f"{CODEC}NAME": "variable_rate", f"{CODEC}BITS": 8}
+    overrides = {
+        "a1": {**codec, f"{CODEC}RATE": 0.25},
+        "a2": {**codec, f"{CODEC}TARGET_KB": 1.5},
+        "level": {f"{CODEC}NAME": "png"},
+    }
+    results = {name: {"bbox": {"AP": 1.0}} for name in overrides}
+    rows = read_curves(report_of(results, overrides=overrides, output=tmp_path))
+    found = [(row["rate"], row["target_kb"]) for row in rows.values()]
+    assert found == [("0.25", ""), ("", "1.5"), ("", "")]
+
+
+def test_curves_tell_the_seed(tmp_path):
+    report = report_of({"level": {"bbox": {"AP": 1.0}}}, output=tmp_path)
+    point = report.plan.points["level"]
+    points = {f"level, {s}": dataclasses.replace(point, repeats="level", seed=s) for s in (3, 4)}
+    report.plan = dataclasses.replace(report.plan, points=points, seeds=(3, 4))
+    report.configs = dict.fromkeys(points, report.configs["level"])
+    report.results = dict.fromkeys(points, report.results["level"])
+    assert [row["seed"] for row in read_curves(report).values()] == ["3", "4"]
+
+
+def test_a_largest_drop_is_below_the_uncompressed_network():
+    results = {
+        "level": {"bbox": {"AP": 20.0}},
+        **{name: RESULTS[name] for name in ("a1", "a2")},
+        "uncompressed": {"bbox": {"AP": 50.0}},
+    }
+    point, _ = choose_setting(report_of(results).plan, results, max_drop=10)
+    assert (point.name, point.quality) == ("a2", 45.0)
+    del results["uncompressed"]
+    with pytest.raises(ValueError, match="needs the uncompressed network: do not leave it out"):
+        choose_setting(report_of(results).plan, results, max_drop=10)

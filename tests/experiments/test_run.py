@@ -115,8 +115,15 @@ def test_an_experiment_from_start_to_end_and_again(folder):
     # Nothing is done twice.
     before = done(folder)
     assert len(before) == 4
+    for end in (".d2fc", "_detections.png", "_features.png"):  # of an earlier plan
+        (out / "pictures" / f"earlier{end}").write_bytes(b"png")
+    (out / "pictures" / "mine.png").write_bytes(b"png")
     run(folder)
     assert done(folder) == before
+    assert sorted(os.listdir(out / "pictures"))[3:] == ["mine.png"]
+    if importlib.util.find_spec("plotly"):
+        text = (out / "report.html").read_text(encoding="utf-8")
+        assert "<figcaption>000000_features.png<" in text and "<figcaption>mine.png<" not in text
 
     # Another experiment may use its trainings.
     run(folder, out="other", trained_in=str(out), goals=[])

@@ -110,8 +110,11 @@ def test_what_a_sweep_writes(swept):
     ]
     rows = {row["setting"]: row for row in curves}
     for row in curves[:-1]:
-        parts = [float(row[f"BPFE_{part}"]) for part in ("header", "side_info", "payload")]
-        assert float(row["BPFE"]) == pytest.approx(sum(parts))
+        counted = [row[f"BPFE{part}"] for part in ("", "_header", "_side_info", "_payload", "_packed")]
+        if row["curve"] == "image, jpeg420":  # images have no elements of features
+            assert not any(counted) and not row["times_smaller"] and float(row["bpp"]) > 0
+        else:
+            assert float(counted[0]) == pytest.approx(sum(map(float, counted[1:4])))
         assert 0 <= float(row["bbox/AP"]) <= 100 and 0 <= float(row["segm/AP"]) <= 100
     for n in (2, 4):
         png, jpegxl = rows[f"MSFC, png, n = {n}"], rows[f"MSFC, jpegxl, n = {n}"]
@@ -248,6 +251,27 @@ def test_curves_of_a_sweep_are_compared(swept, in_process):
     assert "holds several curves" in in_process(*arguments)[2]
     arguments += ("--anchor-curve", "image, jpeg420", "--test-curve")
     assert "no curve 'nothing'" in in_process(*arguments, "nothing")[2]
+    arguments = (*arguments[:4], "bpfe", *arguments[5:])
+    error = in_process(*arguments, "MSFC, jpeg")[2]
+    assert "no line of curve 'image, jpeg420' has both 'bpfe' and 'bbox/ap'" in error
+
+
+def test_curves_of_several_seeds_are_not_mixed(in_process, tmp_path):
+    path = tmp_path / "curves.csv"
+    rows = [
+        ("ours", seed, factor * rate, quality)
+        for seed, factor in ((1, 1), (2, 0.5))
+        for rate, quality in zip(RATES, QUALITIES, strict=True)
+    ]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([("curve", "seed", "BPFE", "bbox/AP"), *rows])
+    arguments = ("tools/bdrate.py", path, path, "--rate", "bpfe", "--quality", "bbox/AP")
+    status, _, error = in_process(*arguments, "--anchor-seed", "1")
+    assert status == 2
+    assert "holds several seeds: name one of '1', '2' by --anchor-seed or --test-seed" in error
+    arguments += ("--anchor-seed", "1", "--test-seed")
+    assert in_process(*arguments, "2")[:2] == (0, "BD-rate: -50.00 %\n")
+    assert "no seed '3'; there are '1', '2'" in in_process(*arguments, "3")[2]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +282,7 @@ def test_curves_of_a_sweep_are_compared(swept, in_process):
         ("BPFE,AP\n1,2\n", "no column 'bbox/AP'; there are BPFE, AP"),
         ("BPFE,bbox/AP\n1,2\nx,3\n", "could not convert"),
         ("BPFE,bbox/AP\n1,2\n2,3\n", "needs at least 4"),
+        ("BPFE,bbox/AP\n,2\n1,\n", "no line has both 'bpfe' and 'bbox/AP'"),
         ("BPFE,bbox/AP\n1,70\n2,80\n3,90\n4,95\n", "share no quality"),
         ("BPFE,bbox/AP\n0,20\n2,30\n3,40\n4,45\n", "not positive"),
     ],
