@@ -13,6 +13,7 @@ import time
 import networks
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_featcomp.cli import main, reproduce
 from d2_featcomp.experiments import measure_alone, read_experiment, train_alone, train_in_parallel
@@ -40,6 +41,17 @@ if "parallel_train" not in DatasetCatalog:
     root = os.path.join(os.path.dirname(__file__), "scenes")
     register_scenes("parallel", root, procedural_recipe({"train": 4, "val": 3}))
 """
+
+
+@pytest.fixture(autouse=True)
+def data_set(tmp_path):
+    """In this process, too, where plans that name it are read."""
+    before = set(DatasetCatalog)
+    exec(DATA, {"__file__": str(tmp_path / "parallel_data.py")})
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def write_plan(folder, **changes):
@@ -246,6 +258,7 @@ def test_a_job_that_is_cancelled_stops_its_trainings(tmp_path):
         time.sleep(600)
         """
     job = f"""
+exec({DATA!r}, {{"__file__": {str(tmp_path / "parallel_data.py")!r}}})
 from d2_featcomp.experiments import read_experiment, train_in_parallel
 command = {script(body)(output)("train", "NAME")!r}
 train_in_parallel(
