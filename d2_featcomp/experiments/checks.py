@@ -121,17 +121,42 @@ def _describe_network(cfg):
 def _check_bd_rate(wanted, plan):
     for curve in (wanted.anchor, wanted.test):
         _require("curve", curve, {curve.name for curve in plan.curves})
-    images = {curve.name for curve in plan.curves if not curve.sends_features}
-    if plan.x == "BPFE" and (of_images := images & {wanted.anchor, wanted.test}):
-        raise ValueError(
-            f"{of_images.pop()!r} sends images, which have no BPFE: set plot x to kB/image, by which "
-            "curves are then compared"
-        )
+    if plan.x == "BPFE":
+        _require_same_elements(wanted, plan)
     for column in wanted.columns:
         _require_column(column)
     _require("method", wanted.method, ("cubic", "pchip", "akima"))
     if type(wanted.points) is not int or wanted.points < 0:
         raise ValueError(f"points must be a whole number from 0, not {wanted.points!r}")
+
+
+def _require_same_elements(wanted, plan):
+    """Raises ValueError for curves that bits per element of features cannot compare."""
+    split_points = {}
+    for curve in plan.curves:
+        if curve.name not in (wanted.anchor, wanted.test):
+            continue
+        if not curve.sends_features:
+            raise ValueError(
+                f"{curve.name!r} sends images, which have no BPFE: set plot x to kB/image, by which "
+                "curves are then compared"
+            )
+    for point in plan.points.values():
+        if point.curve in (wanted.anchor, wanted.test):
+            split_points.setdefault(_find_split_point(plan.build_config(point)), point.curve)
+    if len(split_points) > 1:
+        told = ", ".join(f"{name!r} ({split_point})" for split_point, name in split_points.items())
+        raise ValueError(
+            f"features of several split points, {told}, have other elements, so that BPFE does not "
+            "compare them: set plot x to kB/image, by which curves are then compared"
+        )
+
+
+def _find_split_point(cfg):
+    featcomp = cfg.MODEL.FEATCOMP
+    defaults = FEATURE_SPLIT_REGISTRY.get(featcomp.SPLIT).defaults
+    name = featcomp.SPLIT_POINT or defaults.get("split_point", "backbone")
+    return f"layer{featcomp.LAYER}" if name == "layer" else name
 
 
 def _check_difference(wanted, plan):

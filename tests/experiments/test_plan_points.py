@@ -68,3 +68,33 @@ def test_seeds_need_a_training_that_is_done(tmp_path):
     path.write_text(yaml.safe_dump(plan))
     with pytest.raises(ValueError, match=r"plan\.yaml: it trains nothing, so all seeds"):
         read_experiment(str(path))
+
+
+@pytest.mark.parametrize(
+    ("curve", "words"),
+    [
+        ({"codec": "jpeg420", "bits": 8}, "'image' sends images, which have no BPFE"),
+        (
+            {"codec": "png", "bits": [4], "overrides": {"MODEL.FEATCOMP.SPLIT_POINT": "res3"}},
+            r"several split points, 'MSFC' \(backbone\), 'image' \(res3\), have other elements",
+        ),
+    ],
+)
+def test_bd_rates_by_elements_need_curves_of_one_split_point(tmp_path, curve, words):
+    split = "IntermediateLayerSplit" if "overrides" in curve else "ImageSplit"
+    overrides = {**curve.get("overrides", {}), "MODEL.FEATCOMP.SPLIT": split}
+    path = tmp_path / "plan.yaml"
+    data = {
+        "config_file": os.path.abspath("configs/quick/msfc_R18.yaml"),
+        "trainings": {"msfc": {}},
+        "curves": [
+            {"name": "MSFC", "training": "msfc", "codec": "png", "bits": [2, 4]},
+            {**curve, "name": "image", "training": "msfc", "overrides": overrides},
+        ],
+        "bd_rates": [{"anchor": "image", "test": "MSFC", "columns": ["box AP"]}],
+    }
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=words):
+        read_experiment(str(path))
+    path.write_text(yaml.safe_dump({**data, "plot": {"x": "kB/image", "y": ["box AP"]}}))
+    assert read_experiment(str(path)).bd_rates
