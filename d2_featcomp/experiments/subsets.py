@@ -6,7 +6,7 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..files import write_text
-from .keys import digest
+from .keys import TRUTH, digest
 
 __all__ = ["limit_images"]
 
@@ -63,7 +63,7 @@ def _write_truth(path, ids, folder):
     for key, of_image in (("images", "id"), ("annotations", "image_id")):
         if key in truth:
             truth[key] = [entry for entry in truth[key] if entry[of_image] in ids]
-    target = os.path.join(folder, f"truth-{digest(truth)}.json")
+    target = os.path.join(folder, f"{TRUTH}{digest(truth)}.json")
     if not os.path.exists(target):  # else measured numbers would seem to belong to another file
         os.makedirs(folder, exist_ok=True)
         write_text(json.dumps(truth), target)

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from measuring import IMAGES, alone, detections, same
 
 from d2_featcomp.experiments import evaluate
+from d2_featcomp.experiments.keys import digest_data
 from d2_featcomp.experiments.subsets import limit_images
 
 
@@ -38,3 +39,13 @@ def test_the_first_images_are_evaluated_against_their_own_truth(msfc, tmp_path):
     DatasetCatalog.register("elsewhere", list)
     with pytest.raises(ValueError, match="takes the whole data set only"):
         limit_images(msfc("png", 4, DATASETS__TEST=("elsewhere",)), 2, str(tmp_path))
+
+
+def test_a_moved_folder_holds_the_same_measurements(msfc, tmp_path):
+    found = []
+    for folder in ("here", "there"):
+        few = limit_images(msfc("png", 4), 2, str(tmp_path / folder))
+        found.append(digest_data(*few.DATASETS.TEST, DatasetCatalog.get(few.DATASETS.TEST[0])))
+    other = limit_images(msfc("png", 4), 3, str(tmp_path / "there"))
+    assert found[0] == found[1]
+    assert found[0] != digest_data(*other.DATASETS.TEST, DatasetCatalog.get(other.DATASETS.TEST[0]))
