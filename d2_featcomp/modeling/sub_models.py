@@ -45,8 +45,8 @@ def _read(model):
     latents = []
 
     def head():
-        images = model.normalized_images([{"image": image}])
-        latents[:] = split_backbone.encode_features(images.tensor)
+        images = model.normalized_images([{"image": image}]).tensor  # larger where there is a letterbox
+        latents[:] = split_backbone.encode_features(images[..., :side, :side])
 
     def tail():
         steps = [torch.zeros(1, 1, 1, 1, device=y.device) for y in latents]
