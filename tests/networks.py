@@ -5,8 +5,10 @@ import copy
 import os
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from d2_featcomp import add_featcomp_config
 from d2_featcomp.engine import setup_config
 
 MSFC = "configs/quick/msfc_R18.yaml"
@@ -187,6 +189,18 @@ def randomize(network):
             parameter.data.uniform_(-0.5, 0.5)
     if hasattr(split, "set_channel_order"):
         split.set_channel_order(torch.randperm(split.layer.out_channels))
+
+
+def own_config(network, backbone, split):
+    """The config of another project's network, by the names that it is registered with; not frozen."""
+    cfg = get_cfg()
+    add_featcomp_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "SplitNetwork"
+    cfg.MODEL.BACKBONE.NAME = backbone
+    cfg.MODEL.FEATCOMP.TASK_NETWORK = network
+    cfg.MODEL.FEATCOMP.SPLIT = split
+    return cfg
 
 
 def shrunk_config(path="configs/msfc_R50.yaml", **overrides):

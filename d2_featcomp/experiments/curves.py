@@ -9,7 +9,7 @@ from ..codecs import FEATURE_CODEC_REGISTRY, find_image_codec
 from ..modeling import IntermediateLayerSplit, PyramidSplit, find_feature_split
 from .schema import CURVE_KEYS, POINT_KEYS, Curve, Point, require_keys
 
-__all__ = ["expand_anchor", "expand_curve", "find_overrides_before_splitting", "make_point"]
+__all__ = ["expand_anchor", "expand_curve", "find_overrides_before_splitting", "has_rates", "make_point"]
 
 LOSSLESS_BITS = (2, 3, 4, 6, 8)
 IMAGE_CODECS = ("jpeg420", "jpegxl_rgb", "avif420", "hevc420")
@@ -66,7 +66,8 @@ def _without_target(codec):
     return {_TARGET: 0.0} if codec.TARGET_KB else {}
 
 
-def _has_rates(codec):
+def has_rates(codec):
+    """Whether a codec (str, a name) codes at several rates; ValueError for an unknown one."""
     if codec in FEATURE_CODEC_REGISTRY:
         return bool(FEATURE_CODEC_REGISTRY.get(codec).typical_rates)
     find_image_codec(codec)  # so that an unknown name is told
@@ -79,7 +80,7 @@ def _require_rate_with_effect(entry, overrides, own):
     if rate is None:
         return
     codec = overrides.get(f"{_CODEC}NAME", own.NAME)
-    if not _has_rates(codec):
+    if not has_rates(codec):
         if entry.get("rate") is not None:
             raise ValueError(
                 f"codec {codec!r} has one rate: leave rate {rate} out, or choose codec variable_rate"
@@ -218,7 +219,7 @@ def _find_rates(codec, common, settings, named, kept):
     """Finds the rates of a curve's points; none for a codec that has one rate or meets a target."""
     if common.get("rate") is not None:
         return _listed(common["rate"])
-    if not _has_rates(codec):
+    if not has_rates(codec):
         return []
     if "rate" in named:
         return [settings.RATE]

@@ -169,7 +169,9 @@ def make_plan(data, overrides=None):
     trainings = _read_trainings(data, overrides or {})
     if seeds and all(training.checkpoint for training in trainings.values()):
         raise ValueError("it trains nothing, so all seeds would measure the same: leave seeds out")
-    curves, levels = _read_curves(data, trainings), _read_levels(data, trainings)
+    find_config = _config_finder(trainings)
+    curves = _read_curves(data, trainings, find_config)
+    levels = _read_levels(data, trainings, find_config)
     anchors, uncompressed = _expand_anchors(data, trainings)
     curves += anchors
     points = [*levels, *(point for curve in curves for point in curve.points), *uncompressed]
@@ -240,9 +242,8 @@ def _read_trainings(data, overrides):
     return trainings
 
 
-def _read_curves(data, trainings):
+def _read_curves(data, trainings, find_config):
     curves = []
-    find_config = _config_finder(trainings)
     default = [{}] if "" in trainings else []
     for number, entry in enumerate(data.get("curves", default)):
         name = entry.get("name", "") if isinstance(entry, dict) else ""
@@ -272,9 +273,8 @@ def _known_training(name, trainings):
     return trainings[name]
 
 
-def _read_levels(data, trainings):
+def _read_levels(data, trainings, find_config):
     levels = []
-    find_config = _config_finder(trainings)
     for number, entry in enumerate(data.get("levels") or ()):
         require_keys(entry, POINT_KEYS, f"levels[{number}]")
         if not entry.get("name"):

@@ -9,7 +9,7 @@ import os
 import torch
 from detectron2.utils import comm
 
-from ..codecs import FEATURE_CODEC_REGISTRY, IMAGE_CODEC_REGISTRY
+from ..codecs import IMAGE_CODEC_REGISTRY
 from ..engine.command_line import make_plain_config
 from ..evaluation.bd_rate_tables import OF_MEANS, format_bd_rates, write_bd_rates
 from ..evaluation.bjontegaard_delta import compare_curves
@@ -25,6 +25,7 @@ from ..evaluation.tradeoff import (
 )
 from ..evaluation.tradeoff import write_csv as write_rows
 from ..files import write_csv, write_text
+from .curves import has_rates
 from .differences import Differences, format_differences, write_differences
 from .goals import check_goal
 from .html_report import write_html_report
@@ -356,7 +357,6 @@ class Report:
         }
 
 
-_OF_FEATURES = ("BPFE", "BPFE packed", "times smaller")
 _SETTING = (
     *("split", "codec", "quantizer", "bits", "quality", "quality_meaning", "effort"),
     *("rate", "target_kb", "weights"),
@@ -366,6 +366,9 @@ _SETTING = (
 def _is_of_features(metric):
     """Whether a metric of the rate is by elements of features: BPFE, its parts, compression ratio."""
     return metric.startswith("BPFE") or metric == "times_smaller"
+
+
+_OF_FEATURES = [column for column, (_, metric, _) in COLUMNS.items() if _is_of_features(metric)]
 
 
 def _describe_setting(cfg):
@@ -378,7 +381,7 @@ def _describe_setting(cfg):
     meaning, rate = "", None
     if codec.QUALITY is not None and codec.NAME in IMAGE_CODEC_REGISTRY:
         meaning = IMAGE_CODEC_REGISTRY.get(codec.NAME).quality_meaning
-    if codec.NAME in FEATURE_CODEC_REGISTRY and FEATURE_CODEC_REGISTRY.get(codec.NAME).typical_rates:
+    if has_rates(codec.NAME):
         rate = None if codec.TARGET_KB else codec.RATE
     values = [featcomp.SPLIT, codec.NAME, codec.QUANTIZER, codec.BITS, codec.QUALITY, meaning]
     values += [codec.EFFORT, rate, codec.TARGET_KB or None]

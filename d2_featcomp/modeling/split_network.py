@@ -112,17 +112,14 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
         self._preprocessing = f"{preprocessing} {network.backbone.size_divisibility}"
-        self._pixels = WatchedWeights(network, _PIXELS)
         self._loss = loss
         self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network
         self._accelerates_training = accelerate_training and loss == "task"
         self.channel_weights = None
-        self._fingerprints = {}
         self._given_fingerprints = None
         self._sub_model = None  # both
-        self._weight_names = None
-        self._watched = None  # weights of the edge
+        self._forget_weights()
         self._acceleration = None
         self.register_state_dict_post_hook(rename_on_save)
         self.register_load_state_dict_pre_hook(rename_on_load)
@@ -177,9 +174,7 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         if mode:
             self._acceleration = None
         elif self._sub_model is None:  # so that no change of weights or modules is missed
-            self._fingerprints = {}
-            self._weight_names = self._watched = None
-            self._pixels = WatchedWeights(self.network, _PIXELS)
+            self._forget_weights()
             if self._acceleration is not None:
                 self._acceleration.look_again()
         if mode and self._frozen:
@@ -187,6 +182,13 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def _forget_weights(self):
+        """Gives up what is known of weights: it is found again when it is asked for."""
+        self._fingerprints = {}
+        self._weight_names = None
+        self._watched = None  # weights of the edge
+        self._pixels = WatchedWeights(self.network, _PIXELS)
 
     def forward(self, batched_inputs):
         """As the network's own `forward`.

@@ -1,8 +1,8 @@
 """Another Detectron2 project, with a network, a backbone and a split of its own."""
 
+import networks
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
@@ -13,7 +13,6 @@ from detectron2.modeling import (
 )
 from torch import nn
 
-from d2_featcomp import add_featcomp_config
 from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, FeatureSplit
 
@@ -82,13 +81,7 @@ class ForeignSplit(FeatureSplit):
 
 
 def foreign_config(split):
-    cfg = get_cfg()
-    add_featcomp_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "SplitNetwork"
-    cfg.MODEL.BACKBONE.NAME = "ForeignBackbone"
-    cfg.MODEL.FEATCOMP.TASK_NETWORK = "ForeignClassifier"
-    cfg.MODEL.FEATCOMP.SPLIT = split
+    cfg = networks.own_config("ForeignClassifier", "ForeignBackbone", split)
     cfg.MODEL.FEATCOMP.SSFC.CHANNELS = 4
     return cfg
 

@@ -1,8 +1,8 @@
 """What belongs to the edge and to the cloud, of networks that do more than those of this project."""
 
+import networks
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
@@ -14,7 +14,6 @@ from detectron2.modeling import (
 from detectron2.structures import ImageList
 from torch import nn
 
-from d2_featcomp import add_featcomp_config
 from d2_featcomp.codecs import FeatureBitstream
 
 
@@ -74,13 +73,7 @@ class OwnColours(nn.Module):
 
 @pytest.fixture
 def build():
-    cfg = get_cfg()
-    add_featcomp_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "SplitNetwork"
-    cfg.MODEL.BACKBONE.NAME = "BranchingBackbone"
-    cfg.MODEL.FEATCOMP.TASK_NETWORK = "OwnColours"
-    cfg.MODEL.FEATCOMP.SPLIT = "PyramidSplit"
+    cfg = networks.own_config("OwnColours", "BranchingBackbone", "PyramidSplit")
     cfg.MODEL.FEATCOMP.CODEC.NAME = "png"
     cfg.MODEL.FEATCOMP.CODEC.BITS = 8
 

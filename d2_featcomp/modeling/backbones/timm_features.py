@@ -198,6 +198,14 @@ def build_timm_backbone(cfg, input_shape):
     Raises:
         ImportError: timm is not installed. ValueError: it has no such network or features.
     """
+    backbone = _build(cfg, input_shape)
+    if backbone.rounds_down(input_shape.channels):
+        backbone.size_divisibility = max(shape.stride for shape in backbone.output_shape().values())
+    return backbone
+
+
+def _build(cfg, input_shape):
+    """Builds a backbone, which pads nothing."""
     network = _create(cfg, input_shape.channels)
     info = network.feature_info
     sizes = zip(info.channels(), info.reduction(), strict=True)
@@ -208,18 +216,16 @@ def build_timm_backbone(cfg, input_shape):
     # timm calls the parts of these one after the other.
     is_staged = type(network).__name__ == "FeatureListNet" and network.output_fmt == "NCHW"
     backbone = (TimmStages if is_staged else TimmFeatures)(network, shapes, out_features)
-    if backbone.rounds_down(input_shape.channels):
-        backbone.size_divisibility = max(shape.stride for shape in backbone.output_shape().values())
     return backbone.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg, input_shape):
-    """Builds a network of timm below an FPN.
+    """Builds a network of timm below an FPN, which tells by itself how images are padded.
 
     Args, result and errors are those of :func:`build_timm_backbone`; `MODEL.FPN` is used, too.
 
     Returns:
         FPN
     """
-    return build_fpn(cfg, build_timm_backbone(cfg, input_shape))
+    return build_fpn(cfg, _build(cfg, input_shape))
