@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..codecs.entropy import ContextModel
 from ..codecs.entropy.frequencies import SOFTMAX_BITS
+from ..codecs.entropy.integer_weights import count_inputs
 from ..codecs.images.raw import count_fixed_length_bytes
 from ..data.mappers import build_test_mapper
 from ..data.requirements import load_records
@@ -29,6 +30,9 @@ _MANY_INPUTS = 500  # of a convolution, from which on Adam's learning rate is lo
 _MUON_FACTOR = 3.0
 _BIAS_FACTOR = 4.0
 _LOGIT_FACTOR = 16.0
+# All of a model without context: its layers are wide, and larger steps drive their activations to the
+# ends, where nothing of the hyper-latent passes any more.
+_HYPER_ALONE_FACTOR = 0.1
 # Larger maps are fitted by pieces of this side, in positions.
 _PIECE = 64
 _SAVE_PERIOD = 120  # seconds at most between states from which it can go on
@@ -155,22 +159,23 @@ def _group_weights(models):
     """The weights of entropy models as Muon and Adam take them: two lists of dicts, with "params" and
     "factor", the learning rate over `BASE_LR`."""
     hidden, others = [], []
-    for model in models.modules():
-        matrices = dict(model.hidden_matrices()) if isinstance(model, ContextModel) else {}
-        for weight, shape in matrices.items():
-            hidden.append({"params": [weight], "factor": _MUON_FACTOR, "matrix": shape})
-        for name, weight in model.named_parameters(recurse=False):
-            if weight in matrices:
-                continue
-            if name == "head_bias" and model.bits <= SOFTMAX_BITS:
-                factor = _LOGIT_FACTOR
-            elif name.endswith("bias"):
-                factor = _BIAS_FACTOR
-            else:
-                # What sums many inputs moves too far otherwise.
-                inputs = weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
-                factor = min(1.0, _MANY_INPUTS / inputs)
-            others.append({"params": [weight], "factor": factor})
+    for whole in models:
+        of_all = 1.0 if whole.context else _HYPER_ALONE_FACTOR
+        for model in whole.modules():
+            matrices = dict(model.hidden_matrices()) if isinstance(model, ContextModel) else {}
+            for weight, shape in matrices.items():
+                hidden.append({"params": [weight], "factor": _MUON_FACTOR * of_all, "matrix": shape})
+            for name, weight in model.named_parameters(recurse=False):
+                if weight in matrices:
+                    continue
+                if name == "head_bias" and model.bits <= SOFTMAX_BITS:
+                    factor = _LOGIT_FACTOR
+                elif name.endswith("bias"):
+                    factor = _BIAS_FACTOR
+                else:
+                    # What sums many inputs moves too far otherwise.
+                    factor = min(1.0, _MANY_INPUTS / count_inputs(weight))
+                others.append({"params": [weight], "factor": factor * of_all})
     return hidden, others
 
 

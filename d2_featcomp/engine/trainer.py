@@ -13,6 +13,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
+from ..codecs.entropy import ContextModel
+from ..codecs.entropy.integer_weights import count_inputs
 from ..data.mappers import build_test_mapper, build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
 from ..evaluation.tradeoff import format_results
@@ -26,6 +28,9 @@ __all__ = ["Trainer"]
 
 _CODEC = ".feature_codec."  # in names of its parameters
 _STEP_SIZES = ".step_models."  # which move latents, so slowly
+# Of an entropy model without context: from so many inputs of a layer on the learning rate is lowered in
+# proportion, for its wide layers would move too far, to activations that nothing passes any more.
+_MANY_INPUTS = 60
 
 
 class Trainer(DefaultTrainer):
@@ -100,7 +105,7 @@ class Trainer(DefaultTrainer):
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-            lr_factor_func=_codec_factor(cfg) if trains_codec else None,
+            lr_factor_func=_codec_factor(cfg, model) if trains_codec else None,
         )
         # With GPU mixed precision the fused kernel would unscale gradients after they were clipped.
         own = {"fused": not (cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cuda")}
@@ -154,7 +159,19 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
 
-def _codec_factor(cfg):
+def _codec_factor(cfg, model):
     """Of a parameter's name: its learning rate over SOLVER.BASE_LR."""
     factor = cfg.MODEL.FEATCOMP.TRAIN.ENTROPY_LR / cfg.SOLVER.BASE_LR
-    return lambda name: factor if _CODEC in f".{name}" and _STEP_SIZES not in name else 1.0
+    lowered = {}
+    for prefix, part in model.named_modules():
+        if isinstance(part, ContextModel) and not part.context:
+            for name, weight in part.named_parameters(prefix):
+                if name.endswith("_weight"):
+                    lowered[name] = min(1.0, _MANY_INPUTS / count_inputs(weight))
+
+    def find(name):
+        if _CODEC not in f".{name}" or _STEP_SIZES in name:
+            return 1.0
+        return factor * lowered.get(name, 1.0)
+
+    return find

@@ -19,6 +19,7 @@ __all__ = [
     "activate",
     "as_integers",
     "bias_at_rate",
+    "count_inputs",
     "largest_shift",
     "make_layer",
     "read_integers",
@@ -92,6 +93,12 @@ def read_integers(module, dtype):
             name, array = name.replace("_shift", "_scale"), np.ldexp(1.0, -array)
         arrays[name] = array.astype(dtype)
     return arrays
+
+
+def count_inputs(weight):
+    """Returns how many inputs each output of a layer sums, of its weight: of a convolution (O, I, K, K),
+    or of matrices (..., O, I)."""
+    return weight[0].numel() if weight.dim() == 4 else weight.shape[-1]
 
 
 def activate(total):
