@@ -56,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--client-key", metavar="FILE", help="its private key (default: in the same file)"
     )
-    parser.add_argument("--timeout", type=float, default=30, help="seconds to wait for the server (30)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30,
+        help="seconds for a connection to the server, and for each whole answer (30)",
+    )
     parser.add_argument("--attempts", type=int, default=5, help="to send one bitstream, at a time (5)")
     parser.add_argument(
         "--target-kb",

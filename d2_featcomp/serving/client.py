@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import ipaddress
 import random
 import time
 import urllib.parse
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from .access import is_loopback
+from .deadline import limit_answers
 from .protocol import NAME_HEADER, ForeignModelError
 from .spool import read_name
 from .transport import ClientTls, find_tls_problem, make_url
@@ -25,6 +27,9 @@ __all__ = [
 _BUSY = (408, 429, 503)
 _FAULT = (500, 502, 504)
 _REFUSED = (400, 409, 413)
+_DAY = 86400
+_MAX_ANSWER_BYTES = 2**28
+_OF_CODING = ("content-encoding", "content-length", "transfer-encoding")  # headers
 
 
 class RefusedError(ValueError):
@@ -48,7 +53,7 @@ class CloudClient:
 
     Args:
         address (str): HOST:PORT, [IPV6]:PORT, or a URL of http or https.
-        timeout (float): seconds to wait for a connection, and for each answer.
+        timeout (float): seconds to wait for a connection, and for each whole answer; at most a day.
         attempts (int): for each bitstream, before it is left for later.
         backoff (float): seconds before the second attempt; doubled each time, up to 30, and varied at
             random so that many clients do not come at once.
@@ -81,15 +86,21 @@ class CloudClient:
             raise ImportError(
                 "sending over a network needs httpx: pip install 'd2_featcomp[edge]'"
             ) from error
-        if not timeout > 0 or attempts < 1:
-            raise ValueError(f"timeout {timeout} and attempts {attempts}: they must be above 0")
+        if not 0 < timeout <= _DAY or attempts < 1:
+            raise ValueError(
+                f"timeout {timeout} and attempts {attempts}: they must be above 0, and the timeout at "
+                f"most {_DAY} seconds"
+            )
         self._httpx = httpx
         url, context = make_url(address, tls), (tls or ClientTls()).make_context()
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        proxies = not _is_this_machine(urllib.parse.urlsplit(url).hostname)
+        options = {"timeout": timeout, "verify": context, "headers": headers, "trust_env": proxies}
         try:
-            self._client = httpx.Client(base_url=url, timeout=timeout, verify=context, headers=headers)
+            self._client = httpx.Client(base_url=url, **options)
         except httpx.InvalidURL as error:
             raise ValueError(f"{address!r} is no address of a server: {error}") from error
+        limit_answers(self._client)
         self._attempts = attempts
         self._backoff = backoff
         self._sleep = sleep
@@ -103,13 +114,14 @@ class CloudClient:
     def __exit__(self, *error):
         self.close()
 
-    def send(self, identity, data, name=None):
+    def send(self, identity, data, name=None, patient=True):
         """Sends one bitstream; the same one sent again is not computed again.
 
         Args:
             identity (str): of :func:`make_stream_id`.
             data (bytes): the bitstream.
             name (str or None): of the image; None takes it from the id.
+            patient (bool): False makes no other attempt where no answer arrives.
 
         Returns:
             (dict, float) or None: the result, as :func:`make_result` gives, and the seconds that the
@@ -125,7 +137,7 @@ class CloudClient:
         answer = None
         for attempt in range(self._attempts):
             try:
-                answer = self._client.put(f"/v1/bitstreams/{identity}", content=data, headers=headers)
+                answer = self._put(f"/v1/bitstreams/{identity}", data, headers)
             except self._httpx.TransportError as error:
                 if problem := find_tls_problem(error):
                     raise WrongServerError(f"no TLS with {self._client.base_url}: {problem}") from error
@@ -135,6 +147,8 @@ class CloudClient:
             self._answered = self._answered or answer is not None
             if answer is not None and answer.status_code not in (*_BUSY, *_FAULT):
                 return self._final(answer, identity, data)
+            if answer is None and not patient:
+                return None
             if attempt + 1 < self._attempts:
                 wait = min(self._backoff * 2**attempt, 30) * self._random.uniform(0.5, 1.5)
                 self._sleep(max(wait, _asked_wait(answer)))
@@ -143,6 +157,20 @@ class CloudClient:
         if answer is not None:
             self.problem = f"{answer.status_code}: {_reason(answer)}"
         return None
+
+    def _put(self, path, data, headers):
+        """The httpx.Response to a request, read up to a limit."""
+        with self._client.stream("PUT", path, content=data, headers=headers) as answer:
+            parts, size = [], 0
+            for part in answer.iter_bytes():
+                size += len(part)
+                if size > _MAX_ANSWER_BYTES:
+                    raise self._httpx.TransportError(
+                        f"it answers more than {_MAX_ANSWER_BYTES} bytes, which no result has"
+                    )
+                parts.append(part)
+        kept = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in _OF_CODING]
+        return self._httpx.Response(answer.status_code, headers=kept, content=b"".join(parts))
 
     def _describe(self, error):
         text = f"{self._client.base_url}: {error or type(error).__name__}"
@@ -191,6 +219,13 @@ class CloudClient:
 
     def close(self):
         self._client.close()
+
+
+def _is_this_machine(host):
+    """Whether a host is this machine, which no proxy reaches; no name but "localhost" is looked up."""
+    with contextlib.suppress(ValueError):
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def read_fingerprint(data):

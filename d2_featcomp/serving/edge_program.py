@@ -113,8 +113,8 @@ def _run(args):
             if link:
                 seconds = image.network_seconds, image.codec_seconds, transfer, cloud_seconds
                 rows.append((image.name, len(image.data), *seconds))
-        if sender and sender.away_since is not None and args.input:
-            sender.send_waiting()
+        if sender and args.input:
+            sender.finish()
     finally:  # a camera ends by an interruption
         if args.output and sender:
             collect_answers(args.output, table, listed or categories)
@@ -199,7 +199,7 @@ def _open_sender(args):
     if args.requeue:
         print(f"{len(Spool(args.spool).requeue())} put back into {args.spool}")
     if sender:
-        sender.send_waiting()
+        sender.send_waiting(patient=not args.input)  # with images, these come first
     return sender
 
 

@@ -300,10 +300,24 @@ def test_addresses(address, url):
         assert str(client._client.base_url) == url
 
 
-@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"attempts": 0}, {"timeout": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"attempts": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
+)
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValueError, match="above 0"):
         CloudClient("a:1", **wrong)
+
+
+def test_no_proxy_is_asked_for_this_machine(data, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    identity = make_stream_id("photo", data)
+    with answering(result_for(data)) as (address, _):
+        for given in (address, address.replace("127.0.0.1", "localhost")):
+            with CloudClient(given, attempts=1) as client:
+                assert client.send(identity, data) is not None, client.problem
+    with CloudClient("cloud.example:80", attempts=1) as client:
+        assert client.send(identity, data) is None and "refused" in client.problem
 
 
 def test_a_refusal_says_why(data):
