@@ -90,11 +90,12 @@ def draw_video(args: argparse.Namespace, cfg: object, model: object, entry: str)
     from tqdm import tqdm
 
     from ..deploy import FrameDrawer
-    from ..serving.inputs import Sampling, count_all_frames, read_timed_frames
+    from ..serving.inputs import Sampling, count_all_frames, end_where_cut, read_timed_frames
     from ..serving.videos import VideoWriter
 
     sampling = Sampling(args.stride, args.fps)
-    frames = itertools.islice(read_timed_frames(entry, None, sampling), args.limit)
+    there = end_where_cut(read_timed_frames(entry, None, sampling), tqdm.write)
+    frames = itertools.islice(there, args.limit)
     total = count_all_frames([entry], sampling, args.limit)
     drawer = FrameDrawer(cfg, model, args.confidence_threshold)
     with VideoWriter(args.draw) as writer:

@@ -18,7 +18,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--max-answer-bytes",
         type=int,
-        help="memory for what is found in the images of a batch (2^30)",
+        help="memory for what is found in the images of a batch (2^31)",
     )
     limits.add_argument("--max-connections", type=int, help="at once (512)")
     limits.add_argument("--receive-timeout", type=float, help="of a request, seconds (30)")

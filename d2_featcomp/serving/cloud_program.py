@@ -15,7 +15,7 @@ from .coco_results import (
     require_free_names,
     write_coco_results,
 )
-from .inputs import is_video, read_timed_frames
+from .inputs import end_where_cut, is_video, read_timed_frames
 from .results import draw_result, make_result, read_result, write_result
 from .serve_program import list_server_options, read_limits, serve
 from .videos import draw_video, require_drawable
@@ -134,7 +134,8 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
 def draw_frames(args, names, categories):
     """Writes the video of --images with what was found in those of its frames that have these names;
     `categories` are those of the network."""
-    frames = (frame for frame in read_timed_frames(args.images) if frame.name in names)
+    read = end_where_cut(read_timed_frames(args.images))
+    frames = (frame for frame in read if frame.name in names)
     found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
     count = draw_video(found, args.draw, categories)
     print(f"{args.draw}: {count} frames")

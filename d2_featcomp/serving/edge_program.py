@@ -22,6 +22,8 @@ from .inputs import (
     CAMERA,
     Sampling,
     count_all_frames,
+    describe_left_out,
+    end_where_cut,
     is_video,
     list_inputs,
     name_inputs,
@@ -178,6 +180,8 @@ def _require_consistent(args):
         raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
     if not args.input and not args.connect and not args.requeue:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}: it must be at least 1")
     if args.target_kbit_s is not None and args.fps is None:
         raise ValueError("--target-kbit-s needs --fps, the images a second that share it")
     if args.target_kbit_s is not None and args.target_kb is not None:
@@ -248,6 +252,8 @@ def edge_features(args, edge, failures):
     entries = list_inputs(args.input)
     count, seen, sampling = 0, set(), Sampling(args.stride, args.fps)
     total = count_all_frames(entries, sampling, args.limit)
+    for line in describe_left_out(args.input):
+        _tell(line)
     with tqdm(desc="images", mininterval=1, total=total, unit=" images") as progress:
         for entry, entry_name in zip(entries, name_inputs(entries), strict=True):
             with told(entry, failures):
@@ -324,7 +330,8 @@ def _draw_answers(args, table, categories):
 
     answers = dict(read_answers(args.output))
     frames = read_timed_frames(args.input[0], None, Sampling(args.stride, args.fps))
-    taken = ((frame, answers.get(frame.name)) for frame in itertools.islice(frames, args.limit))
+    there = end_where_cut(itertools.islice(frames, args.limit), tell=lambda message: None)  # it is told
+    taken = ((frame, answers.get(frame.name)) for frame in there)
     count = draw_video(taken, args.draw, categories or list_categories(answers.values()))
     print(f"{args.draw}: {count} frames, {len(answers.keys() & table.entries.keys())} of them answered")
 

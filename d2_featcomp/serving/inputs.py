@@ -4,6 +4,7 @@ import contextlib
 import glob
 import math
 import os
+import sys
 import time
 from typing import NamedTuple
 
@@ -15,10 +16,13 @@ from ..images import IMAGE_SUFFIXES, list_images, read_picture
 __all__ = [
     "CAMERA",
     "VIDEO_SUFFIXES",
+    "CutShortError",
     "Frame",
     "Sampling",
     "count_all_frames",
     "count_frames",
+    "describe_left_out",
+    "end_where_cut",
     "is_video",
     "list_inputs",
     "name_inputs",
@@ -29,6 +33,12 @@ __all__ = [
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 CAMERA = "camera:"
+_OF_THIS_PROJECT = (".json", ".d2fc")  # that lie beside images
+_MISSING_SECONDS = 1.0  # at the end of a video that is cut short; fewer may be rounding
+
+
+class CutShortError(ValueError):
+    """A video or camera has ended before its end; the pictures before were good."""
 
 
 class Frame(NamedTuple):
@@ -116,6 +126,27 @@ def list_inputs(given):
     return list(once.values())
 
 
+def describe_left_out(given):
+    """Tells what :func:`list_inputs` does not take of folders: list[str], a line for each of them."""
+    lines = []
+    for folder in filter(os.path.isdir, given):
+        with os.scandir(folder) as entries:
+            seen = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+        known = (*IMAGE_SUFFIXES, *_OF_THIS_PROJECT)
+        files = [n for n, is_folder in seen if not is_folder and not n.lower().endswith(known)]
+        folders = [name for name, is_folder in seen if is_folder]
+        told = []
+        if files:
+            told.append(
+                f"{len(files)} files of {folder!r} are no images by their names and are left out, e.g. "
+                f"{files[0]!r}"
+            )
+        if folders:
+            told.append(f"sub-folders of {folder!r} are not looked into, e.g. {folders[0]!r}")
+        lines += ["; ".join(told)] if told else []
+    return lines
+
+
 def name_inputs(entries):
     """Names files and cameras.
 
@@ -193,7 +224,8 @@ def read_timed_frames(entry, name=None, sampling=None):
         Frame
 
     Raises:
-        ValueError: it cannot be decoded. ImportError: a video or camera without the library for it.
+        ValueError: it cannot be decoded. CutShortError: it ends too soon, after the pictures that are
+        there. ImportError: a video or camera without the library for it.
     """
     name = name_inputs([entry])[0] if name is None else name
     is_taken = (sampling or Sampling()).make_test()
@@ -212,7 +244,20 @@ def read_all_frames(given):
     """Iterates over :func:`read_frames` all of :func:`list_inputs`, which is called at once."""
     entries = list_inputs(given)
     named = zip(entries, name_inputs(entries), strict=True)
-    return (frame for entry, name in named for frame in read_frames(entry, name))
+    return (frame for entry, name in named for frame in end_where_cut(read_frames(entry, name)))
+
+
+def end_where_cut(frames, tell=None):
+    """Yields frames of :func:`read_timed_frames`; of a video that is cut short, those that are there.
+
+    Args:
+        frames (iterable): from there.
+        tell (callable or None): takes the message for the user; None prints it.
+    """
+    try:
+        yield from frames
+    except CutShortError as error:
+        print(error, file=sys.stderr) if tell is None else tell(str(error))
 
 
 def _video(path, name, is_taken):
@@ -222,10 +267,12 @@ def _video(path, name, is_taken):
         raise ImportError("video files need PyAV: pip install 'd2_featcomp[hevc]'") from error
     try:
         with av.open(path) as container:
-            first, rate = None, float(container.streams.video[0].average_rate or 1)
+            rate, first, end = float(container.streams.video[0].average_rate or 1), None, 0.0
+            promised = _find_end(container)
             for number, frame in enumerate(container.decode(video=0)):
                 seconds = number / rate if frame.time is None else frame.time
                 first = seconds if first is None else first
+                end = max(end, seconds + float((frame.duration or 0) * frame.time_base))
                 seconds = round(seconds - first, 6)
                 if not is_taken(number, seconds):
                     continue
@@ -233,8 +280,30 @@ def _video(path, name, is_taken):
                 # Players turn it so, counterclockwise: phones record as they are held.
                 turned = np.rot90(picture, round(frame.rotation / 90))
                 yield Frame(f"{name}_{number:06d}", np.ascontiguousarray(turned), seconds)
+            if first is None:
+                raise ValueError(f"{path!r} holds no frame that can be decoded")
+            if promised > end + _MISSING_SECONDS:
+                raise CutShortError(
+                    f"{path!r} ends after {end:.1f} of {promised:.1f} s: it is cut short"
+                )
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path!r} is no video that can be read ({error})") from error
+
+
+def _find_end(container):
+    """Seconds at which the video of an opened container ends, as its head tells; 0 where it does not."""
+    import av
+
+    stream = container.streams.video[0]
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    with contextlib.suppress(ValueError):
+        for key, value in stream.metadata.items():  # of Matroska
+            if key.partition("-")[0].upper() == "DURATION":
+                hours, minutes, seconds = map(float, value.split(":"))
+                return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1  # sound may be longer
+    return container.duration / av.time_base if alone and container.duration else 0.0
 
 
 def _camera(entry, name, is_taken):
@@ -255,7 +324,7 @@ def _camera(entry, name, is_taken):
             if not there:
                 if not count:
                     raise ValueError(f"{entry!r}: no camera of that number gives pictures")
-                return
+                raise CutShortError(f"{entry!r} gives no more pictures after {count} frames")
             if is_taken(count, seconds):
                 yield Frame(f"{name}_{count:06d}", np.ascontiguousarray(frame[:, :, ::-1]), seconds)
             count += 1

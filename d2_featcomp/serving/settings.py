@@ -42,7 +42,7 @@ class ServiceSettings:
     queue_size: int = 64
     max_bytes: int = 2**24
     max_receiving: int = 2**28
-    max_answer_bytes: int = 2**30
+    max_answer_bytes: int = 2**31  # masks of 16.7 megapixels, at 116 bytes a pixel
     max_connections: int = 512
     client_requests: int = 32
     client_bytes: int = 2**27

@@ -147,3 +147,16 @@ def test_what_could_not_be_coded_is_told_once_and_counted(tmp_path, monkeypatch,
     assert told.out == "2 images could not be coded\n"
     assert told.err.count("a.jpg") == 1 and "of no known format" in told.err
     assert "b: too large" in told.err
+
+
+def test_what_is_left_out_of_a_folder_is_told_and_no_failure(tmp_path, monkeypatch, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    (photos / "IMG_0001.HEIC").touch()
+    given = ("--input", photos, "--output", tmp_path / "out")
+    assert run(monkeypatch, Coded(), *given) == 0
+    assert capsys.readouterr().err.count("'IMG_0001.HEIC'") == 1
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"--limit is {limit}: it must be at least 1"):
+            run(monkeypatch, Coded(), *given, "--limit", limit)

@@ -1,5 +1,6 @@
 """What the edge program reads: upright, and by names of its own."""
 
+import fractions
 import struct
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 from PIL import Image
 
 from d2_featcomp.serving import list_inputs, name_inputs, read_all_frames, read_frames
-from d2_featcomp.serving.inputs import Sampling, count_all_frames, count_frames, read_timed_frames
+from d2_featcomp.serving.inputs import (
+    CutShortError,
+    Sampling,
+    count_all_frames,
+    count_frames,
+    describe_left_out,
+    end_where_cut,
+    read_timed_frames,
+)
 
 av = pytest.importorskip("av")
 ONE = 0x10000  # 1.0 in the file's fixed-point numbers
@@ -117,3 +126,103 @@ def test_nothing_is_counted_of_what_is_no_video(tmp_path):
 def test_samplings_out_of_range(settings):
     with pytest.raises(ValueError, match="must be"):
         Sampling(**settings)
+
+
+def write_noise(path, seconds, with_sound=False):
+    """A video of 5 frames a second whose bytes are spread evenly; sound is 4 s longer."""
+    rng = np.random.default_rng(0)
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=8000, layout="mono") if with_sound else None
+        for _ in range(5 * seconds):
+            picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+        if sound:
+            for second in range(seconds + 4):
+                silence = np.zeros((1, 8000), np.float32)
+                frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 8000, 8000 * second
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("with_sound", [False, True])
+def test_a_video_that_is_cut_short_is_told(tmp_path, suffix, with_sound):
+    path = tmp_path / f"v.{suffix}"
+    write_noise(path, 6, with_sound)
+    assert len(list(read_timed_frames(str(path)))) == 30
+    assert len(list(read_timed_frames(str(path), None, Sampling(stride=30)))) == 1
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        CutShortError, match=rf"v\.{suffix}' ends after [123]\.\d of 6\.0 s: it is cut short"
+    ):
+        list(read_timed_frames(str(path)))
+    told = []
+    seen = list(end_where_cut(read_timed_frames(str(path)), told.append))
+    assert 5 <= len(seen) < 20 and len(told) == 1
+
+
+def test_a_video_of_a_picture_that_is_shown_for_long(tmp_path):
+    """Its last frame has a time long before the end."""
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in (0, 40):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, fractions.Fraction(1, 5)
+            packets = stream.encode(frame)
+            for packet in packets:
+                packet.duration *= 50
+            container.mux(packets)
+        container.mux(stream.encode(None))
+    assert len(list(read_timed_frames(str(path)))) == 2
+
+
+def test_a_video_without_a_frame_is_told(tmp_path):
+    path = tmp_path / "v.mkv"
+    write_noise(path, 6)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75") + 20])  # the head of the first cluster
+    with pytest.raises(ValueError, match=r"v\.mkv' holds no frame that can be decoded"):
+        list(read_timed_frames(str(path)))
+
+
+def test_a_camera_that_ends_is_told(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+
+    class Camera:
+        left = 3
+
+        def __init__(self, number):
+            pass
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 4, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    with pytest.raises(CutShortError, match="'camera:0' gives no more pictures after 3 frames"):
+        list(read_timed_frames("camera:0"))
+
+
+def test_what_is_left_out_of_folders_is_told(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "images.json", "a.d2fc", ".hidden"):
+        (photos / name).touch()
+    assert describe_left_out([str(photos), str(photos / "a.png"), "camera:0"]) == []
+    for name in ("IMG_0001.HEIC", "c.jfif"):
+        (photos / name).touch()
+    (line,) = describe_left_out([str(photos)])
+    assert line.startswith(f"2 files of {str(photos)!r} are no images") and "'IMG_0001.HEIC'" in line
+    (photos / "more").mkdir()
+    (line,) = describe_left_out([str(photos)])
+    assert line.endswith(f"sub-folders of {str(photos)!r} are not looked into, e.g. 'more'")

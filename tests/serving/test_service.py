@@ -13,7 +13,7 @@ from gate import Gate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_featcomp.codecs import BitstreamError, FeatureBitstream
+from d2_featcomp.codecs import BitstreamError, DecodeLimits, FeatureBitstream
 from d2_featcomp.serving import (
     BusyError,
     CloudService,
@@ -269,6 +269,8 @@ def test_what_a_pixel_of_an_answer_costs(configured):
     masks = configured("msfc")  # 100 masks of one byte, and 16 bytes to paste one
     assert masks.MODEL.MASK_ON and masks.TEST.DETECTIONS_PER_IMAGE == 100
     assert count_output_bytes_per_pixel(masks) == 116
+    # By default all photographs that a bitstream may be of are answered.
+    assert 116 * DecodeLimits().max_original_pixels <= ServiceSettings().max_answer_bytes
     assert count_output_bytes_per_pixel(configured("baf")) == 0  # boxes alone
     tasks = configured("tasks")  # float32 scores of each class and labels; four more maps of both
     classes = tasks.MODEL.SEM_SEG_HEAD.NUM_CLASSES
