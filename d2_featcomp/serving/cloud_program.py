@@ -16,6 +16,7 @@ from .coco_results import (
     write_coco_results,
 )
 from .inputs import end_where_cut, is_video, read_timed_frames
+from .interruptions import orderly_end
 from .results import draw_result, make_result, read_result, write_result
 from .serve_program import list_server_options, read_limits, serve
 from .videos import draw_video, require_drawable
@@ -30,7 +31,7 @@ def run_cloud(args):
         args (Namespace): the options of `featcomp cloud`.
 
     Returns:
-        int: exit status: 3 if some files could not be decoded.
+        int: exit status: 3 if some files could not be decoded, or not be drawn.
 
     Raises:
         ValueError, OSError: a mistake in the options, or a file that is missing.
@@ -57,9 +58,10 @@ def run_cloud(args):
     if args.serve:
         serve(cfg, weights, args)
         return 0
-    network = load_sub_model(cfg, weights, "cloud")
-    categories = find_categories(cfg, weights, network, args.classes)
-    return 3 if decode_files(network, args, categories, limits) else 0
+    with orderly_end():
+        network = load_sub_model(cfg, weights, "cloud")
+        categories = find_categories(cfg, weights, network, args.classes)
+        return 3 if decode_files(network, args, categories, limits) else 0
 
 
 def list_bitstreams(given):
@@ -88,7 +90,7 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
         limits (DecodeLimits): of a bitstream.
 
     Returns:
-        int: how many files could not be decoded.
+        int: how many files could not be decoded, or not be drawn onto their images.
     """
     paths = list_bitstreams(args.input)
     names = name_bitstreams(paths)
@@ -97,29 +99,25 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
     categories = match_categories(categories, listed)
     os.makedirs(args.output, exist_ok=True)
     results, failed = [], 0
-    for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
-        try:
-            with open(path, "rb") as file:
-                stream = FeatureBitstream.from_bytes(file.read(), limits)
-            output = network.cloud_inference([stream])[0]
-        except BitstreamError as error:
-            tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
-            failed += 1
-            continue
-        result = make_result(name, output, categories, args.score_threshold or 0.0)
-        table.find(name, result["height"], result["width"])
-        if "time" in table.entries[name]:
-            result["time"] = table.entries[name]["time"]
-        write_result(result, args.output)
-        results.append({key: value for key, value in result.items() if key != "maps"})
-        if args.images and not args.draw:
+    try:
+        for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
             try:
-                shown = 0.5 if args.score_threshold is None else args.score_threshold
-                draw_result(output, name, args.images, args.output, categories, shown)
-            except FileNotFoundError as error:
-                tqdm.write(str(error), file=sys.stderr)
-    count = write_coco_results(results, categories, table, args.output)
-    print(f"{args.output}/results.json: {count} instances")
+                output = network.cloud_inference([_read_bitstream(path, limits)])[0]
+            except BitstreamError as error:
+                tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
+                failed += 1
+                continue
+            result = make_result(name, output, categories, args.score_threshold or 0.0)
+            table.find(name, result["height"], result["width"])
+            if "time" in table.entries[name]:
+                result["time"] = table.entries[name]["time"]
+            write_result(result, args.output)
+            results.append({key: value for key, value in result.items() if key != "maps"})
+            if args.images and not args.draw:
+                failed += not _draw(output, name, args, categories)
+    finally:  # also of what was decoded before an interruption
+        count = write_coco_results(results, categories, table, args.output)
+        print(f"{args.output}/results.json: {count} instances")
     if args.draw:
         draw_frames(args, {result["image_id"] for result in results}, categories)
     if table.unknown:
@@ -129,6 +127,27 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
             file=sys.stderr,
         )
     return failed
+
+
+def _read_bitstream(path, limits):
+    """FeatureBitstream of a file; BitstreamError, too, if the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BitstreamError(f"it cannot be read ({(error.strerror or str(error)).lower()})") from error
+    return FeatureBitstream.from_bytes(data, limits)
+
+
+def _draw(output, name, args, categories):
+    """Draws what was found onto the original image, if that is there; whether it could be read."""
+    shown = 0.5 if args.score_threshold is None else args.score_threshold
+    try:
+        draw_result(output, name, args.images, args.output, categories, shown)
+    except (FileNotFoundError, ValueError) as error:
+        tqdm.write(str(error), file=sys.stderr)
+        return isinstance(error, FileNotFoundError)
+    return True
 
 
 def draw_frames(args, names, categories):

@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import signal
 import sys
-import threading
 import time
 
 from tqdm import tqdm
@@ -29,6 +27,7 @@ from .inputs import (
     name_inputs,
     read_timed_frames,
 )
+from .interruptions import orderly_end
 from .link import Link
 from .pipeline import run_ahead
 from .sender import Sender
@@ -65,21 +64,8 @@ def run_edge(args):
         ValueError, OSError: a mistake in the options, or a file that is missing.
     """
     _require_consistent(args)
-    with _orderly_end():
+    with orderly_end():
         return _run(args)
-
-
-@contextlib.contextmanager
-def _orderly_end():
-    """Lets SIGTERM end the program as an interruption does: what is written at the end is written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(args):

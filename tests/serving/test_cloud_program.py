@@ -1,25 +1,97 @@
 """The cloud's program: what its options allow."""
 
 import argparse
+import json
+import os
+import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2_featcomp.cli import cloud
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, ImageSizes
 from d2_featcomp.serving.cloud_program import decode_files, run_cloud
+from d2_featcomp.serving.interruptions import orderly_end
 from d2_featcomp.serving.serve_program import read_limits, serve
 
+CATEGORIES = [{"id": n, "name": str(n)} for n in range(6)]
 
-def test_files_are_decoded_within_limits(tmp_path, random_network):
-    network, image = random_network("msfc"), torch.zeros(3, 32, 32)
+
+@pytest.fixture
+def network(random_network):
+    return random_network("msfc")
+
+
+@pytest.fixture
+def given(tmp_path, network):
+    """The options of a call with a bitstream in its folder, and its bytes."""
+    image = torch.zeros(3, 32, 32)
     (stream,) = network.edge_inference([{"image": image, "height": 64, "width": 64}])
     (tmp_path / "a.d2fc").write_bytes(stream.to_bytes())
-    given = {"input": [str(tmp_path)], "output": str(tmp_path / "out"), "images": None, "draw": None}
-    args = argparse.Namespace(**given, annotations=None, score_threshold=None)
-    categories = [{"id": n, "name": str(n)} for n in range(6)]
-    assert decode_files(network, args, categories, DecodeLimits(max_original_pixels=4095)) == 1
-    assert decode_files(network, args, categories, DecodeLimits(max_original_pixels=4096)) == 0
+    options = {"input": [str(tmp_path)], "output": str(tmp_path / "out"), "images": None, "draw": None}
+    return argparse.Namespace(**options, annotations=None, score_threshold=None), stream.to_bytes()
+
+
+def test_files_are_decoded_within_limits(network, given):
+    args, _ = given
+    assert decode_files(network, args, CATEGORIES, DecodeLimits(max_original_pixels=4095)) == 1
+    assert decode_files(network, args, CATEGORIES, DecodeLimits(max_original_pixels=4096)) == 0
+
+
+def listed(tmp_path):
+    assert (tmp_path / "out" / "results.json").exists()
+    return [i["name"] for i in json.loads((tmp_path / "out" / "images.json").read_text())["images"]]
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(network, given, tmp_path, capsys):
+    args, data = given
+    (tmp_path / "b.d2fc").mkdir()
+    (tmp_path / "c.d2fc").write_bytes(data)
+    (tmp_path / "d.d2fc").symlink_to("nowhere")
+    assert decode_files(network, args, CATEGORIES) == 2
+    assert listed(tmp_path) == ["a", "c"]
+    told = capsys.readouterr().err
+    assert "b.d2fc: it cannot be read (is a directory)" in told and "d.d2fc: it cannot be read" in told
+
+
+def test_originals_that_cannot_be_read_do_not_stop_the_rest(network, given, tmp_path, capsys):
+    args, data = given
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("a.jpg", "c.jpg"):
+        Image.fromarray(noise).save(photos / name)
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:1500])
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.d2fc").write_bytes(data)
+    args.images = str(photos)
+    assert decode_files(network, args, CATEGORIES) == 1  # and one has no original
+    assert listed(tmp_path) == ["a", "b", "c"] and (tmp_path / "out" / "c_found.png").exists()
+    told = capsys.readouterr().err
+    assert "a.jpg' is no image that can be read" in told and "no image 'b' in" in told
+
+
+def test_what_was_decoded_before_an_end_is_listed(network, given, tmp_path):
+    """SIGTERM while the second of three is decoded."""
+    args, data = given
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.d2fc").write_bytes(data)
+
+    class Stopped:
+        count = 0
+
+        def cloud_inference(self, streams):
+            self.count += 1
+            if self.count == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return network.cloud_inference(streams)
+
+    with pytest.raises(SystemExit) as raised, orderly_end():
+        decode_files(Stopped(), args, CATEGORIES)
+    assert raised.value.code == 128 + signal.SIGTERM and listed(tmp_path) == ["a"]
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 @pytest.mark.parametrize(
