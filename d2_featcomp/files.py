@@ -43,7 +43,8 @@ def prepare_file(path: str | os.PathLike[str]) -> None:
             pass
         os.remove(partial)
     except OSError as error:
-        raise OSError(f"cannot write {str(path)!r}: {error}") from error
+        reason = error.strerror or error  # without the name of the partial file
+        raise OSError(f"cannot write {str(path)!r}: {reason}") from error
 
 
 def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
@@ -56,7 +57,8 @@ def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
         path (str): replaced if it exists; its folder must exist.
 
     Raises:
-        OSError: it cannot be written; an older file is left as it was, and nothing beside it.
+        OSError: it cannot be written, `filename` is the path; an older file is left as it was, and
+        nothing beside it.
     """
     partial = _partial(path)
     try:
@@ -65,9 +67,12 @@ def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:  # a full disk, an interruption
+    except BaseException as error:  # a full disk, an interruption
         with contextlib.suppress(OSError):
             os.remove(partial)
+        if isinstance(error, OSError):  # of the partial file, or of none
+            error.filename = os.fspath(path)
+            del error.filename2
         raise
     sync_folder(os.path.dirname(path))
 

@@ -67,6 +67,19 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
 
 
+def test_errors_name_the_file_and_no_other(tmp_path, full_disk):
+    """Of a disk that is full, a folder that is gone, a name that is too long, and one that is taken."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a.txt", "gone/a.txt", "a" * 256, "folder"):
+        with pytest.raises(OSError) as raised:
+            write_bytes(bytes(20000 if name == "a.txt" else 2), tmp_path / name)
+        assert raised.value.filename == str(tmp_path / name)
+        assert str(raised.value).endswith(f": {str(tmp_path / name)!r}")
+        with pytest.raises(OSError) as raised:
+            prepare_file(tmp_path / "a" / ("a" * 256))
+        assert "partial" not in str(raised.value)
+
+
 def test_what_killed_writers_left_is_removed(tmp_path):
     """A writer is killed in the middle; an hour later, its partial file goes, and nothing else."""
     path = tmp_path / "a.bin"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import sys
@@ -85,7 +86,6 @@ def _run(args):
         images = code_images(args, edge, failures, ahead=0 if link else args.in_flight)
     try:
         for image in images:
-            rates.add(len(image.data), image.target)
             transfer = link.seconds(len(image.data)) if link else 0.0
             cloud_seconds = None
             if sender:
@@ -95,7 +95,13 @@ def _run(args):
                 cloud_seconds = sender.send_new(identity)
             else:
                 path = os.path.join(args.output, f"{image.name}.d2fc")
-                write_stream(image.data, path, args.overwrite)
+                kept = False
+                with told(image.name, failures), _short_enough():
+                    write_stream(image.data, path, args.overwrite)
+                    kept = True
+                if not kept:
+                    continue
+            rates.add(len(image.data), image.target)
             if args.output:
                 table.find(image.name, *image.size, time=image.time)
             if link:
@@ -230,6 +236,18 @@ def told(name, failures):
         failures.append(name)
         message = str(error)
         _tell(message if repr(name) in message else f"{name}: {message}")
+
+
+@contextlib.contextmanager
+def _short_enough():
+    """Turns the error of a file name that is too long, which is of one image, into ValueError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = os.path.basename(error.filename)
+        raise ValueError(f"{name!r} is too long a name for a file: rename the image") from error
 
 
 def edge_features(args, edge, failures):

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 
 from ..codecs import DecodeLimits
+from ..files import prepare_file
 from .access import TokenFile, is_loopback
 from .deployment import load_service
 from .http_server import TlsFiles, run_server
@@ -52,6 +53,7 @@ def serve(cfg, weights, args):
     limits = read_limits(args)
     load = partial(load_service, cfg, weights, args.output, args.classes, **settings, limits=limits)
     _require_free(host, port)  # before the network is loaded
+    _require_writable(args.output)
 
     def load_and_tell():
         service = load()
@@ -104,6 +106,17 @@ def _require_free(host, port):
     except OSError as error:
         reason = os.strerror(error.errno).lower()
         raise ValueError(f"no server can listen at {host}:{port} ({reason}): choose another") from error
+
+
+def _require_writable(folder):
+    """Makes the folder of results; raises ValueError if nothing can be written into it."""
+    try:
+        prepare_file(os.path.join(folder, f"{'0' * 16}.json"))
+    except OSError as error:
+        reason = (getattr(error.__cause__, "strerror", None) or str(error)).lower()
+        raise ValueError(
+            f"results cannot be written into {folder!r} ({reason}): choose another --output"
+        ) from error
 
 
 def _read_tls(args):

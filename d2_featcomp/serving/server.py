@@ -216,7 +216,7 @@ class CloudService:
                     result = self._make_result(job, outcome)
                     self.folder.write(result)
                     outcome = result, time.perf_counter() - start
-            except Exception as error:  # e.g. a full disk
+            except Exception as error:
                 outcome = error
             failed = isinstance(outcome, Exception)
             if failed:
@@ -224,7 +224,8 @@ class CloudService:
             else:
                 self.activity.add_result(job.size, time.monotonic() - job.arrived, outcome[1])
             if failed and not isinstance(outcome, BitstreamError):
-                logging.getLogger("d2_featcomp").error("%s", job.identity, exc_info=outcome)
+                trace = None if isinstance(outcome, OSError) else outcome  # e.g. a full disk
+                logging.getLogger("d2_featcomp").error("%s: %s", job.identity, outcome, exc_info=trace)
             with self._lock:
                 self._finished += not failed
                 self._pending.pop(job.identity, None)

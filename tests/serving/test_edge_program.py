@@ -160,3 +160,15 @@ def test_what_is_left_out_of_a_folder_is_told_and_no_failure(tmp_path, monkeypat
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"--limit is {limit}: it must be at least 1"):
             run(monkeypatch, Coded(), *given, "--limit", limit)
+
+
+def test_a_name_that_is_too_long_is_of_one_image(tmp_path, monkeypatch, capsys):
+    photos, longest = tmp_path / "photos", "b" * 251  # with ".png" what file systems allow
+    photos.mkdir()
+    for name in ("a", longest, "c"):
+        Image.new("RGB", (8, 8)).save(photos / f"{name}.png")
+    assert run(monkeypatch, Coded(), "--input", photos, "--output", tmp_path / "out") == 3
+    told = capsys.readouterr()
+    assert "is too long a name for a file: rename the image" in told.err
+    assert "2 images, " in told.out and "1 image could not be coded" in told.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.d2fc", "c.d2fc"]

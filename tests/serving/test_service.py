@@ -126,7 +126,7 @@ def test_one_that_cannot_be_decoded_does_not_harm_its_batch(network, sent, tmp_p
     assert service.metrics()["errors"] == 1
 
 
-def test_a_full_disk_is_told_to_the_client(network, sent, tmp_path):
+def test_a_full_disk_is_told_to_the_client(network, sent, tmp_path, caplog):
     folder = tmp_path / "results"
     service = CloudService(network, ServiceSettings(), str(folder))
     folder.rmdir()  # as good as a full disk, and the same for every user
@@ -134,6 +134,8 @@ def test_a_full_disk_is_told_to_the_client(network, sent, tmp_path):
         service.submit(*sent[0]).result(timeout=60)
     service.stop()
     assert service.metrics()["errors"] == 1
+    (record,) = (record for record in caplog.records if record.name == "d2_featcomp")
+    assert str(folder / sent[0][0]) in record.getMessage() and not record.exc_info  # one line
 
 
 @pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_wait": -1.0}, {"max_receiving": 0}])

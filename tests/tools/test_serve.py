@@ -65,6 +65,19 @@ def test_a_port_that_is_taken_is_told(root, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    """Before the network is loaded; permissions would not stop every user."""
+    parser = CommandParser()
+    serve.add_arguments(parser)
+    (tmp_path / "file").touch()
+    weights = ("--config-file", CONFIG, "--weights", str(tmp_path / "none.pth"), *OPTS)
+    args = parse_arguments(parser, [*weights, "--address", "127.0.0.1:0"])
+    for folder in (f"{tmp_path}/file/results", f"{tmp_path}/file", "/proc/self"):
+        args.output = folder
+        with pytest.raises(ValueError, match=rf"cannot be written into '{folder}' \([a-z ]+\): choose"):
+            serve.run(args)
+
+
 def test_a_server_for_anybody_is_refused(root, tmp_path):
     address = ("--serve", f"0.0.0.0:{free_port()}", "--output", tmp_path / "results")
     status, _, errors = call(root, "cloud", *address)
