@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 from ..deploy.naming import name_files
 from ..files import write_text
@@ -229,18 +230,39 @@ def open_image_table(inputs, folder):
     return table, categories or categories_before
 
 
-def read_answers(folder):
+def read_answers(folder, tell=None):
     """Yields (name of an image, answer) for each image of which a server's answers, ID.json, lie in a
-    folder: of several, of other rates or weights, the newest."""
+    folder: of several, of other rates or weights, the newest. `tell` (callable or None: prints it) takes
+    a message for each file that is none."""
+    tell = tell or _tell
     newest = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: (entry.stat().st_mtime_ns, entry.name)):
         stem, suffix = os.path.splitext(entry.name)
         if suffix == ".json" and is_stream_id(stem):
             newest[stem[: -DIGEST_LENGTH - 1]] = entry.path
     for path in newest.values():
-        with open(path, encoding="utf-8") as file:
-            answer = json.load(file)
+        try:
+            with open(path, encoding="utf-8") as file:
+                answer = json.load(file)
+            _require_answer(answer)
+        except (OSError, ValueError) as error:
+            tell(f"{path!r} is no answer of a server ({error}): it is left out; remove it")
+            continue
         yield answer.get("name", answer["image_id"]), answer
+
+
+def _tell(message):
+    print(message, file=sys.stderr)
+
+
+def _require_answer(answer):
+    """Raises ValueError if data lack what is read of an answer."""
+    needed = {"image_id", "height", "width"}
+    good = isinstance(answer, dict) and needed <= answer.keys()
+    found = answer.get("instances", []) if good else None
+    good = isinstance(found, list) and all(isinstance(entry, dict) for entry in found)
+    if not good or not all("category_id" in entry for entry in found):
+        raise ValueError("image_id, height, width or a category_id is missing")
 
 
 def collect_answers(folder, table, categories=()):

@@ -332,9 +332,9 @@ def _draw_answers(args, table, categories):
     from .outputs import list_categories
     from .videos import draw_video
 
-    answers = dict(read_answers(args.output))
+    answers = dict(read_answers(args.output, tell=lambda message: None))  # it is told
     frames = read_timed_frames(args.input[0], None, Sampling(args.stride, args.fps))
-    there = end_where_cut(itertools.islice(frames, args.limit), tell=lambda message: None)  # it is told
+    there = end_where_cut(itertools.islice(frames, args.limit), tell=lambda message: None)  # so is this
     taken = ((frame, answers.get(frame.name)) for frame in there)
     count = draw_video(taken, args.draw, categories or list_categories(answers.values()))
     print(f"{args.draw}: {count} frames, {len(answers.keys() & table.entries.keys())} of them answered")

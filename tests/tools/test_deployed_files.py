@@ -255,6 +255,22 @@ def test_of_several_answers_the_newest_counts(tmp_path):
         assert found["bbox"][0] == x and (image["height"], image["time"]) == (height, time / 2)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"image_id": "b", "height": 1, "width": 1, "instances": [3]}', None]
+)
+def test_an_answer_that_is_damaged_is_told_and_left_out(tmp_path, capsys, text):
+    identity = "a-0123456789abcdef"
+    answer = {"image_id": identity, "name": "a", "height": 64, "width": 96}
+    found = [{"category_id": 1, "score": 1.0, "bbox": [1, 1, 2, 2]}]
+    (tmp_path / f"{identity}.json").write_text(json.dumps({**answer, "instances": found}))
+    damaged = tmp_path / "b-0123456789abcdef.json"
+    damaged.mkdir() if text is None else damaged.write_text(text)
+    table, categories = open_image_table([], str(tmp_path))
+    assert collect_answers(str(tmp_path), table, categories) == 1
+    told = capsys.readouterr().err
+    assert f"{str(damaged)!r} is no answer of a server (" in told and told.count("\n") == 1
+
+
 def test_ids_of_a_table():
     images = [{"id": 5, "file_name": "train/x.jpg"}, {"id": 8, "file_name": "val/x.jpg"}]
     table = ImageTable([*images, {"id": 9, "file_name": "y.tar.png"}])
