@@ -6,7 +6,13 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["DETECTRON2_MISSING", "describe_missing", "report_errors"]
+__all__ = [
+    "DETECTRON2_MISSING",
+    "describe_import_error",
+    "describe_missing",
+    "is_missing",
+    "report_errors",
+]
 
 DETECTRON2_MISSING = (
     "d2_featcomp needs Detectron2, which cannot be imported: install it with "
@@ -29,6 +35,29 @@ def describe_missing(package: str | None) -> str | None:
             "Detectron2 after it; without them featcomp edge runs an exported edge.onnx"
         )
     return None
+
+
+def describe_import_error(error: ImportError, need: str, how: str, *packages: str) -> str:
+    """Tells whether an optional package is missing, or is there and cannot be loaded.
+
+    Args:
+        error (ImportError): of its import.
+        need (str): what needs which packages, e.g. "video files need PyAV".
+        how (str): gets what is missing, e.g. "pip install av".
+        *packages (str): that are imported, e.g. "av".
+
+    Returns:
+        str: for the user.
+    """
+    if is_missing(error, *packages):
+        return f"{need}: {how}"
+    return f"{need}, and what is installed cannot be loaded ({error}): install what it lacks"
+
+
+def is_missing(error: BaseException, *packages: str) -> bool:
+    """Tells whether an import has failed because one of the packages is not installed."""
+    name = getattr(error, "name", None) or ""
+    return isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in packages
 
 
 def _is_installed(package: str) -> bool:

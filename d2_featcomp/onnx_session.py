@@ -7,6 +7,8 @@ import platform
 import re
 from typing import Any
 
+from .errors import describe_import_error
+
 __all__ = ["has_vnni", "open_session"]
 
 
@@ -39,13 +41,12 @@ def open_session(path: str, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(
-            "edge.onnx is computed by onnxruntime, which is missing: pip install 'd2_featcomp[edge]'"
-        ) from error
+        need, how = "edge.onnx is computed by onnxruntime", "pip install 'd2_featcomp[edge]'"
+        raise ImportError(describe_import_error(error, need, how, "onnxruntime")) from error
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path!r}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+    options.intra_op_num_threads = threads or _read_threads()
     options.log_severity_level = 3  # errors alone
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -59,6 +60,15 @@ def open_session(path: str, threads: int | None = None) -> Any:
             os.path.basename(path),
         )
     return session
+
+
+def _read_threads() -> int:
+    """OMP_NUM_THREADS, of several levels the outermost one's; 0 if it is not set."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    outermost = given.partition(",")[0].strip()
+    if outermost and not (outermost.isdecimal() and int(outermost)):
+        raise ValueError(f"the environment variable OMP_NUM_THREADS is {given!r}: give a number, e.g. 2")
+    return int(outermost or 0)
 
 
 def _weight_bits(about: dict[str, str]) -> int | None:

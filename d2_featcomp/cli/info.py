@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterator, Mapping
 
 from .. import __version__
-from ..errors import DETECTRON2_MISSING
+from ..errors import DETECTRON2_MISSING, is_missing
 
 TAKES_IMPORTS = False
 
@@ -42,9 +42,12 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join([*_describe_torch(), _describe_detectron2()]))
     print("\npackages")
     for name, (modules, purpose, package) in _PACKAGES.items():
-        errors = [error for error in map(_try_import, modules) if error]
+        errors = [error for error in map(_find_import_error, modules) if error]
+        broken = [error for error in errors if not is_missing(error, *modules)]
         state = f"missing ({purpose}): {_how(package)}"
-        if not errors:
+        if broken:
+            state = f"cannot be loaded ({_describe(broken[0])}): install what it lacks ({purpose})"
+        elif not errors:
             state = ", ".join(map(_find_version, modules))
         print(f"  {name:18}{state}")
     print("\ncodecs (MODEL.FEATCOMP.CODEC.NAME)")
@@ -54,9 +57,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _describe_torch() -> Iterator[str]:
     for name in ("torch", "torchvision"):
-        error = _try_import(name)
-        yield f"{name}: {error}: {_how('d2_featcomp[torch]')}" if error else _find_version(name)
-    if _try_import("torch"):
+        error = _find_import_error(name)
+        if not error:
+            yield _find_version(name)
+        elif is_missing(error, name):
+            yield f"{name}: {_describe(error)}: {_how('d2_featcomp[torch]')}"
+        else:
+            yield f"{name}: it cannot be loaded ({_describe(error)}): install what it lacks"
+    if _find_import_error("torch"):
         yield "without PyTorch there is featcomp edge, for edge.onnx of featcomp export --onnx"
         return
     import torch
@@ -69,9 +77,9 @@ def _describe_torch() -> Iterator[str]:
 
 
 def _describe_detectron2() -> str:
-    error = _try_import("detectron2")
+    error = _find_import_error("detectron2")
     if error:
-        return f"detectron2: {error}. {DETECTRON2_MISSING}"
+        return f"detectron2: {_describe(error)}. {DETECTRON2_MISSING}"
     return f"detectron2 {importlib.import_module('detectron2').__version__}"
 
 
@@ -97,16 +105,21 @@ def _describe_codecs() -> Iterator[str]:
             require_library()
             yield f"{name:18}ready{note if require_library is require_constriction else ''}"
         except ImportError as error:
-            yield f"{name:18}missing: {error}"
+            broken = error.__cause__ and not isinstance(error.__cause__, ModuleNotFoundError)
+            yield f"{name:18}{'' if broken else 'missing: '}{error}"
 
 
-def _try_import(module: str) -> str:
-    """ "", or why a module cannot be imported."""
+def _find_import_error(module: str) -> Exception | None:
+    """Why a module cannot be imported, or None."""
     try:
         importlib.import_module(module)
     except Exception as error:  # whatever a broken installation raises
-        return str(error) or type(error).__name__
-    return ""
+        return error
+    return None
+
+
+def _describe(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _find_version(module: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..codecs import LearnedFeatureCodec, VariableRateFeatureCodec
+from ..errors import describe_import_error
 from ..modeling.acceleration import find_quick_encoder
 from ..ops import FLOAT_BITS, quantize_uniform
 from ..preprocessing import normalize_image, pad_image
@@ -98,9 +99,8 @@ def export_onnx(network, path, about=None):
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
-            "ONNX export needs onnx and onnxruntime: pip install 'd2_featcomp[onnx]'"
-        ) from error
+        need, how = "ONNX export needs onnx and onnxruntime", "pip install 'd2_featcomp[onnx]'"
+        raise ImportError(describe_import_error(error, need, how, "onnx")) from error
 
     module = EdgeNetwork(network).eval()
     example = _preprocessed(network, torch.zeros(3, *CHECKED_SIZES[0]))
@@ -225,7 +225,8 @@ def check_onnx(network, path, seed=0):
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("checking ONNX needs onnxruntime: pip install 'd2_featcomp[onnx]'") from error
+        need, how = "checking ONNX needs onnxruntime", "pip install 'd2_featcomp[onnx]'"
+        raise ImportError(describe_import_error(error, need, how, "onnxruntime")) from error
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     codec = network.feature_codec

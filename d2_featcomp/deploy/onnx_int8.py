@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import describe_import_error
 from ..images import list_images, read_picture
 from ..ops import FLOAT_BITS, arrays
 from .onnx_edge import OnnxEdge
@@ -70,9 +71,8 @@ def quantize_onnx(path, output, folder, images=100, float_layers=1, vnni=False, 
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
-        raise ImportError(
-            "quantizing needs onnx and onnxruntime: pip install 'd2_featcomp[onnx]'"
-        ) from error
+        need, how = "quantizing needs onnx and onnxruntime", "pip install 'd2_featcomp[onnx]'"
+        raise ImportError(describe_import_error(error, need, how, "onnx", "onnxruntime")) from error
     if images < 1 or float_layers < 0:
         raise ValueError(f"calibration takes images, not {images}, and {float_layers} float layers")
     edge = OnnxEdge(path)

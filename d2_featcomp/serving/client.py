@@ -8,6 +8,7 @@ import time
 import urllib.parse
 
 from ..codecs import BitstreamError, DecodeLimits, FeatureBitstream
+from ..errors import describe_import_error
 from .access import is_loopback
 from .deadline import limit_answers
 from .protocol import NAME_HEADER, ForeignModelError
@@ -83,9 +84,8 @@ class CloudClient:
         try:
             import httpx
         except ImportError as error:
-            raise ImportError(
-                "sending over a network needs httpx: pip install 'd2_featcomp[edge]'"
-            ) from error
+            need, how = "sending over a network needs httpx", "pip install 'd2_featcomp[edge]'"
+            raise ImportError(describe_import_error(error, need, how, "httpx")) from error
         if not 0 < timeout <= _DAY or attempts < 1:
             raise ValueError(
                 f"timeout {timeout} and attempts {attempts}: they must be above 0, and the timeout at "

@@ -9,6 +9,7 @@ from detectron2.utils.file_io import PathManager
 from ..deploy import find_categories, load_sub_model, read_config
 from ..deploy.classes import read_categories
 from ..engine import hash_file
+from ..errors import describe_import_error
 from .access import TokenFile
 from .app import build_app
 from .server import CloudService
@@ -116,7 +117,8 @@ def ray_app(args):
     try:
         from ray import serve
     except ImportError as error:
-        raise ImportError("Ray Serve is missing: pip install 'd2_featcomp[serve]'") from error
+        need, how = "replicas need Ray Serve", "pip install 'd2_featcomp[serve]'"
+        raise ImportError(describe_import_error(error, need, how, "ray")) from error
     needed = {"weights", "output"}
     more = {"config_file", "token_file", "replicas", "gpus", "cpus", "opts", "classes"}
     if needed - args.keys() or args.keys() - needed - more:

@@ -8,6 +8,7 @@ import logging
 import ssl
 import time
 
+from ..errors import describe_import_error
 from .app import build_app
 from .transport import describe_tls_files
 
@@ -77,10 +78,10 @@ def build_server(load, host, port, tokens=None, tls=None):
         import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise ImportError(
-            "a server needs FastAPI, fastapi-offline, uvicorn and prometheus_client: pip install "
-            "'d2_featcomp[serve]'"
-        ) from error
+        need = "a server needs FastAPI, fastapi-offline, uvicorn and prometheus_client"
+        packages = ("fastapi", "fastapi_offline", "prometheus_client", "uvicorn")
+        how = "pip install 'd2_featcomp[serve]'"
+        raise ImportError(describe_import_error(error, need, how, *packages)) from error
     if tls is not None:
         tls.check()
     service = load()

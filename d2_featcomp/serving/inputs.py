@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..deploy.naming import name_files
+from ..errors import describe_import_error
 from ..images import IMAGE_SUFFIXES, list_images, read_picture
 
 __all__ = [
@@ -264,7 +265,8 @@ def _video(path, name, is_taken):
     try:
         import av
     except ImportError as error:
-        raise ImportError("video files need PyAV: pip install 'd2_featcomp[hevc]'") from error
+        how = "pip install 'd2_featcomp[hevc]'"
+        raise ImportError(describe_import_error(error, "video files need PyAV", how, "av")) from error
     try:
         with av.open(path) as container:
             rate, first, end = float(container.streams.video[0].average_rate or 1), None, 0.0
@@ -310,7 +312,8 @@ def _camera(entry, name, is_taken):
     try:
         import cv2
     except ImportError as error:
-        raise ImportError("cameras need OpenCV: pip install 'd2_featcomp[demo]'") from error
+        how = "pip install 'd2_featcomp[demo]'"
+        raise ImportError(describe_import_error(error, "cameras need OpenCV", how, "cv2")) from error
     number = entry[len(CAMERA) :]
     if not number.isdecimal():
         raise ValueError(f"{entry!r}: name a camera by its number, e.g. {CAMERA}0")

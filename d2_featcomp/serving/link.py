@@ -1,5 +1,6 @@
 """A simulated network between edge and cloud."""
 
+import math
 import random
 
 __all__ = ["Link"]
@@ -21,10 +22,10 @@ class Link:
     """
 
     def __init__(self, bandwidth=None, latency=0.0, loss=0.0, seed=0):
-        if bandwidth is not None and bandwidth <= 0:
+        if bandwidth is not None and not bandwidth > 0:
             raise ValueError(f"bandwidth is {bandwidth} kbit/s: it must be above 0")
-        if latency < 0:
-            raise ValueError(f"latency is {latency} ms: it cannot be negative")
+        if not 0 <= latency < math.inf:
+            raise ValueError(f"latency is {latency} ms: it must be a number, and not negative")
         if not 0 <= loss < 1:
             raise ValueError(f"loss is {loss}: it goes from 0 to below 1")
         self.bandwidth = bandwidth

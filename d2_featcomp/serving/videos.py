@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 
 from ..deploy.pictures import collect_metadata, draw_outputs
+from ..errors import describe_import_error
 from ..files import prepare_file
 from .outputs import read_outputs
 
@@ -36,7 +37,10 @@ class VideoWriter(contextlib.AbstractContextManager):
         try:
             import av
         except ImportError as error:
-            raise ImportError("video files need PyAV: pip install 'd2_featcomp[hevc]'") from error
+            how = "pip install 'd2_featcomp[hevc]'"
+            raise ImportError(
+                describe_import_error(error, "video files need PyAV", how, "av")
+            ) from error
         prepare_file(path)
         stem, suffix = os.path.splitext(path)
         self._partial = f"{stem}.{uuid.uuid4().hex}.partial{suffix}"

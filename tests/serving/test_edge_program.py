@@ -172,3 +172,13 @@ def test_a_name_that_is_too_long_is_of_one_image(tmp_path, monkeypatch, capsys):
     assert "is too long a name for a file: rename the image" in told.err
     assert "2 images, " in told.out and "1 image could not be coded" in told.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.d2fc", "c.d2fc"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--bandwidth", "nan"), ("--bandwidth", "0"), ("--latency", "nan"), ("--latency", "inf")],
+)
+def test_links_that_are_none(tmp_path, monkeypatch, option, value):
+    given = ("--input", tmp_path, "--output", tmp_path / "out", option, value)
+    with pytest.raises(ValueError, match=f"{option[2:]} is {value}"):
+        run(monkeypatch, Coded(), *given)

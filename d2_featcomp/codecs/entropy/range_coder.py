@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...errors import describe_import_error
 from ..images import BitstreamError
 
 __all__ = ["RangeDecoder", "RangeEncoder", "require_constriction"]
@@ -25,9 +26,8 @@ def require_constriction():
     try:
         from constriction import stream
     except ImportError as error:
-        raise ImportError(
-            "codec 'learned' needs the package constriction: pip install constriction"
-        ) from error
+        need, how = "codec 'learned' needs the package constriction", "pip install constriction"
+        raise ImportError(describe_import_error(error, need, how, "constriction")) from error
     return stream.queue, stream.model
 
 

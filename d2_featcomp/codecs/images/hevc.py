@@ -4,12 +4,15 @@ from fractions import Fraction
 
 import numpy as np
 
+from ...errors import describe_import_error
 from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 try:
     import av
-except ImportError:  # reported when the codec is built
-    av = None
+except ImportError as error:  # reported when the codec is built
+    av, _IMPORT_ERROR = None, error
+else:
+    _IMPORT_ERROR = None
 
 __all__ = ["Hevc420Codec", "HevcCodec"]
 
@@ -51,8 +54,11 @@ class HevcCodec(ImageCodec):
 
     @classmethod
     def require_library(cls):
+        need, how = "codec 'hevc' needs PyAV with libx265", "pip install 'd2_featcomp[hevc]'"
+        if _IMPORT_ERROR is not None:
+            raise ImportError(describe_import_error(_IMPORT_ERROR, need, how, "av")) from _IMPORT_ERROR
         if av is None or "libx265" not in av.codecs_available:
-            raise ImportError("codec 'hevc' needs PyAV with libx265: pip install 'd2_featcomp[hevc]'")
+            raise ImportError(f"{need}: {how}")
 
     @classmethod
     def sample_depth(cls, bits):
