@@ -1,5 +1,6 @@
 """A time limit for whole answers: httpx has one for each read, which a slow server never exceeds."""
 
+import contextlib
 import time
 
 __all__ = ["limit_answers"]
@@ -7,13 +8,15 @@ __all__ = ["limit_answers"]
 
 def limit_answers(client):
     """Lets requests of a client end with httpx.ReadTimeout where the whole answer, head and body, has
-    not arrived within the client's timeout after what was sent last.
+    not arrived within the client's timeout after what was sent last. httpx has no public way to this:
+    with a release that is built otherwise each read keeps a limit of its own.
 
     Args:
         client (httpx.Client): that has sent nothing yet.
     """
-    for transport in (client._transport, *client._mounts.values()):  # those of proxies
-        if transport is not None:
+    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
+    for transport in transports:  # the latter of proxies
+        with contextlib.suppress(AttributeError):
             pool = transport._pool
             pool._network_backend = _Backend(pool._network_backend)
 
