@@ -9,7 +9,7 @@ from importlib import metadata
 
 from detectron2 import __version__ as detectron2_version
 from detectron2.checkpoint.detection_checkpoint import PathManager
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..arguments import list_imported_files
 from ..engine.command_line import make_plain_config, setup_config
@@ -22,6 +22,7 @@ __all__ = [
     "digest",
     "digest_data",
     "digest_imports",
+    "digest_training_data",
     "find_differences",
     "hash_file",
     "pick_measured_keys",
@@ -123,6 +124,40 @@ def digest_data(dataset, records):
         if os.path.isfile(path)
     ]
     return digest([json.dumps(records, sort_keys=True, default=str), states])
+
+
+def digest_training_data(names):
+    """Hashes what trainings learn from: the files of annotations or, where a data set has none, its
+    records. Images, of which there may be many, are not read.
+
+    Args:
+        names (sequence[str]): registered.
+
+    Returns:
+        str: "" where some of it is missing; the same wherever the data lie.
+    """
+    try:
+        return digest([_digest_truth(name) for name in names])
+    except (OSError, ValueError):  # what is wrong is told where it is needed
+        return ""
+
+
+def _digest_truth(dataset):
+    metadata_of = MetadataCatalog.get(dataset)
+    files = [metadata_of.get(key) for key in ("json_file", "panoptic_json")]
+    if any(files):
+        return [hash_file(path) for path in files if path]
+    folder = metadata_of.get("image_root")
+    if folder and not os.path.isdir(folder):
+        raise FileNotFoundError(f"no folder {folder!r}")  # nothing is drawn for this
+    return [
+        {key: _without_folder(key, value) for key, value in record.items()}
+        for record in DatasetCatalog.get(dataset)
+    ]
+
+
+def _without_folder(key, value):
+    return os.path.basename(value) if key.endswith("file_name") else str(value)
 
 
 _DIGESTS = {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import logging
 import os
 import shutil
@@ -15,9 +14,9 @@ from ..deploy.demo import draw_images, remove_drawn
 from ..engine.inference import build_for_inference
 from ..engine.steps import train_stages
 from ..evaluation.rate_budget import OperatingPoint, choose_within_budget
-from ..files import write_text
 from .html_report import MOST_PICTURES
-from .keys import digest_imports, find_differences, hash_file, pick_trained_keys
+from .keys import digest_imports, digest_training_data, find_differences, hash_file, pick_trained_keys
+from .marks import keep_beside, read_mark, write_mark
 from .measure import measure_settings
 from .report import Report
 from .schema import UNCOMPRESSED, file_name, make_config
@@ -203,7 +202,7 @@ class _Run:
             if training.checkpoint:
                 hash_file(training.checkpoint)  # FileNotFoundError
             elif not self.retrain:
-                self._require_same(training, _read_mark(self.trained_in(training.name)))
+                self._require_same(training, read_mark(self.trained_in(training.name)))
 
     def _require_same(self, training, mark):
         differences = self._compare(training, mark)
@@ -246,7 +245,7 @@ class _Run:
         """Whether weights are there, made with these settings."""
         if training.checkpoint:
             return True
-        mark = _read_mark(self.trained_in(training.name))
+        mark = read_mark(self.trained_in(training.name))
         done = bool(mark and mark["complete"]) and os.path.exists(self._weights(training.name))
         return done and not (self.retrain and self._needs_retraining(training, mark))
 
@@ -258,40 +257,52 @@ class _Run:
         if training.checkpoint:
             return
         folder = self.trained_in(training.name)
-        mark = _read_mark(folder)
+        mark = read_mark(folder)
         if not self.retrain:
             self._require_same(training, mark)
         elif self._needs_retraining(training, mark):
-            _keep_beside(folder)
+            keep_beside(folder)
             mark = None
+        cfg = make_config(training.config_file, training.overrides)
+        if mark is not None:
+            self._warn_of_changes(training, mark, cfg.DATASETS.TRAIN)
         if self.is_trained(training):
-            logger = logging.getLogger("d2_featcomp")
-            logger.info("Training %r is there: it is used", training.name)
-            if mark.get("imports", "") not in ("", digest_imports()):
-                logger.warning(
-                    "the code of --import has changed since training %r, which is used as it is: where "
-                    "it matters, remove %s to train again",
-                    training.name,
-                    folder,
-                )
+            logging.getLogger("d2_featcomp").info("Training %r is there: it is used", training.name)
             return
         if comm.get_world_size() > 1:
             raise ValueError("trainings of a plan are done by one process: run featcomp reproduce")
         start = {"MODEL.WEIGHTS": self._weights(training.start)} if training.start else {}
-        cfg = make_config(training.config_file, training.overrides)
         made = {
             "config": pick_trained_keys(cfg),
             "start": hash_file(start.get("MODEL.WEIGHTS", "")),
             "weights": "" if training.start else hash_file(cfg.MODEL.WEIGHTS),
             "imports": digest_imports(),
+            "data": digest_training_data(cfg.DATASETS.TRAIN),
         }
-        _write_mark({"complete": False, **made}, folder)
+        write_mark({"complete": False, **made}, folder)
         logging.getLogger("d2_featcomp").info("Training %r", training.name)
         overrides = {**training.overrides, "OUTPUT_DIR": folder, **start}
         train_stages(make_config(training.config_file, overrides), resume=bool(mark))
-        _write_mark({"complete": True, **made}, folder)
+        made["data"] = made["data"] or digest_training_data(cfg.DATASETS.TRAIN)  # drawn meanwhile
+        write_mark({"complete": True, **made}, folder)
         for step in glob.glob(os.path.join(glob.escape(folder), "step*")):
             shutil.rmtree(step)  # with optimizer states: large, and of no more use
+
+    def _warn_of_changes(self, training, mark, names):
+        """Warns of other code and data than a training began with, which may or may not matter. What
+        earlier releases did not note is not compared."""
+        for key, what, digest in (
+            ("imports", "the code of --import has", digest_imports),
+            ("data", f"the data of {', '.join(names)} have", lambda: digest_training_data(names)),
+        ):
+            if mark.get(key) and digest() not in ("", mark[key]):
+                logging.getLogger("d2_featcomp").warning(
+                    "%s changed since training %r began, which is used as it is: where it matters, "
+                    "remove %s to train again",
+                    what,
+                    training.name,
+                    self.trained_in(training.name),
+                )
 
     def draw(self, setting, reference="", count=4):
         """Draws pictures, in place of those of an earlier plan; returns their names, with the panels of
@@ -316,35 +327,6 @@ class _Run:
         remove_drawn(folder)
         drawn = draw_images(cfg, model, records, folder, reference=unsplit, take_panels=keep)
         return {name: found.get(name, []) for name in drawn}
-
-
-def _mark(folder):
-    return os.path.join(folder, "key.json")
-
-
-def _read_mark(folder):
-    try:
-        with open(_mark(folder), encoding="utf-8") as file:
-            mark = json.load(file)
-        nothing_done = not mark.get("complete") and "config" in mark and len(os.listdir(folder)) == 1
-        return None if nothing_done else mark
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{_mark(folder)} is damaged ({error}): move {folder!r} away") from error
-
-
-def _write_mark(mark, folder):
-    os.makedirs(folder, exist_ok=True)
-    write_text(json.dumps(mark, indent=1), _mark(folder))
-
-
-def _keep_beside(folder):
-    number = 1
-    while os.path.exists(f"{folder}.old{number}"):
-        number += 1
-    os.rename(folder, f"{folder}.old{number}")
-    logging.getLogger("d2_featcomp").warning("What was in %s is now in %s.old%d", folder, folder, number)
 
 
 def choose_setting(sweep, results, *, target_kb=None, max_drop=None, quality=""):

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 
 import networks
 import pytest
@@ -14,7 +15,8 @@ from d2_featcomp.codecs import FeatureBitstream
 from d2_featcomp.data.datasets.scenes import procedural_recipe, register_scenes
 from d2_featcomp.experiments import read_experiment, run_experiment
 from d2_featcomp.experiments.keys import find_differences
-from d2_featcomp.experiments.run import _read_mark, _Run
+from d2_featcomp.experiments.marks import read_mark
+from d2_featcomp.experiments.run import _Run
 
 TINY = {
     **networks.TINY,
@@ -236,9 +238,9 @@ def test_what_a_training_reads_beside_its_settings(folder, tmp_path, monkeypatch
 def test_a_training_that_ended_before_it_began_is_none(tmp_path):
     """One whose data set was not there, e.g.: corrected, it is no other training."""
     (tmp_path / "key.json").write_text(json.dumps({"complete": False, "config": {"SEED": 1}}))
-    assert _read_mark(str(tmp_path)) is None
+    assert read_mark(str(tmp_path)) is None
     (tmp_path / "log.txt").touch()
-    assert _read_mark(str(tmp_path)) is not None
+    assert read_mark(str(tmp_path)) is not None
 
 
 def test_a_training_of_an_earlier_version_is_taken_as_it_is(tmp_path, caplog):
@@ -257,3 +259,52 @@ def test_a_training_of_an_earlier_version_is_taken_as_it_is(tmp_path, caplog):
     mark.write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         run.check_trainings()
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_changed_training_data_are_told(folder, tmp_path, monkeypatch, caplog, annotated):
+    """Of a training that is used again; what earlier releases did not note is taken as it is."""
+    images = tmp_path / "data"
+    shutil.copytree(folder / "scenes" / "train" / "images", images)
+    truth = json.loads((folder / "scenes" / "instances_train.json").read_text())
+    if annotated:
+        (images / "annotations.json").write_text(json.dumps(truth))
+
+    def open_run():
+        trainings = description()["trainings"]
+        trainings["detector"]["overrides"]["DATASETS.TRAIN"] = [f"images:{images}"]
+        path = tmp_path / "experiment.yaml"
+        path.write_text(yaml.safe_dump(description(trainings=trainings)))
+        return _Run(read_experiment(str(path)), str(tmp_path / "out"), retrain=False)
+
+    def train(cfg, resume):
+        with open(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), "w"):
+            pass
+
+    def find_told():
+        caplog.clear()
+        run = open_run()
+        run.train(run.plan.trainings["detector"])
+        assert "Training 'detector' is there: it is used" in caplog.text
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    monkeypatch.setattr("d2_featcomp.experiments.run.train_stages", train)
+    caplog.set_level("INFO", "d2_featcomp")
+    run = open_run()
+    run.train(run.plan.trainings["detector"])
+    assert find_told() == []
+    if annotated:
+        truth["annotations"] = truth["annotations"][:-1]
+        (images / "annotations.json").write_text(json.dumps(truth))
+    else:
+        os.remove(sorted(images.iterdir())[0])
+    (told,) = find_told()
+    assert told.startswith(f"the data of images:{images} have changed since training 'detector' began")
+    mark = tmp_path / "out" / "trainings" / "detector" / "key.json"
+    noted = json.loads(mark.read_text())
+    del noted["data"]
+    mark.write_text(json.dumps(noted))
+    assert find_told() == []
+    mark.write_text(json.dumps({**noted, "data": "of others"}))
+    shutil.rmtree(images)  # gone, they are not needed any more
+    assert find_told() == []
