@@ -4,6 +4,7 @@ Shape shorthand in this module:
     N: images of a batch; C, H, W: channels, height and width of a latent y; n: bit depth
 """
 
+import difflib
 from functools import partial
 
 import numpy as np
@@ -260,8 +261,19 @@ class QuantizedFeatureCodec(FeatureCodec):
 
 def read_defaults(cfg, feature_split):
     """Returns the `codec_defaults` of a split, with `DEFAULTS` for what it leaves open; `cfg` and
-    `feature_split` are as :meth:`FeatureCodec.from_config` takes them."""
-    return {**DEFAULTS, **feature_split.read_codec_defaults(cfg)}
+    `feature_split` are as :meth:`FeatureCodec.from_config` takes them. ValueError for an unknown key."""
+    given = feature_split.read_codec_defaults(cfg)
+    known = (*DEFAULTS, "colour")
+    for key in given:
+        if key not in known:
+            split = feature_split if isinstance(feature_split, type) else type(feature_split)
+            similar = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {similar[0]!r}? " if similar else ""
+            raise ValueError(
+                f"codec_defaults of {split.__name__} have an unknown key {key!r}: {hint}Known are "
+                f"{', '.join(known)}"
+            )
+    return {**DEFAULTS, **given}
 
 
 def read_settings(cfg, feature_split):

@@ -246,3 +246,16 @@ def test_settings_out_of_range_are_refused(config, overrides, message):
     if "jpegxs" in message:
         assert all(name in str(caught.value) for name, _ in IMAGE_CODEC_REGISTRY)
         assert all(name in str(caught.value) for name, _ in FEATURE_CODEC_REGISTRY)
+
+
+@pytest.mark.parametrize("name", ["png", "variable_rate"])
+def test_a_default_of_a_split_that_is_not_known_is_refused(config, name):
+    """It would be ignored, and the rate another than was meant."""
+
+    class Misspelt(Split):
+        codec_defaults = {"quantiser": "fixed", "value_range": (-1.0, 1.0)}
+
+    message = "codec_defaults of Misspelt have an unknown key 'quantiser': did you mean 'quantizer'"
+    for feature_split in (Misspelt, Misspelt()):
+        with pytest.raises(ValueError, match=message):
+            build_feature_codec(config(CODEC__NAME=name, TRAIN_QUANTIZATION="''"), feature_split)
