@@ -11,6 +11,7 @@ from inspect import signature
 
 from detectron2.modeling.backbone import Backbone
 
+from .split_checks import require_latents, require_restored, require_tensors
 from .splits.base import compute_distillation_loss
 
 __all__ = ["DecodedLatents", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
@@ -134,14 +135,19 @@ class SplitBackbone(Backbone):
             found = self.split_point.head(images)
             call.features = {name: x.detach().requires_grad_() for name, x in found.items()}
             return self.split_point.tail(call.features)
+        size, features = tuple(images.shape[-2:]), None
         if call.encode is not None:
             y = call.encode(images)
         else:
             features = self.split_point.head(images)
             y = self.feature_split.reduce(features)
+        require_latents(self.feature_split, y, size)
         y_hats, step_sizes, rates = self.feature_codec.quantize(y)
         steps = None if self.training else step_sizes
-        restored = self.restore(DecodedLatents(y_hats, steps, tuple(images.shape[-2:])))
+        restored = self.restore(DecodedLatents(y_hats, steps, size))
+        if features is not None:
+            shapes = {name: tuple(x.shape[1:]) for name, x in features.items()}
+            require_restored(self.feature_split, restored, shapes)
         call.rates.update(rates)
         if call.distill:
             call.losses["loss_distill"] = (
@@ -160,7 +166,9 @@ class SplitBackbone(Backbone):
         Returns:
             list[Tensor]: y, each (N, C', H', W') float.
         """
-        return self.feature_split.reduce(self.split_point.head(images))
+        y = self.feature_split.reduce(self.split_point.head(images))
+        require_tensors(self.feature_split, y)
+        return y
 
     def decode_features(self, decoded):
         """Computes the cloud's part: latents to what the backbone returns.
@@ -171,7 +179,14 @@ class SplitBackbone(Backbone):
         Returns:
             dict[str, Tensor]: as the backbone returns.
         """
-        return self.split_point.tail(self.restore(decoded))
+        restored = self.restore(decoded)
+        size, specs = decoded.image_size, self.split_point.feature_source().output_shape()
+        shapes = {
+            name: (spec.channels, *((side // spec.stride, -(-side // spec.stride)) for side in size))
+            for name, spec in specs.items()
+        }
+        require_restored(self.feature_split, restored, shapes)
+        return self.split_point.tail(restored)
 
     def restore(self, decoded):
         """Restores the features at the split point from latents.

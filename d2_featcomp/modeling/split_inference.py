@@ -15,6 +15,7 @@ from ..codecs import (
     read_step_sizes,
 )
 from .split_backbone import DecodedLatents, open_call
+from .split_checks import require_latents
 
 __all__ = ["EdgeFeatures", "SplitInference"]
 
@@ -106,7 +107,7 @@ class SplitInference:
             tensors = self.accelerated("edge").encode_features(images.tensor)
         elements = split_backbone.split_point.count_elements(padded)
         tensors = [y.float() for y in tensors]
-        self._require_shapes(tensors, padded)
+        require_latents(self.feature_split, tensors, padded)
         return [
             EdgeFeatures(
                 tensors=[y[index].clone() if len(records) > 1 else y[index] for y in tensors],
@@ -119,18 +120,6 @@ class SplitInference:
             )
             for index, record in enumerate(records)
         ]
-
-    def _require_shapes(self, tensors, padded):
-        """Raises ValueError for latents that no cloud sub-model would take."""
-        found = [tuple(y.shape[1:]) for y in tensors]
-        expected = [tuple(shape) for shape in self.feature_split.reduced_shapes(padded)]
-        if found != expected:
-            raise ValueError(
-                f"an image of {padded[0]} x {padded[1]} pixels, with padding, gave latents of shapes "
-                f"{found}; the cloud sub-model expects {expected}, by the strides in the backbone's "
-                "output_shape(), rounded up: give the backbone a size_divisibility of its coarsest "
-                "stride, or images whose sides are multiples of it (MODEL.FEATCOMP.INPUT_SIZE)"
-            )
 
     edge_features_of_batch = compute_batch_features  # earlier name
 
