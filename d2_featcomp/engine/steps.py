@@ -61,7 +61,7 @@ def make_stage_config(cfg, stage, weights):
 
 def require_stage_settings(cfg, overrides=()):
     """Refuses settings that training would not heed: MAX_ITER, BASE_LR and STEPS of SOLVER, in whose
-    place each training stage has its own.
+    place each training stage has its own; and unknown losses of stages.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
@@ -69,7 +69,8 @@ def require_stage_settings(cfg, overrides=()):
             Detectron2's default.
 
     Raises:
-        ValueError: one of them is among `overrides`, or is not Detectron2's default.
+        ValueError: one of them is among `overrides`, or is not Detectron2's default; or there is no such
+            loss.
     """
     for override in cfg.MODEL.LAZY.OVERRIDES:
         if override.startswith(("train.max_iter", "lr_multiplier", "optimizer.lr")):
@@ -87,6 +88,13 @@ def require_stage_settings(cfg, overrides=()):
             f"STEP2.{own} and STEP3.{own}, each stage's own (MODEL.FEATCOMP.TRAIN.STEPS tells which "
             f"run), and leave SOLVER.{key} out; where a base file sets it, set it back to {default}"
         )
+    for step in (SPLIT, END_TO_END):
+        loss = cfg.MODEL.FEATCOMP.TRAIN[f"STEP{step}"].LOSS
+        if loss not in LOSSES:
+            raise ValueError(
+                f"unknown training loss {loss!r} (MODEL.FEATCOMP.TRAIN.STEP{step}.LOSS): choose one of "
+                f"{', '.join(LOSSES)}"
+            )
 
 
 def choose_stages(cfg):
@@ -294,13 +302,6 @@ def _forget(cfg, steps):
 def _check_steps(cfg, steps):
     """Finds mistakes in the settings of any stage before the first, by the network of the last one,
     which has all parts of the others, built once."""
-    for step in set(steps) - {TASK_NETWORK, ENTROPY}:
-        loss = make_stage_config(cfg, step, "").MODEL.FEATCOMP.LOSS
-        if loss not in LOSSES:
-            raise ValueError(
-                f"unknown training loss {loss!r} (MODEL.FEATCOMP.TRAIN.STEP{step}.LOSS): choose one of "
-                f"{', '.join(LOSSES)}"
-            )
     second = cfg.MODEL.FEATCOMP.TRAIN.STEP2
     if SPLIT in steps and (
         second.IMPORTANCE_IMAGES < 0 or (second.IMPORTANCE_IMAGES and second.LOSS == "task")

@@ -8,9 +8,10 @@ from detectron2.modeling import build_model
 
 from ..engine.steps import choose_stages, require_data, require_stage_settings
 from ..evaluation.tradeoff import AP_COLUMNS, COLUMNS
-from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec
+from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec, find_stored_name
 from .schema import file_name, make_config, require_keys
 from .seeds import name_repeat
+from .settings import build_codec
 
 __all__ = ["at", "check_plan"]
 
@@ -56,7 +57,10 @@ def check_plan(plan):
     for point in plan.points.values():
         with at(f"setting {point.name!r}"):
             _require("training", point.training, seen)
-            _check_config(plan.build_config(point), built)
+            cfg = plan.build_config(point)
+            _check_config(cfg, built)
+            if not point.overrides.get("MODEL.WEIGHTS"):
+                _require_trained_codec(cfg, plan.trainings[point.training])
             _require_file(point.overrides.get("MODEL.WEIGHTS", ""))
     if type(plan.images) is not int or plan.images < 0:
         raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
@@ -88,6 +92,38 @@ def _check_config(cfg, built):
     if network not in built:
         built.add(network)
         _try_to_build(cfg)
+
+
+def _require_trained_codec(cfg, training):
+    """Raises ValueError for a codec with weights that a training of this plan does not give."""
+    codec = build_codec(cfg)
+    if training.checkpoint or codec is None or not codec.has_weights:
+        return
+    trained = make_config(training.config_file, training.overrides).MODEL.FEATCOMP
+    wanted, steps = cfg.MODEL.FEATCOMP, trained.TRAIN.STEPS
+    if steps and set(steps) == {1}:
+        raise ValueError(
+            f"codec {codec.name!r} has weights, which training {training.name!r} does not train "
+            f"(MODEL.FEATCOMP.TRAIN.STEPS is {tuple(steps)}): name one that does"
+        )
+    here, there = _pick_codec_keys(wanted), _pick_codec_keys(trained)
+    for key, value in here.items():
+        if value != there[key]:
+            raise ValueError(
+                f"codec {codec.name!r} is used as it was trained, but MODEL.FEATCOMP.{key} is {value!r} "
+                f"here and {there[key]!r} in training {training.name!r}: make the two agree"
+            )
+
+
+def _pick_codec_keys(featcomp):
+    """dict: key below MODEL.FEATCOMP -> value, of those that the weights of a codec depend on."""
+    codec = featcomp.CODEC
+    return {
+        "SPLIT": find_stored_name(featcomp.SPLIT),
+        "CODEC.NAME": codec.NAME,
+        "CODEC.BITS": codec.BITS,
+        **{f"CODEC.LEARNED.{key}": value for key, value in codec.LEARNED.items()},
+    }
 
 
 def _require_file(weights):

@@ -43,8 +43,11 @@ def make_point(entry, training, curve="", name="", cfg=None):
         Point
 
     Raises:
-        ValueError: its rate has no effect.
+        ValueError: its rate has no effect, or it has two kinds of weights.
     """
+    training = entry.get("training", training)
+    if training and entry.get("weights"):
+        raise ValueError(f"give training {training!r} or weights {entry['weights']!r}, not both")
     overrides = dict(entry.get("overrides") or {})
     own = None if cfg is None else cfg.MODEL.FEATCOMP.CODEC
     # Quality, effort and target mean nothing to another codec.
@@ -58,7 +61,7 @@ def make_point(entry, training, curve="", name="", cfg=None):
         _require_rate_with_effect(entry, overrides, own)
     if entry.get("weights"):
         overrides["MODEL.WEIGHTS"] = entry["weights"]
-    return Point(entry.get("name") or name, entry.get("training", training), overrides, curve)
+    return Point(entry.get("name") or name, training, overrides, curve)
 
 
 def _without_target(codec):

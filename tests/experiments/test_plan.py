@@ -344,10 +344,13 @@ def test_points_are_named_by_what_tells_them_apart(tmp_path):
         {"training": "msfc", "name": "JPEG", "codec": "jpeg", "bits": [4, 8], "quality": [10, 90]},
         {"training": "msfc", "name": "two", "points": [{"codec": "png"}, {"codec": "jpeg", "bits": 8}]},
         {"training": "msfc", "name": "same", "points": [{"bits": 3}, {"bits": 3}]},
-        {"training": "msfc", "codec": "learned"},  # trained for one bit depth
-        {"training": "msfc", "codec": "variable_rate"},  # and every rate
-        {"training": "msfc", "name": "some", "codec": "variable_rate", "rate": [0, 0.5]},
+        {"training": "learned", "codec": "learned"},  # trained for one bit depth
+        {"training": "variable_rate", "codec": "variable_rate"},  # and every rate
+        {"training": "variable_rate", "name": "some", "codec": "variable_rate", "rate": [0, 0.5]},
     ]
+    for codec in ("learned", "variable_rate"):
+        data["trainings"][codec] = copy.deepcopy(data["trainings"]["msfc"])
+        data["trainings"][codec]["overrides"]["MODEL.FEATCOMP.CODEC.NAME"] = codec
     for key in ("goals", "pictures"):
         del data[key]
     plan = read_experiment(write(tmp_path, data))

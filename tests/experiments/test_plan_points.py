@@ -98,3 +98,69 @@ def test_bd_rates_by_elements_need_curves_of_one_split_point(tmp_path, curve, wo
         read_experiment(str(path))
     path.write_text(yaml.safe_dump({**data, "plot": {"x": "kB/image", "y": ["box AP"]}}))
     assert read_experiment(str(path)).bd_rates
+
+
+def make_trained(**changes):
+    """A plan of networks of quick/msfc_R18 with a codec that is trained."""
+    overrides = {"MODEL.FEATCOMP.CODEC.NAME": "variable_rate", "MODEL.FEATCOMP.CODEC.BITS": 4}
+    return {
+        "config_file": os.path.abspath(CONFIG),
+        "trainings": {
+            "detector": {"overrides": {**overrides, "MODEL.FEATCOMP.TRAIN.STEPS": [1]}},
+            "msfc": {
+                "start": "detector",
+                "overrides": {**overrides, "MODEL.FEATCOMP.TRAIN.STEPS": [3, 4], **changes},
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("curve", "words"),
+    [
+        ({}, ""),
+        ({"bits": 4, "rate": [0, 1]}, ""),
+        ({"codec": "png", "bits": [2, 6]}, ""),
+        ({"bits": 6}, "'variable_rate' .*CODEC.BITS is 6 here and 4 in training 'msfc': make the two"),
+        ({"codec": "learned"}, "CODEC.NAME is 'learned' here and 'variable_rate' in training 'msfc'"),
+        ({"overrides": {"MODEL.FEATCOMP.SPLIT": "PyramidSplit"}}, "SPLIT is 'Pyramid' here and 'MSFC'"),
+        ({"overrides": {"MODEL.FEATCOMP.CODEC.LEARNED.RATE_POINTS": 3}}, "RATE_POINTS is 3 here and 4"),
+        ({"training": "detector"}, r"training 'detector' does not train .*STEPS is \(1,\)\)"),
+    ],
+)
+def test_codecs_that_are_trained_need_their_training(tmp_path, curve, words):
+    """Found before the trainings, not after them."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**make_trained(), "curves": [{"training": "msfc", **curve}]}))
+    told = pytest.raises(ValueError, match=words) if words else contextlib.nullcontext()
+    with told:
+        read_experiment(str(path))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"curves": [{"training": "msfc", "weights": "of_another.pth"}]},
+        {"curves": [{"name": "a", "training": "msfc", "points": [{"weights": "of_another.pth"}]}]},
+        {"levels": [{"name": "a", "training": "msfc", "weights": "of_another.pth"}]},
+    ],
+)
+def test_a_point_has_one_kind_of_weights(tmp_path, entries):
+    """Else several seeds would be those of one file."""
+    torch.save({}, tmp_path / "of_another.pth")
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**make_trained(), **entries, "seeds": [1, 2]}))
+    message = r"\[0\].*: give training 'msfc' or weights '.*of_another.pth', not both"
+    with pytest.raises(ValueError, match=message):
+        read_experiment(str(path))
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_unknown_losses_are_told_before_the_trainings(tmp_path, stage):
+    path, key = tmp_path / "plan.yaml", f"MODEL.FEATCOMP.TRAIN.STEP{stage}.LOSS"
+    path.write_text(
+        yaml.safe_dump({**make_trained(**{key: "distil"}), "curves": [{"training": "msfc"}]})
+    )
+    message = f"training 'msfc': unknown training loss 'distil' \\({key}\\): choose one of task, distill"
+    with pytest.raises(ValueError, match=message):
+        read_experiment(str(path))
