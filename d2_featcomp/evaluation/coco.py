@@ -7,6 +7,8 @@ import os
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_annotations import FORMAT_ERRORS, explain_format_error, normalize_coco
 from .average_precision import ImageMatches
@@ -78,6 +80,7 @@ class CheckedCOCOEvaluator(COCOEvaluator):
             if path is None or path in str(error):
                 raise
             raise explain_format_error(path, error) from error
+        self._predicted = tuple(predicted)
         if self._do_evaluation:
             self._require_parts(predicted)
         classes = len(self._coco_api.dataset.get("categories", ()))
@@ -113,7 +116,26 @@ class CheckedCOCOEvaluator(COCOEvaluator):
         with contextlib.redirect_stdout(_LoggedPrints()):
             return super().evaluate(img_ids)
 
+    def _tasks_from_predictions(self, predictions):
+        nothing_found = sorted({"bbox", *self._predicted})
+        return super()._tasks_from_predictions(predictions) if predictions else nothing_found
+
+    def _evaluate_nothing(self, iou_type):
+        """COCOeval: of no predictions, by which AP is 0 where there are objects, NaN where there are
+        none."""
+        nothing = COCO()
+        nothing.dataset = {**self._coco_api.dataset, "annotations": []}
+        nothing.createIndex()
+        found = COCOeval(self._coco_api, nothing, iou_type)
+        found.evaluate()
+        found.accumulate()
+        found.summarize()
+        return found
+
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        if coco_eval is None:
+            logging.getLogger("d2_featcomp").warning("the network found nothing: %s AP is 0", iou_type)
+            coco_eval = self._evaluate_nothing(iou_type)
         if coco_eval is not None and self._output_dir and (coco_eval.evalImgs or self.match_again):
             path = os.path.join(self._output_dir, name_matches(iou_type))
             ImageMatches.from_evaluation(coco_eval).save(path)

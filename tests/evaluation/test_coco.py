@@ -1,4 +1,5 @@
 import logging
+import math
 import shutil
 
 import pytest
@@ -203,3 +204,35 @@ def test_matches_are_written_where_they_are_known_or_asked_for(
     matches = ImageMatches.load(str(path))
     assert matches.image_ids.tolist() == [1, 2] and matches.objects.tolist() == [[1, 1], [1, 1]]
     assert matches.hits.all() and matches.hits.shape == (10, 4)
+
+
+def test_a_network_that_finds_nothing_has_an_ap_of_0(coco_folder, tmp_path):
+    """Not NaN, which would leave a BD-rate undefined; NaN is of sizes that no object has."""
+    name = coco_folder()
+    records = DatasetCatalog.get(name)
+    evaluator = CheckedCOCOEvaluator(name, predicted=["segm"], output_dir=str(tmp_path))
+    evaluator.reset()
+    evaluator.process(records, [{"instances": nothing_found(record)} for record in records])
+    found = evaluator.evaluate()
+    for task in ("bbox", "segm"):
+        assert [found[task][metric] for metric in ("AP", "AP50", "AP75", "APs")] == [0] * 4
+        assert math.isnan(found[task]["APm"]) and math.isnan(found[task]["APl"])
+        assert found[task]["AP-a"] == 0
+        assert len(ImageMatches.load(str(tmp_path / f"matches_{task}.npz")).image_ids) == 2
+
+
+def nothing_found(record):
+    found = Instances((record["height"], record["width"]))
+    found.pred_boxes, found.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    found.pred_classes = torch.zeros(0, dtype=torch.int64)
+    found.pred_masks = torch.zeros(0, record["height"], record["width"], dtype=torch.bool)
+    return found
+
+
+def test_without_objects_nothing_is_measured(coco_folder, tmp_path):
+    name = coco_folder(lambda data: data["annotations"].clear())
+    records = DatasetCatalog.get(name)
+    evaluator = CheckedCOCOEvaluator(name, output_dir=str(tmp_path))
+    evaluator.reset()
+    evaluator.process(records, [{"instances": nothing_found(record)} for record in records])
+    assert math.isnan(evaluator.evaluate()["bbox"]["AP"])
