@@ -3,7 +3,7 @@
 import csv
 import os
 
-__all__ = ["read_curve"]
+__all__ = ["read_curve", "read_images"]
 
 
 def read_curve(path, rate, quality, curve=None, seed=None):
@@ -22,27 +22,13 @@ def read_curve(path, rate, quality, curve=None, seed=None):
         FileNotFoundError: no such file. ValueError: no such column, curve or seed, no line that has
             both, or no number.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path!r}")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            lines = list(csv.DictReader(file))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: no CSV file ({error})") from error
-    columns = {name.lower(): name for name in lines[0] if name} if lines else {}
+    lines, columns = _read_lines(path)
     for wanted in (rate, quality):
         if wanted.lower() not in columns:
             raise ValueError(
                 f"{path}: no column {wanted!r}; there are {', '.join(columns.values()) or 'none'}"
             )
-    if "curve" in columns:
-        lines = _select(path, lines, columns["curve"], "curve", curve)
-    elif curve is not None:
-        raise ValueError(f"{path}: no column 'curve' to find {curve!r} in")
-    if "seed" in columns:
-        lines = _select(path, lines, columns["seed"], "seed", seed)
-    elif seed is not None:
-        raise ValueError(f"{path}: no column 'seed' to find {seed!r} in")
+    lines = _select(path, lines, columns, curve, seed)
     rates, qualities = [], []
     for line in lines:
         pair = line[columns[rate.lower()]], line[columns[quality.lower()]]
@@ -60,7 +46,46 @@ def read_curve(path, rate, quality, curve=None, seed=None):
     return rates, qualities
 
 
-def _select(path, lines, column, kind, wanted):
+def read_images(path, curve=None, seed=None):
+    """Reads from a CSV file which images a curve was measured on.
+
+    Args:
+        path (str), curve, seed (str or None): as for :func:`read_curve`.
+
+    Returns:
+        set[(str, str)]: data set and number of images; empty where the file does not say it.
+    """
+    lines, columns = _read_lines(path)
+    if not {"dataset", "images"} <= columns.keys():
+        return set()
+    lines = _select(path, lines, columns, curve, seed)
+    found = {(line[columns["dataset"]], line[columns["images"]]) for line in lines}
+    return {pair for pair in found if all(pair)}
+
+
+def _read_lines(path):
+    """(list[dict], dict): the lines of a file, and its columns by their names in lower case."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path!r}")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            lines = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: no CSV file ({error})") from error
+    return lines, {name.lower(): name for name in lines[0] if name} if lines else {}
+
+
+def _select(path, lines, columns, curve, seed):
+    """Lines of one curve and seed, the only ones where none is named."""
+    for kind, wanted in (("curve", curve), ("seed", seed)):
+        if kind in columns:
+            lines = _select_by(path, lines, columns[kind], kind, wanted)
+        elif wanted is not None:
+            raise ValueError(f"{path}: no column {kind!r} to find {wanted!r} in")
+    return lines
+
+
+def _select_by(path, lines, column, kind, wanted):
     """Lines of one curve or seed (`kind`), the only one where none is `wanted`."""
     names = list(dict.fromkeys(line[column] for line in lines if line[column]))
     if wanted is None and len(names) > 1:

@@ -43,8 +43,8 @@ class Report:
     """The measurements of a plan. :meth:`write` writes, into `output`:
 
         results.csv: the columns of the tables, a line a point, with all digits.
-        curves.csv: each point's seed and settings, rates in detail, and every metric; no rates of
-            features for points that send images, or answers.
+        curves.csv: each point's seed, images and settings, rates in detail, and every metric; no rates
+            of features for points that send images, or answers.
         per_image.csv: a line a point and image.
         results.json, summary.json: results and configs; title, command, versions, BD-rates.
         table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
@@ -317,6 +317,8 @@ class Report:
                     int(anchors[point.curve]) if point.curve else "",
                     name,
                     "" if point.seed is None else point.seed,
+                    *self.configs[name].DATASETS.TEST,
+                    len(self._read_images(name)) - 1 if "feature_rate" in groups else "",
                     *_describe_setting(self.configs[name]),
                     *(
                         "" if rate in left_out else groups.get("feature_rate", {}).get(rate, "")
@@ -326,7 +328,7 @@ class Report:
                 ]
             )
         shown = (f"{group}/{metric}" for group, metric in metrics)
-        head = ["curve", "anchor", "setting", "seed", *_SETTING, *rates, *shown]
+        head = ["curve", "anchor", "setting", "seed", "dataset", "images", *_SETTING, *rates, *shown]
         write_csv(head, rows, self._path("curves.csv"))
 
     def _write_images(self):
@@ -335,10 +337,13 @@ class Report:
         for name in self._measured():
             if "feature_rate" not in self.results[name]:
                 continue
-            with open(find_rate_file(self.configs[name]), newline="", encoding="utf-8") as file:
-                head, *images = csv.reader(file)
+            head, *images = self._read_images(name)
             rows += [[name, *image] for image in images]
         write_csv(["setting", *head], rows, self._path("per_image.csv"))
+
+    def _read_images(self, name):
+        with open(find_rate_file(self.configs[name]), newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
 
     def _summary(self, bd_rates):
         return {

@@ -121,6 +121,8 @@ def test_files(tmp_path):
     assert rows["b1"]["quantizer"] == "channel" and rows["a1"]["seed"] == rows["a1"]["rate"] == ""
     assert rows["level"]["own/score"] == "3.0" and rows["a1"]["anchor"] == "0"
     assert rows["b1"]["anchor"] == "1" and rows["level"]["anchor"] == ""
+    assert rows["a1"]["dataset"] == report.configs["a1"].DATASETS.TEST[0]
+    assert rows["a1"]["images"] == "1" and rows["level"]["images"] == ""
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     assert lines[:2] == ["setting,image,bytes", "a1,a1.jpg,7"] and len(lines) == 5
     assert "own/score" in (tmp_path / "table.md").read_text().splitlines()[0]

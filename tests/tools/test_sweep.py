@@ -274,6 +274,25 @@ def test_curves_of_several_seeds_are_not_mixed(in_process, tmp_path):
     assert "no seed '3'; there are '1', '2'" in in_process(*arguments, "3")[2]
 
 
+def test_curves_of_other_images_are_told(in_process, tmp_path):
+    """As a sweep tells them; other files have no such columns."""
+
+    def write(name, *more):
+        rows = [(*pair, *more) for pair in zip(RATES, QUALITIES, strict=True)]
+        head = ("BPFE", "bbox/AP", "dataset", "images")[: 2 + len(more)]
+        with open(tmp_path / name, "w", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
+        return tmp_path / name
+
+    first, fewer, plain = write("a", "val", 20), write("b", "val, first 4", 4), write("c")
+    for test, told in ((first, False), (fewer, True), (plain, False)):
+        columns = ("--rate", "bpfe", "--quality", "bbox/AP")
+        status, printed, _ = in_process("tools/bdrate.py", first, test, *columns)
+        assert status == 0 and printed.endswith("BD-rate: +0.00 %\n")
+        expected = "warning: the curves were measured on other images, 20 of val and 4 of val, first 4:"
+        assert (expected in printed) == told == ("warning" in printed)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
