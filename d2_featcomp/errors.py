@@ -106,9 +106,10 @@ def report_errors(program: str | None = None) -> Iterator[None]:
 
 
 def _describe(error: BaseException) -> str:
-    """What an error says; of the operating system's, without its number."""
+    """What an error says, or its name where it says nothing; of the operating system's, without its
+    number."""
     if not isinstance(error, OSError) or error.filename is None or not error.strerror:
-        return str(error)
+        return str(error) or type(error).__name__
     if isinstance(error, (FileExistsError, NotADirectoryError)) and not os.path.isdir(error.filename):
         return f"{error.filename!r}: there is a file, where a folder is needed"
     return f"{error.filename!r}: {error.strerror[0].lower()}{error.strerror[1:]}"

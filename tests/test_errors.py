@@ -42,6 +42,13 @@ def test_errors_of_this_package_are_told_as_they_are(fail):
     assert fail(refuse) == "'a' is there already"
 
 
+def test_an_error_without_words_is_named(fail):
+    def refuse():
+        raise AssertionError
+
+    assert fail(refuse) == "AssertionError (set D2_FEATCOMP_TRACEBACK=1 to see where)"
+
+
 def test_an_error_stands_below_the_bars(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -6,7 +6,13 @@ import numpy as np
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as coco_mask
 
-__all__ = ["FORMAT_ERRORS", "explain_format_error", "load_coco_file", "normalize_coco"]
+__all__ = [
+    "FORMAT_ERRORS",
+    "explain_format_error",
+    "find_keypoint_names",
+    "load_coco_file",
+    "normalize_coco",
+]
 
 # What readers of the format raise at files that do not follow it.
 FORMAT_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -48,6 +54,20 @@ def load_coco_file(path, image_root, dataset_name):
         return load_coco_json(path, image_root, dataset_name)
     except FORMAT_ERRORS as error:
         raise explain_format_error(path, error) from error
+
+
+def find_keypoint_names(path):
+    """Reads the names of keypoints from a file of annotations.
+
+    Args:
+        path (str): of the annotations, which :func:`load_coco_file` takes.
+
+    Returns:
+        list[str]: of the first category that has any; empty without.
+    """
+    with open(path, encoding="utf-8") as file:
+        categories = json.load(file)["categories"]
+    return next((list(each["keypoints"]) for each in categories if each.get("keypoints")), [])
 
 
 def normalize_coco(data, path):

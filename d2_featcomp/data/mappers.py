@@ -11,7 +11,7 @@ from detectron2.utils.registry import Registry
 
 from .disparity import convert_disparity, read_stored_disparity
 from .images import read_image, read_sem_seg
-from .requirements import find_network_name, load_records, require_labels
+from .requirements import SEMANTIC_NETWORKS, find_network_name, load_records, require_labels
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
@@ -44,7 +44,7 @@ class ImageMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg, is_train=True):
-        labels = _sem_seg_labels(cfg) if find_network_name(cfg) in _SEMANTIC_NETWORKS else {}
+        labels = _sem_seg_labels(cfg) if find_network_name(cfg) in SEMANTIC_NETWORKS else {}
         settings = super().from_config(cfg, is_train)
         settings["augmentations"] = _resize_to_input_size(cfg, settings["augmentations"])
         return {**settings, **labels}
@@ -142,10 +142,6 @@ class MultiTaskMapper:
             disparity = convert_disparity(_apply(applied, stored)) * np.float32(_width_scale(applied))
             record["disparity"] = torch.from_numpy(np.ascontiguousarray(disparity))
         return record
-
-
-# Of Detectron2, that are trained on semantic maps.
-_SEMANTIC_NETWORKS = ("PanopticFPN", "SemanticSegmentor")
 
 
 def _sem_seg_labels(cfg):

@@ -10,6 +10,7 @@ from detectron2.utils.logger import log_first_n
 from .datasets.scenes import find_data_root
 
 __all__ = [
+    "SEMANTIC_NETWORKS",
     "find_class_setting",
     "find_network_name",
     "load_records",
@@ -26,6 +27,8 @@ _CLASS_NODES = {
     "YOLOV3": "YOLOV3",
 }
 
+# Of Detectron2, that are trained on semantic maps.
+SEMANTIC_NETWORKS = ("PanopticFPN", "SemanticSegmentor")
 _LOOKED_AT = 100  # images of a data set; each takes a look at the disk
 
 
@@ -116,9 +119,13 @@ def require_labels(cfg, records):
     """
     featcomp = cfg.MODEL.FEATCOMP
     setting = find_class_setting(cfg)
-    if setting is None or featcomp.TRAIN.MAPPER or (featcomp.ENABLED and featcomp.LOSS == "distill"):
+    if featcomp.TRAIN.MAPPER or (featcomp.ENABLED and featcomp.LOSS == "distill"):
         return
     names = ", ".join(map(repr, cfg.DATASETS.TRAIN))
+    if find_network_name(cfg) in SEMANTIC_NETWORKS:
+        _require_semantic_maps(cfg, names, records)
+    if setting is None:
+        return
     if not any("annotations" in record for record in records):
         raise ValueError(
             f"the data sets {names} (DATASETS.TRAIN) have no annotations, which "
@@ -140,6 +147,29 @@ def require_labels(cfg, records):
     if cfg.MODEL.KEYPOINT_ON:
         need = "MODEL.KEYPOINT_ON is True: set it to False or add keypoints"
         _require_key("keypoints", "keypoints", need, names, annotations)
+        _require_keypoint_count(cfg, names, annotations)
+
+
+def _require_keypoint_count(cfg, names, annotations):
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    known = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("keypoint_names")
+    found = {len(known)} if known else {len(each["keypoints"]) // 3 for each in annotations}
+    if found - {count}:
+        raise ValueError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but objects of the data sets {names} "
+            f"(DATASETS.TRAIN) have {', '.join(map(str, sorted(found)))} keypoints: set it, and as many "
+            "TEST.KEYPOINT_OKS_SIGMAS"
+        )
+
+
+def _require_semantic_maps(cfg, names, records):
+    without = sum("sem_seg_file_name" not in record for record in records)
+    if without:
+        raise ValueError(
+            f"{without} of {len(records)} images of the data sets {names} (DATASETS.TRAIN) are without "
+            f"a semantic map ('sem_seg_file_name'), which {find_network_name(cfg)} is trained on: "
+            "register them with their maps"
+        )
 
 
 def _require_classes(cfg, names, key, count, annotations):

@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from d2_featcomp.data.datasets.scenes import find_data_root
-from d2_featcomp.data.mappers import train_dicts
+from d2_featcomp.data.mappers import build_train_mapper, train_dicts
 from d2_featcomp.engine import setup_config
 
 RCNN = "configs/quick/msfc_R18.yaml"
@@ -155,3 +155,32 @@ def test_a_missing_data_set_is_told_with_where_it_is_looked_for(tmp_path):
             MetadataCatalog.remove("nowhere")
         assert str(raised.value).startswith(f"no file {path!r}, which is of 'nowhere':")
         assert words in str(raised.value)
+
+
+def add_keypoints(data):
+    for annotation in data["annotations"]:
+        annotation["keypoints"] = [20, 20, 2, 30, 20, 2, 25, 30, 2]
+    for category in data["categories"]:
+        category["keypoints"] = ["left_eye", "right_eye", "nose"]
+
+
+def test_keypoints_of_a_folder_are_named(coco_folder):
+    """By which they are flipped, and counted."""
+    name = coco_folder(add_keypoints)
+    settings = ["MODEL.KEYPOINT_ON", True, "TEST.KEYPOINT_OKS_SIGMAS", (0.1, 0.1, 0.1)]
+    with pytest.raises(ValueError, match=r"NUM_KEYPOINTS is 17, but objects of .* have 3 keypoints"):
+        train_dicts(config_for(name, *settings))
+    cfg = config_for(name, *settings, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3)
+    (record, _) = train_dicts(cfg)
+    metadata = MetadataCatalog.get(name)
+    assert metadata.keypoint_names == ["left_eye", "right_eye", "nose"]
+    assert metadata.keypoint_flip_map == [("left_eye", "right_eye")]
+    keypoints = build_train_mapper(cfg)(record)["instances"].gt_keypoints
+    assert keypoints.tensor.shape == (2, 3, 3)
+
+
+def test_panoptic_networks_need_semantic_maps(coco_folder):
+    name, config = coco_folder(), "configs/msfc_panoptic_R50.yaml"
+    with pytest.raises(ValueError, match=rf"2 of 2 images .*'{name}'.* without a semantic map .*Panop"):
+        train_dicts(config_for(name, config=config))
+    assert train_dicts(config_for(name, "MODEL.FEATCOMP.LOSS", "distill", config=config))

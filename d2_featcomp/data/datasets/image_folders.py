@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...files import write_text
 from ...images import ANNOTATIONS, IMAGE_SUFFIXES, find_upright_size, list_images
-from ..coco_annotations import load_coco_file
+from ..coco_annotations import find_keypoint_names, load_coco_file
 from ..images import open_image
 from .scenes import find_data_root
 
@@ -57,11 +57,25 @@ def _register_images(name, path):
     folder = _find(folder if named else path)
     annotations = _find(file) if named else os.path.join(folder, ANNOTATIONS)
     if named or os.path.isfile(annotations):
-        DatasetCatalog.register(name, lambda: load_coco_file(annotations, folder, name))
+        DatasetCatalog.register(name, lambda: _load_annotated(annotations, folder, name))
         MetadataCatalog.get(name).set(json_file=annotations, image_root=folder, evaluator_type="coco")
     else:
         DatasetCatalog.register(name, lambda: list(map(_record, list_images(folder))))
         MetadataCatalog.get(name).set(image_root=folder)
+
+
+def _load_annotated(path, folder, name):
+    records = load_coco_file(path, folder, name)
+    if any("keypoints" in each for record in records for each in record.get("annotations", ())):
+        names = find_keypoint_names(path)
+        MetadataCatalog.get(name).set(keypoint_names=names, keypoint_flip_map=_pair_sides(names))
+    return records
+
+
+def _pair_sides(names):
+    """list[(str, str)]: names that begin with "left", each with the one that begins with "right"."""
+    pairs = [(name, f"right{name[4:]}") for name in names if name.startswith("left")]
+    return [pair for pair in pairs if pair[1] in names]
 
 
 def _register_stereo(name, folder):
