@@ -4,7 +4,8 @@ import contextlib
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
-from detectron2.utils.registry import Registry
+
+from .registry import Registry
 
 __all__ = ["CONFIG_REGISTRY", "add_featcomp_config", "make_config"]
 

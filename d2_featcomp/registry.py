@@ -18,15 +18,17 @@ class Registry:
         self._obj_map: dict[str, Any] = {}
 
     def _do_register(self, name: str, obj: Any) -> None:
-        if name in self._obj_map:
+        known = self._obj_map.get(name)
+        if name in self._obj_map and (known is obj or _describe_place(known) != _describe_place(obj)):
             raise AssertionError(f"{name!r} is registered in {self._name!r} already")
         self._obj_map[name] = obj
 
     def register(self, obj: Any = None) -> Any:
-        """Registers a class or function by its `__name__`; without an argument it is a decorator.
+        """Registers a class or function by its `__name__`; without an argument it is a decorator. What
+        is defined once more in the same place, as by a cell of a notebook, takes the place of the first.
 
         Raises:
-            AssertionError: its name is taken.
+            AssertionError: its name is taken by something else.
         """
         if obj is None:
             decorate: Callable[[Any], Any] = self.register
@@ -48,3 +50,7 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry of {self._name}: {', '.join(self._obj_map) or 'empty'}"
+
+
+def _describe_place(obj: Any) -> tuple[str, str]:
+    return getattr(obj, "__module__", ""), getattr(obj, "__qualname__", repr(obj))

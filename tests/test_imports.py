@@ -13,7 +13,7 @@ PACKAGE = "d2_featcomp"
 # Room -> the rooms that it may import from, beside itself.
 ALLOWED = {
     "arguments": set(),
-    "config": set(),
+    "config": {"registry"},
     "deprecation": set(),
     "errors": set(),
     "files": set(),
@@ -27,9 +27,9 @@ ALLOWED = {
     "model_zoo": {"config", "registration"},
     "ops": {"lazy_names"},
     "codecs": {"ops", "deprecation", "errors", "lazy_names", "registry"},
-    "modeling": {"ops", "codecs", "deprecation", "onnx_session"},
-    "data": {"ops", "codecs", "files", "images"},
-    "evaluation": {"ops", "codecs", "data", "files"},
+    "modeling": {"ops", "codecs", "deprecation", "onnx_session", "registry"},
+    "data": {"ops", "codecs", "files", "images", "registry"},
+    "evaluation": {"ops", "codecs", "data", "files", "registry"},
     "engine": {
         *("ops", "codecs", "modeling", "data", "evaluation"),
         *("arguments", "config", "deprecation", "errors", "files", "images", "model_zoo"),

@@ -62,3 +62,23 @@ def test_a_registry():
         registry.get("third")
     with pytest.raises(AssertionError, match="'First' is registered in 'CODEC' already"):
         registry.register(First)
+
+
+def test_a_cell_of_a_notebook_may_run_again():
+    registry = Registry("CODEC")
+
+    def run(value):
+        @registry.register()
+        class Own:
+            number = value
+
+        return Own
+
+    first, again = run(1), run(2)
+    assert first is not again and list(registry) == [("Own", again)]
+
+    class Own:
+        pass
+
+    with pytest.raises(AssertionError, match="'Own' is registered in 'CODEC' already"):
+        registry.register(Own)

@@ -7,8 +7,8 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper, transforms
 from detectron2.data import detection_utils as utils
-from detectron2.utils.registry import Registry
 
+from ..registry import Registry
 from .disparity import convert_disparity, read_stored_disparity
 from .images import read_image, read_sem_seg
 from .requirements import SEMANTIC_NETWORKS, find_network_name, load_records, require_labels

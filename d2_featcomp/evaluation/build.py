@@ -12,10 +12,10 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
-from detectron2.utils.registry import Registry
 
 from ..data.images import read_sem_seg
 from ..data.requirements import find_class_setting, predicts_masks
+from ..registry import Registry
 from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
 from .multi_task import DisparityEvaluator, ReconstructionEvaluator

@@ -11,8 +11,9 @@ import math
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.utils.registry import Registry
 from torch import nn
+
+from ...registry import Registry
 
 __all__ = [
     "TASK_HEAD_REGISTRY",

@@ -5,8 +5,9 @@ import logging
 
 import torch
 from detectron2.utils.logger import log_first_n
-from detectron2.utils.registry import Registry
 from torch import nn
+
+from ...registry import Registry
 
 __all__ = [
     "FEATURE_SPLIT_REGISTRY",
