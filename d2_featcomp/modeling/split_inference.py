@@ -7,6 +7,7 @@ from detectron2.structures import ImageList
 
 from ..codecs import (
     BitstreamError,
+    FeatureBitstream,
     ImageSizes,
     compress_stream,
     decompress_stream,
@@ -71,6 +72,7 @@ class SplitInference:
             sizes than it tells, see :meth:`FeatureSplit.reduced_shapes`.
         """
         self._require_ready("edge")
+        _require_list(batched_inputs, dict, "edge_inference", "make_input makes one of a picture")
         return [self._compute_features([record])[0] for record in batched_inputs]
 
     @torch.no_grad()
@@ -172,6 +174,8 @@ class SplitInference:
             BitstreamError: another model wrote it, it does not fit this one, or its payload is damaged.
         """
         self._require_ready("cloud")
+        advice = "FeatureBitstream.from_bytes makes one of bytes"
+        _require_list(bitstreams, FeatureBitstream, "cloud_inference", advice)
         outputs = []
         for stream in bitstreams:
             stream = self.describe_stream(stream)
@@ -303,3 +307,14 @@ class SplitInference:
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
+
+
+def _require_list(given, kind, method, advice):
+    """Raises TypeError unless `given` is a list, or tuple, of such objects."""
+    found = f"a {type(given).__name__}"
+    if isinstance(given, (list, tuple)):
+        wrong = [type(each).__name__ for each in given if not isinstance(each, kind)]
+        if not wrong:
+            return
+        found = f"one of {wrong[0]}"
+    raise TypeError(f"{method} takes a list of {kind.__name__}, not {found}: {advice}")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 
 from d2_featcomp import __version__
@@ -113,6 +114,8 @@ def test_programs_run(page, tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     if page.name == "light-edge.md":
         prepare_light_edge(tmp_path)
+    if page.name == "own-network.md":
+        prepare_notebook(tmp_path)
     names = {"__name__": "page"}
     for kind, text in pages.list_programs(page):
         if kind == "python":
@@ -165,6 +168,25 @@ def prepare_light_edge(folder):
     for name in ("edge.onnx", "deployed/edge.int8.onnx"):
         shutil.copy(folder / "deployed" / "edge.onnx", folder / name)
     shutil.copy(folder / "image.jpg", folder / "photo.jpg")
+
+
+def prepare_notebook(folder):
+    """A trained network, and a data set of one image."""
+    cfg = setup_config("quick/msfc_R18_variable", ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    (folder / "output" / "variable").mkdir()
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state}, folder / "output" / "variable" / "model_final.pth")
+    (folder / "mine" / "test").mkdir(parents=True)
+    shutil.copy(folder / "image.jpg", folder / "mine" / "test")
+    classes = range(1, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1)
+    box, corners = [10, 10, 30, 30], [10, 10, 40, 10, 40, 40, 10, 40]
+    thing = {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": [corners]}
+    truth = {
+        "images": [{"id": 1, "file_name": "image.jpg", "height": 64, "width": 96}],
+        "annotations": [thing],
+        "categories": [{"id": number, "name": f"class {number}"} for number in classes],
+    }
+    (folder / "mine" / "test" / "annotations.json").write_text(json.dumps(truth))
 
 
 def write_video(path, rng):

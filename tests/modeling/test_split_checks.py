@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from d2_featcomp.codecs import FeatureBitstream
+from d2_featcomp.evaluation.build import EVALUATOR_REGISTRY
 from d2_featcomp.modeling import FEATURE_SPLIT_REGISTRY, FeatureSplit
+from d2_featcomp.modeling.multi_task.heads import TASK_HEAD_REGISTRY
 
 
 class Own(FeatureSplit):
@@ -145,3 +147,30 @@ def test_wrong_features_are_told_in_training_and_inference(build, make_record, s
         model.train()([make_record()])
     with pytest.raises(ValueError, match=RESTORED[split]):
         model.eval()([make_record()])
+
+
+def test_inputs_of_another_kind_are_told(build, make_record):
+    model, record = build(Own).eval(), make_record()
+    data = model.edge_inference([record])[0].to_bytes()
+    with pytest.raises(TypeError, match="edge_inference takes a list of dict, not a dict: make_input"):
+        model.edge_inference(record)
+    for given, found in ([data], "one of bytes"), (data, "a bytes"):
+        message = f"^cloud_inference takes a list of FeatureBitstream, not {found}: .*from_bytes makes"
+        with pytest.raises(TypeError, match=message):
+            model.cloud_inference(given)
+
+
+@pytest.mark.parametrize("registry", [FEATURE_SPLIT_REGISTRY, EVALUATOR_REGISTRY, TASK_HEAD_REGISTRY])
+def test_what_a_notebook_registers_again_takes_the_place_of_the_first(registry):
+    def run():
+        @registry.register()
+        class OfACell(Own):
+            pass
+
+        return OfACell
+
+    try:
+        first, again = run(), run()
+        assert registry.get("OfACell") is again is not first
+    finally:
+        registry._obj_map.pop("OfACell")
