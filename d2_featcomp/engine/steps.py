@@ -16,7 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from ..codecs import FEATURE_CODEC_REGISTRY, LearnedFeatureCodec
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from ..modeling.split_network import LOSSES
-from .checkpoint import FeatCompCheckpointer, save_weights
+from .checkpoint import CheckpointError, FeatCompCheckpointer, save_weights
 from .data_checks import check_data
 from .entropy_stage import fit_entropy_model
 from .importance import measure_channel_weights
@@ -203,6 +203,7 @@ def train_stages(cfg, resume=False):
         os.makedirs(step_cfg.OUTPUT_DIR, exist_ok=True)
         _seed(cfg)
         if step == ENTROPY:
+            _require_weights(weights)
             results = fit_entropy_model(step_cfg, step_cfg.OUTPUT_DIR, weights, resume)
             weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
             continue
@@ -216,7 +217,7 @@ def train_stages(cfg, resume=False):
             elif step == END_TO_END and _trains_from_scratch(cfg):
                 trainer.checkpointer.require_backbone(weights)
             elif step != TASK_NETWORK:
-                trainer.checkpointer.require_complete(weights or "(none)", split=False)
+                _require_task_network(trainer.checkpointer, weights)
                 prepare_split(step_cfg, trainer.checkpointer.model, trainer.checkpointer.missing)
                 _seed(cfg)  # so that it does not matter what that had to do
             if step == SPLIT and step_cfg.MODEL.FEATCOMP.TRAIN.STEP2.IMPORTANCE_IMAGES:
@@ -245,13 +246,26 @@ def _start_split(cfg, weights):
     network = build_model(cfg).train()
     checkpointer = FeatCompCheckpointer(network)
     checkpointer.load(weights)
-    checkpointer.require_complete(weights or "(none)", split=False)
+    _require_task_network(checkpointer, weights)
     prepare_split(cfg, network, checkpointer.missing)
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     if comm.is_main_process():
         save_weights(network.state_dict(), path)
     comm.synchronize()
     return path
+
+
+def _require_task_network(checkpointer, weights):
+    _require_weights(weights)
+    checkpointer.require_complete(weights, split=False)
+
+
+def _require_weights(weights):
+    if not weights:
+        raise CheckpointError(
+            "the task network's parameters are absent: training stages 2 to 4 without stage 1 need its "
+            "weights: set MODEL.WEIGHTS, or begin MODEL.FEATCOMP.TRAIN.STEPS with 1"
+        )
 
 
 def _weight_channels(cfg, trainer):

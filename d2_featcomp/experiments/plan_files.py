@@ -26,6 +26,20 @@ _TYPES = {
 _WORDS = {list: "a list", dict: "keys with values", str: "text", bool: "true or false", int: "a number"}
 
 
+class _PlanLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which only the last would count."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                told = f"key {key.value!r} is given twice: leave one out"
+                raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
 def read_sweep(path):
     """Reads a plan as it is in a file, with the plans that it is based on; see the top of :mod:`.plan`.
 
@@ -51,7 +65,7 @@ def _read(path, derived):
         raise ValueError(f"{path} is based on itself: " + " on ".join((*derived, path)))
     with open(path, encoding="utf-8") as file:
         try:
-            data = yaml.safe_load(file)
+            data = yaml.load(file, _PlanLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from error
     with at(path):

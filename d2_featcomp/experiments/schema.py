@@ -178,6 +178,19 @@ def require_keys(entry, known, where):
             f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}: "
             f"known are {', '.join(known)}"
         )
+    overrides = entry.get("overrides") or {}
+    if not isinstance(overrides, dict):
+        raise ValueError(f"{where}: overrides must be config keys with values, not {overrides!r}")
+    for key, value in overrides.items():
+        if isinstance(value, dict) and "." not in str(key):
+            raise ValueError(f"{where}: overrides take dotted keys: write {_dotted(key, value)}")
+
+
+def _dotted(key, value):
+    while isinstance(value, dict) and value:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return f"{key}: {value}"
 
 
 def file_name(name):

@@ -198,6 +198,12 @@ def test_mistakes_are_found_before_step_1(train, tmp_path, key, value, words):
     assert not (tmp_path / "out" / "step1").exists()
 
 
+@pytest.mark.parametrize("steps", [(2,), (3,)])
+def test_later_stages_need_a_trained_network(train, steps):
+    with pytest.raises(ValueError, match=r"stages 2 to 4 without stage 1 need .*: set MODEL\.WEIGHTS"):
+        train(MODEL__FEATCOMP__TRAIN__STEPS=steps, MODEL__WEIGHTS="")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "own"),
     [("MAX_ITER", 7, "MAX_ITER"), ("BASE_LR", 0.5, "BASE_LR"), ("STEPS", (3,), "LR_STEPS")],

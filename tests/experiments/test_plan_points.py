@@ -164,3 +164,22 @@ def test_unknown_losses_are_told_before_the_trainings(tmp_path, stage):
     message = f"training 'msfc': unknown training loss 'distil' \\({key}\\): choose one of task, distill"
     with pytest.raises(ValueError, match=message):
         read_experiment(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("title: a\ntitle: b\n", "key 'title' is given twice: leave one out"),
+        ("curves:\n- {name: a, training: b, training: c}\n", "key 'training' is given twice"),
+        (
+            "trainings: {a: {overrides: {MODEL: {FEATCOMP: {SPLIT: MSFC}}}}}\n",
+            r"trainings.a: overrides take dotted keys: write MODEL\.FEATCOMP\.SPLIT: MSFC",
+        ),
+        ("trainings: {a: {overrides: [SEED, 1]}}\n", "overrides must be config keys with values, not"),
+    ],
+)
+def test_keys_that_would_be_ignored_are_told(tmp_path, text, words):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_experiment(str(path))
