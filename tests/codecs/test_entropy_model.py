@@ -209,14 +209,22 @@ def test_between_two_symbols_bits_are_the_mean():
 
 
 @pytest.mark.parametrize("bits", [5, 6])
-def test_a_narrow_mixture_that_is_elsewhere_comes_back(bits):
-    """Where a symbol has the least probability there is, 2^-20, there must be a gradient: in one of four
-    phases a map of one symbol is expected elsewhere, as of a channel that became constant."""
+@pytest.mark.parametrize(
+    "phase",
+    [
+        [[-5.0, 6.0, -9.0], [-1.0, 1.0, -1.2], [-3.0, -5.0, -1.2]],
+        [[-15.8, -9.1, 9.4], [2.4, 0.5, -0.1], [-1.6, -6.0, 5.8]],
+    ],
+    ids=["narrow and elsewhere", "wider than the widest"],
+)
+def test_a_mixture_that_expects_something_else_comes_back(bits, phase):
+    """Where a symbol has the least probability there is, 2^-20, there must be a gradient, and where a
+    scale is beyond the last of the tables: in one of four phases a map of one symbol is not expected,
+    as of a channel that became constant."""
     torch.manual_seed(0)
     model = ContextModel(1, bits)
     with torch.no_grad():  # logits, means and logarithms of scales of the components
-        phase = torch.tensor([[-5.0, 6.0, -9.0], [-1.0, 1.0, -1.2], [-3.0, -5.0, -1.2]])
-        model.head_bias.view(4, 3, 3)[0] = phase
+        model.head_bias.view(4, 3, 3)[0] = torch.tensor(phase)
     positions = torch.full((1, 1, 8, 8), 2.0 ** (bits - 1))
     optimizer = torch.optim.Adam(model.parameters(), 0.015)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)

@@ -52,7 +52,8 @@ def _mixture_bits(outputs, lower, bits):
     highest = 2**bits - 1
     logits, means, scales = outputs.unflatten(2, (3, COMPONENTS)).unbind(2)
     means = means * 2 ** (bits - 2) + highest / 2
-    inverse = (-scales).clamp(-(SCALES - 1 - SCALE_OFFSET) / 8, SCALE_OFFSET / 8).exp()
+    scales = _Limited.apply(scales, -SCALE_OFFSET / 8, (SCALES - 1 - SCALE_OFFSET) / 8)
+    inverse = (-scales).exp()
     ends = torch.stack([lower, lower + 1, lower + 2], dim=0)[:, :, :, None] - 0.5
     distances = (ends - means) * inverse
     below = F.logsigmoid(distances)
@@ -66,3 +67,19 @@ def _mixture_bits(outputs, lower, bits):
     nats = math.log1p(least * 2**bits) - torch.log(found.exp() + least)
     missing = torch.log1p((math.log(least) - found).clamp(min=0))
     return (nats + missing - missing.detach()) / math.log(2)
+
+
+class _Limited(torch.autograd.Function):
+    """Clamps; beyond the ends gradients pass that lead back, so that nothing stays there for good."""
+
+    @staticmethod
+    def forward(ctx, values, low, high):
+        ctx.save_for_backward(values)
+        ctx.ends = low, high
+        return values.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (values,), (low, high) = ctx.saved_tensors, ctx.ends
+        outwards = (values < low) & (gradient > 0) | (values > high) & (gradient < 0)
+        return gradient.masked_fill(outwards, 0.0), None, None
