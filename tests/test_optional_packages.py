@@ -1,6 +1,7 @@
 """Packages that are there and cannot be loaded, and imports that a signal stops: in processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def run(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # "&" has it ignored
         )
         return done.returncode, done.stdout, done.stderr
 
