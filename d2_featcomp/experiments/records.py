@@ -25,7 +25,8 @@ def locked(folder):
         return
     with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: what this process forks, to read data, would hold that on after its end.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(
                 f"another program is measuring into {folder!r}: wait for it, or choose another folder"
