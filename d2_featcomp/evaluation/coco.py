@@ -136,7 +136,7 @@ class CheckedCOCOEvaluator(COCOEvaluator):
         if coco_eval is None:
             logging.getLogger("d2_featcomp").warning("the network found nothing: %s AP is 0", iou_type)
             coco_eval = self._evaluate_nothing(iou_type)
-        if coco_eval is not None and self._output_dir and (coco_eval.evalImgs or self.match_again):
+        if self._output_dir and (coco_eval.evalImgs or self.match_again):
             path = os.path.join(self._output_dir, name_matches(iou_type))
             ImageMatches.from_evaluation(coco_eval).save(path)
         return super()._derive_coco_results(coco_eval, iou_type, class_names)

@@ -37,12 +37,12 @@ def check_plan(plan):
     Raises:
         ValueError, ImportError, FileNotFoundError: what is wrong, and where.
     """
-    seen = set()
+    seen, configs = set(), {}
     for training in plan.trainings.values():
         with at(f"training {training.name!r}") if training.name else contextlib.nullcontext():
             _require("training", training.start, {"", *seen})
             seen.add(training.name)
-            cfg = make_config(training.config_file, training.overrides)
+            cfg = configs[training.name] = make_config(training.config_file, training.overrides)
             if training.name and not training.checkpoint:
                 require_stage_settings(cfg)
                 require_data(cfg.DATASETS.TRAIN)
@@ -60,7 +60,7 @@ def check_plan(plan):
             cfg = plan.build_config(point)
             _check_config(cfg, built)
             if not point.overrides.get("MODEL.WEIGHTS"):
-                _require_trained_codec(cfg, plan.trainings[point.training])
+                _require_trained_codec(cfg, plan.trainings[point.training], configs[point.training])
             _require_file(point.overrides.get("MODEL.WEIGHTS", ""))
     if type(plan.images) is not int or plan.images < 0:
         raise ValueError(f"images must be a whole number from 0, not {plan.images!r}")
@@ -94,13 +94,14 @@ def _check_config(cfg, built):
         _try_to_build(cfg)
 
 
-def _require_trained_codec(cfg, training):
-    """Raises ValueError for a codec with weights that a training of this plan does not give."""
+def _require_trained_codec(cfg, training, trained_cfg):
+    """Raises ValueError for a codec with weights that a training of this plan, whose config is
+    `trained_cfg`, does not give."""
     codec = build_codec(cfg)
     if training.checkpoint or codec is None or not codec.has_weights:
         return
-    trained = make_config(training.config_file, training.overrides).MODEL.FEATCOMP
-    wanted, steps = cfg.MODEL.FEATCOMP, trained.TRAIN.STEPS
+    wanted, trained = cfg.MODEL.FEATCOMP, trained_cfg.MODEL.FEATCOMP
+    steps = trained.TRAIN.STEPS
     if steps and set(steps) == {1}:
         raise ValueError(
             f"codec {codec.name!r} has weights, which training {training.name!r} does not train "
