@@ -150,6 +150,7 @@ EXPERIMENTS = {
     "MSFC/rates": ("quick/msfc_R18_variable", []),
     "MSFC/scenes": ("scenes_msfc_R18", []),
     "MSFC/scenes_long": ("scenes_msfc_R18_variable", []),
+    "MSFC/scenes_long_anchors": ("scenes_msfc_R18_variable", []),
     "MSFC/single_rates": ("quick/msfc_R18_variable", []),
     "MSFC/stride32_learned": ("quick/msfc_R18_learned", []),
     "NanoDet/coco": ("../projects/NanoDet/configs/nanodet_msfc", ["nanodet/nanodet-g.pth"]),

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train",
         nargs="+",
         metavar="TRAINING",
-        help="do only these trainings of the experiment, and measure nothing",
+        help="do only these trainings of the experiment, and measure nothing; a name without a seed "
+        "means those of all seeds",
     )
     parser.add_argument(
         "--measure",

@@ -108,13 +108,14 @@ def train_alone(plan, output, names, *, retrain=False, trained_in=None):
 
     Args:
         plan (Plan), output (str), retrain (bool), trained_in (str or None): see :func:`run_plan`.
-        names (sequence[str]): of trainings, in this order; what they start from must be done.
+        names (sequence[str]): of trainings, in this order, or of those of all seeds; what they start
+            from must be done.
 
     Raises:
         ValueError: there is no training of that name, or the one that it starts from is not done.
         Others: see :func:`run_plan`.
     """
-    _require_known(plan, names)
+    names = _find_trainings(plan, names)
     run = open_run(plan, output, retrain, trained_in)
     for name in names:
         training = plan.trainings[name]
@@ -128,13 +129,13 @@ def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
 
     Args:
         plan (Plan), output (str), retrain (bool), trained_in (str or None): see :func:`run_plan`.
-        names (sequence[str]): of trainings that are done.
+        names (sequence[str]): of trainings that are done, or of those of all seeds.
 
     Raises:
         ValueError: there is no training of that name, it is not done, or nothing of it is measured.
         Others: see :func:`run_plan`.
     """
-    _require_known(plan, names)
+    names = _find_trainings(plan, names)
     run = open_run(plan, output, retrain, trained_in)
     for name in names:
         if not run.is_trained(plan.trainings[name]):
@@ -147,10 +148,16 @@ def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
         measure_settings(of_one, run.records)
 
 
-def _require_known(plan, names):
+def _find_trainings(plan, names):
+    """list[str]: the trainings of these names, those of each seed where a name has none."""
+    found = []
     for name in names:
-        if name not in plan.trainings:
+        repeats = [name, *(name_repeat(name, seed) for seed in plan.seeds)]
+        of_name = [repeat for repeat in repeats if repeat in plan.trainings]
+        if not of_name:
             raise ValueError(f"no training {name!r}: choose of {', '.join(map(repr, plan.trainings))}")
+        found += of_name
+    return found
 
 
 def open_run(plan, output, retrain, trained_in=None):

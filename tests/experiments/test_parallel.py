@@ -328,7 +328,8 @@ def test_an_experiment_by_two_processes(tmp_path, capsys):
     assert "seed 6" not in (output / "results.csv").read_text()
     records = read_records(output)
     assert records
-    main([*command, "6", "--train", "plain, seed 6"])
+    main([*command, "6", "--train", "plain"])  # of both seeds, of which one is there
+    assert (output / "trainings" / "plain_seed_6" / "model_final.pth").exists()
     with pytest.raises(SystemExit):
         main([*command, "6"])
     assert "n = 2, seed 6" in (output / "results.csv").read_text()
