@@ -32,24 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..evaluation import bd_rate
-    from ..evaluation.curve_files import read_curve, read_images
+    from ..evaluation.curve_files import read_curve
 
     columns = args.rate, args.quality
     anchor = read_curve(args.anchor, *columns, args.anchor_curve, args.anchor_seed)
     test = read_curve(args.test, *columns, args.test_curve, args.test_seed)
-    images = [
-        read_images(args.anchor, args.anchor_curve, args.anchor_seed),
-        read_images(args.test, args.test_curve, args.test_seed),
-    ]
-    if all(images) and images[0] != images[1]:
-        told = [", ".join(f"{count} of {name}" for name, count in sorted(each)) for each in images]
+    if anchor.images and test.images and anchor.images != test.images:
+        told = [
+            ", ".join(f"{count} of {name}" for name, count in sorted(each.images))
+            for each in (anchor, test)
+        ]
         print(
             f"warning: the curves were measured on other images, {told[0]} and {told[1]}: a BD-rate "
             "compares what the same images need"
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        percent = bd_rate(anchor[0], anchor[1], test[0], test[1], method=args.method)
+        percent = bd_rate(anchor.rates, anchor.qualities, test.rates, test.qualities, method=args.method)
     for warning in caught:
         print(f"warning: {warning.message}")
     print(f"BD-rate: {percent:+.2f} %")

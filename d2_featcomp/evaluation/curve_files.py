@@ -2,8 +2,17 @@
 
 import csv
 import os
+from typing import NamedTuple
 
-__all__ = ["read_curve", "read_images"]
+__all__ = ["CurveInFile", "read_curve"]
+
+
+class CurveInFile(NamedTuple):
+    """What a file says of a curve."""
+
+    rates: list  # of float, of the lines that have both
+    qualities: list  # of float, as many
+    images: set  # of (str, str), data set and number of images; empty where the file does not say it
 
 
 def read_curve(path, rate, quality, curve=None, seed=None):
@@ -16,7 +25,7 @@ def read_curve(path, rate, quality, curve=None, seed=None):
         seed (str or None): which of these, by the column "seed"; None takes all, if they are of one.
 
     Returns:
-        (list[float], list[float]): rates and qualities, of the lines that have both.
+        CurveInFile
 
     Raises:
         FileNotFoundError: no such file. ValueError: no such column, curve or seed, no line that has
@@ -43,24 +52,10 @@ def read_curve(path, rate, quality, curve=None, seed=None):
         raise ValueError(
             f"{path}: no line{of_curve} has both {rate!r} and {quality!r}: there is nothing to compare"
         )
-    return rates, qualities
-
-
-def read_images(path, curve=None, seed=None):
-    """Reads from a CSV file which images a curve was measured on.
-
-    Args:
-        path (str), curve, seed (str or None): as for :func:`read_curve`.
-
-    Returns:
-        set[(str, str)]: data set and number of images; empty where the file does not say it.
-    """
-    lines, columns = _read_lines(path)
-    if not {"dataset", "images"} <= columns.keys():
-        return set()
-    lines = _select(path, lines, columns, curve, seed)
-    found = {(line[columns["dataset"]], line[columns["images"]]) for line in lines}
-    return {pair for pair in found if all(pair)}
+    images = set()
+    if {"dataset", "images"} <= columns.keys():
+        images = {(line[columns["dataset"]], line[columns["images"]]) for line in lines}
+    return CurveInFile(rates, qualities, {pair for pair in images if all(pair)})
 
 
 def _read_lines(path):
