@@ -114,8 +114,9 @@ class ResumableLoader:
     """A loader of training data that can be saved, and go on where it was.
 
     What follows after :meth:`load_state_dict` is bit for bit what would have followed, augmentations
-    included, if the data set, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and the number of processes
-    are the same and the mapper drops no record. What was trained on is skipped without being read.
+    included, if the data set, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and ASPECT_RATIO_GROUPING and
+    the number of processes are the same and the mapper drops no record. What was trained on is skipped
+    without being read.
 
     Args:
         loader (AspectRatioGroupedDataset or DataLoader): of `build_detection_train_loader`.
@@ -146,7 +147,11 @@ class ResumableLoader:
                 self._hand_on(next(batches))
             set_generator_states(resumed["now"])
         while True:
-            yield self._hand_on(next(batches))
+            batch = next(batches)
+            skipped = any(record[_KEY][1] is None for record in batch)
+            self._hand_on(batch)
+            if not skipped:  # as it is where other data, of the same number, make other batches
+                yield batch
 
     def _hand_on(self, batch):
         for record in batch:
@@ -168,6 +173,7 @@ class ResumableLoader:
         return {
             "batches": self._batches,
             "setting": (workers, comm.get_world_size(), *_numbers(self._sampler())),
+            "batch": self._describe_batches(),
             "seed": getattr(self._sampler(), "_seed", None),
             "start": self._start,
             "now": read_generator_states(),
@@ -182,16 +188,18 @@ class ResumableLoader:
         Args:
             state (dict): of :meth:`state_dict` of this process.
         """
-        if tuple(state["setting"]) != tuple(self.state_dict()["setting"]):
-            logging.getLogger("d2_featcomp").warning(
-                "The data set, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS or the number of processes "
-                "changed since the checkpoint: data come in a new order"
-            )
+        batch = self._describe_batches()  # which earlier checkpoints do not tell
+        setting = tuple(state["setting"]), tuple(state.get("batch", batch))
+        if setting != (tuple(self.state_dict()["setting"]), batch):
+            _tell_new_order()
             return
         if state["seed"] is not None:
             self._sampler()._seed = state["seed"]
         self._resumed = state
         self._mapper.skip(state["arrived"], state["after"], state["waiting"])
+
+    def _describe_batches(self):
+        return self.loader.batch_size, self._grouped
 
     def _sampler(self):
         dataset = self._source.dataset
@@ -233,6 +241,15 @@ class ResumptionHook(HookBase):
                 setattr(modules[module], name, value)
         if len(state["processes"]) == comm.get_world_size():
             self._loader.load_state_dict(state["processes"][comm.get_rank()])
+        elif state["processes"]:
+            _tell_new_order()
+
+
+def _tell_new_order():
+    logging.getLogger("d2_featcomp").warning(
+        "The data set, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS or ASPECT_RATIO_GROUPING, or the "
+        "number of processes changed since the checkpoint: data come in a new order"
+    )
 
 
 def _plain_numbers(model):

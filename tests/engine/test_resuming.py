@@ -28,13 +28,13 @@ class Mapper:
         return {**record, "drawn": drawn}
 
 
-def loader_of(grouping, workers, seed, mapper=None, records=RECORDS):
+def loader_of(grouping, workers, seed, mapper=None, records=RECORDS, batch=3):
     wrapped = ResumableMapper(mapper or Mapper())
     loader = build_detection_train_loader(
         records,
         mapper=wrapped,
         sampler=TrainingSampler(len(records), seed=seed),
-        total_batch_size=3,
+        total_batch_size=batch,
         aspect_ratio_grouping=grouping,
         num_workers=workers,
     )
@@ -94,6 +94,39 @@ def test_other_data_come_in_a_new_order(caplog, changed):
     again.load_state_dict(loader.state_dict())
     assert "data come in a new order" in caplog.text
     assert len(next(iter(again))) == 3
+
+
+@pytest.mark.parametrize(("grouping", "batch"), [(True, 2), (True, 4), (False, 2), (False, 3)])
+def test_other_batches_come_in_a_new_order(caplog, grouping, batch):
+    loader = loader_of(grouping, 0, seed=5)
+    run(iter(loader), 4)
+    again = loader_of(grouping or batch == 3, 0, seed=5, batch=batch)
+    again.load_state_dict(loader.state_dict())
+    assert "data come in a new order" in caplog.text
+    assert all("drawn" in record for found, _ in run(iter(again), 4) for record in found)
+
+
+def test_other_images_of_the_same_number_are_read():
+    """They make other batches, and what was trained on does not end with one of them."""
+    loader = loader_of(True, 0, seed=5, batch=4)
+    run(iter(loader), 6)
+    others = [{**record, "width": 9 - record["width"] + record["number"] % 4} for record in RECORDS]
+    for place in range(len(others)):
+        again = loader_of(True, 0, seed=5, batch=4, records=others[place:] + others[:place])
+        again.load_state_dict(loader.state_dict())
+        assert all("drawn" in record for found, _ in run(iter(again), 4) for record in found)
+
+
+def test_another_number_of_processes_is_told(caplog):
+    model = nn.Identity()
+    state = ResumptionHook(loader_of(True, 0, seed=1), model, 10).state_dict()
+    place = loader_of(True, 0, seed=1).state_dict()
+    ResumptionHook(loader_of(True, 0, seed=1), model, 10).load_state_dict(state)
+    assert not caplog.text  # of a checkpoint before the first
+    ResumptionHook(loader_of(True, 0, seed=1), model, 10).load_state_dict(
+        {**state, "processes": [place, place]}
+    )
+    assert "data come in a new order" in caplog.text
 
 
 def test_numbers_that_modules_remember_are_saved():
