@@ -18,7 +18,7 @@ from ..codecs.entropy.integer_weights import count_inputs
 from ..data.mappers import build_test_mapper, build_train_mapper, train_dicts
 from ..evaluation import build_evaluator
 from ..evaluation.tradeoff import format_results
-from .checkpoint import FeatCompCheckpointer
+from .checkpoint import CheckpointError, FeatCompCheckpointer
 from .lazy_config import build_lazy_optimizer, lazy_train_mapper
 from .loss_weights import build_loss_weight_hooks
 from .mixed_precision import CPUMixedPrecisionTrainer
@@ -31,13 +31,15 @@ _STEP_SIZES = ".step_models."  # which move latents, so slowly
 # Of an entropy model without context: from so many inputs of a layer on the learning rate is lowered in
 # proportion, for its wide layers would move too far, to activations that nothing passes any more.
 _MANY_INPUTS = 60
+_NAMES = {"initial_lr": "learning rate"}  # of settings of optimizers
 
 
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` that also trains on CPUs with several processes, checks checkpoints,
     measures rates, offers Adam, AdamW (`MODEL.FEATCOMP.TRAIN.OPTIMIZER`) and polynomial decay
     (`SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR`), and updates trained loss weights. A training that is
-    resumed goes on with the data and the random numbers that it would have had.
+    resumed goes on with the data and the random numbers that it would have had; learning rate, weight
+    decay and the like are those of its config.
 
     With `TEST.EVAL_PERIOD` below 0 it does not evaluate, not even at the end.
     """
@@ -86,6 +88,32 @@ class Trainer(DefaultTrainer):
         """Closes the files that training writes its numbers to, whether it has begun or not."""
         for writer in getattr(self, "_writers", ()):
             writer.close()
+
+    def load_state_dict(self, state_dict):
+        """Restores what a checkpoint holds of a training.
+
+        Args:
+            state_dict (dict): of `state_dict()`; changed in place.
+
+        Raises:
+            CheckpointError: it is of another optimizer, or of another number of trained parameters.
+        """
+        state, groups = state_dict["_trainer"], self._trainer.optimizer.param_groups
+        saved, rates = state["optimizer"]["param_groups"], [group["initial_lr"] for group in groups]
+        _require_same_optimizer(saved, groups)
+        changes = _take_settings(saved, groups)
+        if isinstance(self._trainer, AMPTrainer):  # it may have begun without mixed precision
+            state.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
+        super().load_state_dict(state_dict)
+        if changes:
+            self.scheduler.base_lrs = rates
+            loaded = self._trainer.optimizer.param_groups  # others than before
+            for group, rate in zip(loaded, self.scheduler.get_lr(), strict=True):
+                group["lr"] = rate
+            logging.getLogger("d2_featcomp").warning(
+                "Settings of the optimizer changed since the checkpoint, and hold from here on: %s",
+                ", ".join(changes),
+            )
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -157,6 +185,30 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         return build_evaluator(cfg, dataset_name)
+
+
+def _require_same_optimizer(saved, groups):
+    """Raises CheckpointError for groups of parameters that are not those of one optimizer."""
+    counts = [[len(group["params"]) for group in some] for some in (saved, groups)]
+    before, now = saved[0].keys(), groups[0].keys()
+    # Another release of PyTorch has more settings, or fewer; another optimizer has some of its own.
+    if counts[0] != counts[1] or (before - now and now - before):
+        raise CheckpointError(
+            "the last checkpoint in OUTPUT_DIR is of a training by another optimizer, or of another "
+            "network: go on with the settings that it had, or without --resume, which starts anew"
+        )
+
+
+def _take_settings(saved, groups):
+    """Gives saved groups of parameters the settings of groups, but for the rate of the moment; returns
+    list[str], what changed."""
+    changes = {}
+    for before, now in zip(saved, groups, strict=True):
+        for key in now.keys() - {"params", "lr"}:
+            if key in before and before[key] != now[key]:
+                changes.setdefault(key, f"{_NAMES.get(key, key)} {now[key]} in place of {before[key]}")
+            before[key] = now[key]
+    return [changes[key] for key in sorted(changes)]
 
 
 def _codec_factor(cfg, model):

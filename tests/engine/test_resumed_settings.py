@@ -1,0 +1,83 @@
+"""Trainings that are resumed with other settings than they began with."""
+
+import json
+
+import networks
+import pytest
+import torch
+
+from d2_featcomp.engine import CheckpointError, setup_config, train_stages
+
+TRAIN = "MODEL.FEATCOMP.TRAIN"
+TINY = {
+    **networks.TINY,
+    "INPUT.MIN_SIZE_TRAIN": (64,),
+    "INPUT.MIN_SIZE_TEST": 64,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TRAIN": ("few_train",),
+    "DATASETS.TEST": ("few_val",),
+    "TEST.EVAL_PERIOD": -1,
+    f"{TRAIN}.STEPS": (1,),
+    f"{TRAIN}.STEP1.MAX_ITER": 4,
+    f"{TRAIN}.STEP1.BASE_LR": 1e-3,
+}
+
+
+@pytest.fixture
+def train(few_scenes, tmp_path):
+    def run(resume=False, **more):
+        settings = {**TINY, "OUTPUT_DIR": str(tmp_path), **networks.dotted(more)}
+        train_stages(setup_config(networks.MSFC, networks.listed(settings)), resume=resume)
+
+    return run
+
+
+def interrupt(folder, number=1):
+    """Leaves what is there after iteration `number` of stage 1."""
+    (folder / "step1" / "last_checkpoint").write_text(f"model_{number:07}.pth")
+    (folder / "step1" / "model_final.pth").unlink()
+
+
+def read_optimizer(folder):
+    saved = torch.load(folder / "step1" / "model_final.pth", weights_only=True)
+    return saved["trainer"]["_trainer"]["optimizer"]
+
+
+def test_settings_of_the_optimizer_are_the_configs(train, tmp_path, caplog):
+    train()
+    first = read_optimizer(tmp_path)
+    interrupt(tmp_path)
+    train(resume=True)
+    assert "Settings of the optimizer changed" not in caplog.text
+    assert read_optimizer(tmp_path)["param_groups"] == first["param_groups"]
+
+    interrupt(tmp_path)
+    more = {"MODEL__FEATCOMP__TRAIN__STEP1__BASE_LR": 1e-5, "SOLVER__WEIGHT_DECAY": 0.25}
+    more["MODEL__FEATCOMP__TRAIN__STEP1__MAX_ITER"] = 3  # so that the first iteration is logged
+    train(resume=True, **more)
+    assert "learning rate 1e-05 in place of 0.001" in caplog.text
+    groups = read_optimizer(tmp_path)["param_groups"]
+    assert {group["initial_lr"] for group in groups} == {1e-5}
+    assert 0.25 in {group["weight_decay"] for group in groups}
+    with open(tmp_path / "step1" / "metrics.json", encoding="utf-8") as file:
+        assert json.loads(file.readlines()[-1])["lr"] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ({"MODEL__FEATCOMP__TRAIN__OPTIMIZER": "SGD"}, {"MODEL__FEATCOMP__TRAIN__OPTIMIZER": "Adam"}),
+        ({"MODEL__FEATCOMP__TRAIN__OPTIMIZER": "Adam"}, {"MODEL__FEATCOMP__TRAIN__OPTIMIZER": "SGD"}),
+        ({}, {"MODEL__FPN__NORM": ""}),
+    ],
+)
+def test_another_optimizer_or_network_is_refused(train, tmp_path, first, later):
+    train(**first)
+    interrupt(tmp_path)
+    with pytest.raises(CheckpointError, match="another optimizer, or of another network"):
+        train(resume=True, **later)
