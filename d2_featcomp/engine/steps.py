@@ -23,6 +23,7 @@ from .importance import measure_channel_weights
 from .inference import require_split
 from .loss_weights import reset_loss_weights
 from .split_start import check_start, prepare_split
+from .stage_numbers import require_stage_numbers
 from .trainer import Trainer
 
 __all__ = ["choose_stages", "make_stage_config", "require_stage_settings", "train_stages"]
@@ -116,7 +117,7 @@ def choose_stages(cfg):
             f"MODEL.FEATCOMP.TRAIN.STEPS is {steps}: give rising stage numbers, e.g. (1, 2, 3) or (3,); "
             "4, or 'entropy', fits the entropy model of codec 'learned'"
         )
-    return steps
+    return tuple(map(int, steps))
 
 
 def _is_learned(cfg):
@@ -316,6 +317,7 @@ def _forget(cfg, steps):
 def _check_steps(cfg, steps):
     """Finds mistakes in the settings of any stage before the first, by the network of the last one,
     which has all parts of the others, built once."""
+    require_stage_numbers(cfg, steps)
     second = cfg.MODEL.FEATCOMP.TRAIN.STEP2
     if SPLIT in steps and (
         second.IMPORTANCE_IMAGES < 0 or (second.IMPORTANCE_IMAGES and second.LOSS == "task")

@@ -6,6 +6,7 @@ import os
 import torch
 from detectron2.modeling import build_model
 
+from ..engine.stage_numbers import require_stage_numbers
 from ..engine.steps import choose_stages, require_data, require_stage_settings
 from ..evaluation.tradeoff import AP_COLUMNS, COLUMNS
 from ..modeling import FEATURE_SPLIT_REGISTRY, build_feature_codec, find_stored_name
@@ -47,7 +48,7 @@ def check_plan(plan):
                 require_stage_settings(cfg)
                 require_data(cfg.DATASETS.TRAIN)
                 if cfg.MODEL.FEATCOMP.TRAIN.STEPS:
-                    choose_stages(cfg)
+                    require_stage_numbers(cfg, choose_stages(cfg))
             if training.checkpoint and training.start:
                 raise ValueError("give start or checkpoint, not both")
     for names in (plan.trainings, plan.points):

@@ -219,6 +219,9 @@ def test_the_rate_is_logged_and_stage_4_starts_from_what_was_learned(make_config
             },
             "codec 'png' has no model of its rate",
         ),
+        ({"MODEL__FEATCOMP__TRAIN__STEP4__IMAGES": 0}, r"STEP4\.IMAGES is 0: it must be 1 or more"),
+        ({"MODEL__FEATCOMP__TRAIN__STEP4__IMS_PER_BATCH": 0}, r"STEP4\.IMS_PER_BATCH is 0: .* 1 or"),
+        ({"MODEL__FEATCOMP__TRAIN__STEP4__BASE_LR": -0.1}, r"STEP4\.BASE_LR is -0\.1: .* above 0"),
     ],
 )
 def test_settings_that_do_not_suit_are_told_first(make_config, settings, words):

@@ -190,12 +190,23 @@ def test_bad_steps(tmp_path, wrong):
         ("DATASETS__TEST", ("nowhere",), r"unknown data sets \['nowhere'\] .* need --import"),
         ("DATASETS__TEST", ("scenes_vall",), r"did you mean 'scenes_val'"),
         ("MODEL__META_ARCHITECTURE", "GeneralizedRCNN", "set it to SplitNetwork"),
+        ("MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER", 0, r"STEP3\.MAX_ITER is 0: it must be 1 or more"),
+        ("MODEL__FEATCOMP__TRAIN__STEP2__MAX_ITER", -1, r"STEP2\.MAX_ITER is -1: it must be 0 or more"),
+        ("MODEL__FEATCOMP__TRAIN__STEP3__BASE_LR", 0.0, r"STEP3\.BASE_LR is 0\.0: .* above 0"),
+        ("MODEL__FEATCOMP__TRAIN__ENTROPY_LR", -0.1, r"ENTROPY_LR is -0\.1: .* above 0"),
+        ("SOLVER__CHECKPOINT_PERIOD", 0, r"CHECKPOINT_PERIOD is 0: it must be 1 or more"),
+        ("SOLVER__IMS_PER_BATCH", 0, r"IMS_PER_BATCH is 0: it must be 1 or more"),
     ],
 )
 def test_mistakes_are_found_before_step_1(train, tmp_path, key, value, words):
     with pytest.raises(ValueError, match=words):
         train(**{key: value})
     assert not (tmp_path / "out" / "step1").exists()
+
+
+def test_whole_numbers_name_stages_whatever_their_type(tmp_path):
+    chosen = choose_stages(config(tmp_path, MODEL__FEATCOMP__TRAIN__STEPS=(2.0, 3)))
+    assert list(map(str, chosen)) == ["2", "3"]
 
 
 @pytest.mark.parametrize("steps", [(2,), (3,)])
