@@ -47,13 +47,16 @@ class FeatCompCheckpointer(DetectionCheckpointer):
         self._query = ""  # of the path that is being loaded
 
     def save(self, name, **kwargs):
-        """As in the base class, but a file of that name is always a complete checkpoint.
+        """As in the base class, but a file of that name is always a complete checkpoint, from which a
+        training can go on.
 
         Raises:
+            FloatingPointError: a weight is infinite or NaN; the last checkpoint stays.
             OSError: the file could not be written, e.g. because the disk is full.
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        require_finite_weights(self.model)
         partial = f"{name}.partial"
         path = os.path.join(self.save_dir, f"{partial}.pth")
         try:
@@ -182,6 +185,13 @@ class FeatCompCheckpointer(DetectionCheckpointer):
             f"checkpoint {path!r} does not fit this model, {len(absent)} of its parameters are absent "
             f"or have another shape ({some}): {advice}"
         )
+
+
+def require_finite_weights(model):
+    """Raises FloatingPointError if a weight or buffer of a model is infinite or NaN."""
+    values = model.state_dict().values()
+    if not all(torch.isfinite(value).all() for value in values if value.is_floating_point()):
+        raise FloatingPointError("its weights became infinite or NaN")
 
 
 def load_weights(model, path):

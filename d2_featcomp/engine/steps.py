@@ -16,7 +16,12 @@ from detectron2.utils.env import seed_all_rng
 from ..codecs import FEATURE_CODEC_REGISTRY, LearnedFeatureCodec
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from ..modeling.split_network import LOSSES
-from .checkpoint import CheckpointError, FeatCompCheckpointer, save_weights
+from .checkpoint import (
+    CheckpointError,
+    FeatCompCheckpointer,
+    require_finite_weights,
+    save_weights,
+)
 from .data_checks import check_data
 from .entropy_stage import fit_entropy_model
 from .importance import measure_channel_weights
@@ -286,9 +291,7 @@ def _train(trainer, step):
     """Trains; tells what to do where losses or weights become infinite, before these are handed on."""
     try:
         trainer.train()
-        values = trainer.model.state_dict().values()
-        if not all(torch.isfinite(value).all() for value in values if value.is_floating_point()):
-            raise FloatingPointError("its weights became infinite or NaN")
+        require_finite_weights(trainer.model)
     except FloatingPointError as error:
         raise FloatingPointError(
             f"stage {step} diverged: lower MODEL.FEATCOMP.TRAIN.STEP{step}.BASE_LR or set "

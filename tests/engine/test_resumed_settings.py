@@ -81,3 +81,15 @@ def test_another_optimizer_or_network_is_refused(train, tmp_path, first, later):
     interrupt(tmp_path)
     with pytest.raises(CheckpointError, match="another optimizer, or of another network"):
         train(resume=True, **later)
+
+
+def test_a_training_that_diverged_goes_on_from_before(train, tmp_path):
+    """What was saved last is not what no training can go on from."""
+    train()
+    interrupt(tmp_path)
+    more = {"MODEL__FEATCOMP__TRAIN__STEP1__BASE_LR": 1e43, "SOLVER__CHECKPOINT_PERIOD": 1}
+    with pytest.raises(FloatingPointError, match="stage 1 diverged"):
+        train(resume=True, **more)
+    assert (tmp_path / "step1" / "last_checkpoint").read_text() == "model_0000001.pth"
+    train(resume=True)
+    assert (tmp_path / "model_final.pth").exists()
