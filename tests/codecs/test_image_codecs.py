@@ -179,6 +179,19 @@ def test_a_setting_out_of_range_is_refused(name, key):
         assert getattr(build_image_codec(name, bits=4, **{key: value}), key) in (value, None)
 
 
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        *[case(name, "quality") for name in ("jpeg", "avif", "hevc")],
+        *[case(name, "effort") for name in ("png", "jpegxl", "avif", "hevc")],
+    ],
+)
+def test_fractions_are_refused_where_a_library_takes_whole_numbers(name, key):
+    with pytest.raises(ValueError, match=rf"CODEC\.{key.upper()} 4\.5 must be a whole number"):
+        build_image_codec(name, bits=4, **{key: 4.5})
+    assert getattr(build_image_codec(name, bits=4, **{key: 4.0}), key) == 4
+
+
 def test_some_codecs_take_no_quality_and_some_no_effort():
     """So that the branch above for such codecs is known to run."""
     assert {"raw", "png", "jpegls"} <= {name for name in CLASSES if not CLASSES[name].quality_range}

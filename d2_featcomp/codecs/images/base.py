@@ -43,6 +43,7 @@ class ImageCodec(abc.ABC):
         name (str): the name in the registry and on the wire.
         bit_depths (collection): the values of n that it carries.
         quality_range ((float, float) or None): smallest and largest QUALITY; None: it takes none.
+        whole_quality (bool): whether QUALITY is a whole number.
         quality_meaning (str): what QUALITY is, with its unit, for help and errors.
         default_quality: used when QUALITY is not given; None codes losslessly.
         typical_qualities (tuple): QUALITY of the points of a curve of rate and quality.
@@ -64,6 +65,7 @@ class ImageCodec(abc.ABC):
     name = ""
     bit_depths: Collection[int] = range(2, 17)
     quality_range: tuple[float, float] | None = None
+    whole_quality = False
     quality_meaning = ""
     default_quality: float | None = None
     typical_qualities: tuple[float, ...] = ()
@@ -97,6 +99,8 @@ class ImageCodec(abc.ABC):
                 f"CODEC.{key} {value} is out of range for codec {self.name!r}: it goes from "
                 f"{allowed[0]} to {allowed[1]}{meaning}"
             )
+        if value != int(value) and (key == "EFFORT" or self.whole_quality):
+            raise ValueError(f"CODEC.{key} {value} must be a whole number for codec {self.name!r}")
         return value
 
     @classmethod  # noqa: B027 - most codecs need no more than this package does

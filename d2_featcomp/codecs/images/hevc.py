@@ -47,6 +47,7 @@ class HevcCodec(ImageCodec):
     name = "hevc"
     bit_depths = range(2, 13)
     quality_range = (0, 51)
+    whole_quality = True
     quality_meaning = "HEVC quantization parameter QP; larger is worse; leave it out for lossless"
     typical_qualities = (18, 24, 30, 36, 42, 48)
     effort_range = (0, len(_PRESETS) - 1)

@@ -76,6 +76,7 @@ class JpegCodec(ImageCodec):
     name = "jpeg"
     bit_depths = range(2, 9)
     quality_range = (1, 100)
+    whole_quality = True
     quality_meaning = "the usual JPEG quality; larger is better"
     default_quality = 90
     typical_qualities = (5, 10, 20, 40, 60, 80, 95)
@@ -186,6 +187,7 @@ class AvifCodec(ImageCodec):
     name = "avif"
     bit_depths = range(2, 13)
     quality_range = (0, 99)
+    whole_quality = True
     quality_meaning = "libavif quality; larger is better"
     default_quality = 60
     typical_qualities = (10, 30, 50, 70, 85, 95)
