@@ -66,7 +66,7 @@ class LearnedFeatureCodec(QuantizedFeatureCodec):
                 f"codec {self.name!r} codes symbols of 2 to {_MOST_BITS} bits, not {bits} "
                 "(MODEL.FEATCOMP.CODEC.BITS)"
             )
-        if not rate_weight >= 0:
+        if not 0 <= rate_weight < float("inf"):
             raise ValueError(
                 f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT is {rate_weight}: it must be positive, or 0 for no "
                 "such loss"

@@ -291,7 +291,7 @@ def read_settings(cfg, feature_split):
     featcomp = cfg.MODEL.FEATCOMP
     weight = featcomp.COMPRESSIBILITY.WEIGHT
     defaults = read_defaults(cfg, feature_split)
-    if not weight >= 0:
+    if not 0 <= weight < float("inf"):
         raise ValueError(
             f"MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT is {weight}: it must be positive, or 0 for no such "
             "loss"

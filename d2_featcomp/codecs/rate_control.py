@@ -28,7 +28,7 @@ def find_target_bytes(kilobytes: float) -> float | None:
     Raises:
         ValueError: it is not a positive number or 0.
     """
-    if not kilobytes >= 0:
+    if not 0 <= kilobytes < math.inf:
         raise ValueError(
             f"MODEL.FEATCOMP.CODEC.TARGET_KB is {kilobytes}: it must be positive, or 0 for none"
         )
@@ -62,9 +62,9 @@ def find_rate(
         (float, bytes): the rate whose size came nearest, and what `code` returned for it.
 
     Raises:
-        ValueError: the target is not positive.
+        ValueError: the target is not positive, or infinite.
     """
-    if not target > 0:
+    if not 0 < target < math.inf:
         raise ValueError(f"a target of {target:g} bytes cannot be met: give a positive number")
     last = RATE_CODES - 1
     # By code: bytes; logarithm of their number over the target.

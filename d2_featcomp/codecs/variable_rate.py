@@ -78,11 +78,11 @@ class VariableRateFeatureCodec(HasRate, LearnedFeatureCodec):
                 f"MODEL.FEATCOMP.CODEC.LEARNED.RATE_POINTS is {rates}: codec {self.name!r} takes 2 or "
                 "more"
             )
-        if not rate_weight_ratio >= 1:
+        if not 1 <= rate_weight_ratio < float("inf"):
             raise ValueError(
                 f"MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO is {rate_weight_ratio}: it must be 1 or more"
             )
-        if not rate_exponent > 0:
+        if not 0 < rate_exponent < float("inf"):
             raise ValueError(
                 f"MODEL.FEATCOMP.TRAIN.RATE_EXPONENT is {rate_exponent}: it must be above 0"
             )

@@ -46,8 +46,9 @@ def test_sizes_that_do_not_rise_end_the_search():
 
     _, data = find_rate(code, 116)
     assert len(calls) <= 6 and len(data) in (110, 120)
-    with pytest.raises(ValueError, match="positive"):
-        find_rate(code, 0)
+    for target in (0, float("inf")):
+        with pytest.raises(ValueError, match="positive"):
+            find_rate(code, target)
 
 
 def test_a_stream_has_its_bit_rate():

@@ -362,6 +362,11 @@ def test_damaged_tensors_are_refused(fitted):
         (["MODEL.FEATCOMP.CODEC.LEARNED.RATE_POINTS", 1], "RATE_POINTS is 1"),
         (["MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO", 0.5], "RATE_WEIGHT_RATIO is 0.5"),
         (["MODEL.FEATCOMP.TRAIN.RATE_EXPONENT", 0.0], "RATE_EXPONENT is 0.0: it must be above 0"),
+        (["MODEL.FEATCOMP.TRAIN.RATE_EXPONENT", "1e999"], "RATE_EXPONENT is inf"),
+        (["MODEL.FEATCOMP.TRAIN.RATE_WEIGHT_RATIO", "1e999"], "RATE_WEIGHT_RATIO is inf"),
+        (["MODEL.FEATCOMP.TRAIN.RATE_WEIGHT", "1e999"], "RATE_WEIGHT is inf"),
+        (["MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT", "1e999"], "COMPRESSIBILITY.WEIGHT is inf"),
+        (["MODEL.FEATCOMP.CODEC.TARGET_KB", "1e999"], "TARGET_KB is inf"),
         (["MODEL.FEATCOMP.CODEC.BITS", 9], "'variable_rate' codes symbols of 2 to 8 bits"),
     ],
 )
