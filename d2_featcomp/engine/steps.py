@@ -200,9 +200,8 @@ def train_stages(cfg, resume=False):
     steps, weights = choose_stages(cfg), cfg.MODEL.WEIGHTS
     _by_main_process(lambda: _check_steps(cfg, steps))  # before data sets are drawn
     check_data([make_stage_config(cfg, step, "") for step in steps])
-    if not resume and comm.is_main_process():
-        _forget(cfg, steps)  # after all checks: a mistake must not cost what was trained
-    comm.synchronize()
+    if not resume:  # after all checks: a mistake must not cost what was trained
+        _forget(cfg, steps, "this one starts anew and writes over its checkpoints (--resume does not)")
     results = OrderedDict()
     for step in steps:
         step_cfg = make_stage_config(cfg, step, weights)
@@ -230,12 +229,15 @@ def train_stages(cfg, resume=False):
                 _weight_channels(step_cfg, trainer)
             if trainer.start_iter == 0:
                 reset_loss_weights(trainer.checkpointer.model)
-            if trainer.start_iter < trainer.max_iter:
-                logger.info("Stage %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
-                _train(trainer, step)
-                results = getattr(trainer, "_last_eval_results", OrderedDict())
-            else:
+            if trainer.start_iter >= trainer.max_iter:
                 logger.info("Stage %d is complete", step)
+                weights = trainer.checkpointer.get_checkpoint_file()
+                continue
+            later = steps[steps.index(step) + 1 :]
+            _forget(cfg, later, f"what follows stage {step}, which was not complete, starts anew")
+            logger.info("Stage %d: iterations %d to %d", step, trainer.start_iter, trainer.max_iter)
+            _train(trainer, step)
+            results = getattr(trainer, "_last_eval_results", OrderedDict())
         weights = os.path.join(step_cfg.OUTPUT_DIR, "model_final.pth")
     if comm.is_main_process():
         # Without the optimizer's state.
@@ -299,10 +301,11 @@ def _train(trainer, step):
         ) from error
 
 
-def _forget(cfg, steps):
-    """Removes the marks by which a later --resume would take an older run's stages for this run's."""
+def _forget(cfg, steps, what_now):
+    """Removes the marks by which --resume, now or later, would take an older run's stages for this
+    one's; tells so, and `what_now`."""
     forgotten = False
-    for step in steps:
+    for step in steps if comm.is_main_process() else ():
         marks = ("model_final.pth", "fit.pth") if step == ENTROPY else ("last_checkpoint",)
         for name in marks:
             mark = os.path.join(make_stage_config(cfg, step, "").OUTPUT_DIR, name)
@@ -311,10 +314,11 @@ def _forget(cfg, steps):
                 forgotten = True
     if forgotten:
         logging.getLogger("d2_featcomp").warning(
-            "%s holds an earlier training, which is not gone on with (--resume does): this one starts "
-            "anew and writes over its checkpoints",
+            "%s holds an earlier training, which is not gone on with: %s",
             cfg.OUTPUT_DIR,
+            what_now,
         )
+    comm.synchronize()
 
 
 def _check_steps(cfg, steps):

@@ -93,3 +93,28 @@ def test_a_training_that_diverged_goes_on_from_before(train, tmp_path):
     assert (tmp_path / "step1" / "last_checkpoint").read_text() == "model_0000001.pth"
     train(resume=True)
     assert (tmp_path / "model_final.pth").exists()
+
+
+def read_weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_a_training_may_end_where_it_was_interrupted(train, tmp_path):
+    train()
+    interrupt(tmp_path)
+    train(resume=True, MODEL__FEATCOMP__TRAIN__STEP1__MAX_ITER=2)
+    saved = read_weights(tmp_path / "step1" / "model_0000001.pth")
+    final = read_weights(tmp_path / "model_final.pth")
+    assert all(torch.equal(final[name], value) for name, value in saved.items())
+
+
+def test_what_follows_a_longer_stage_is_trained_again(train, tmp_path, caplog):
+    both = {"MODEL__FEATCOMP__TRAIN__STEPS": (1, 3), "MODEL__FEATCOMP__TRAIN__STEP3__MAX_ITER": 1}
+    train(**both)
+    first = read_weights(tmp_path / "model_final.pth")
+    train(resume=True, **both)
+    assert "starts anew" not in caplog.text  # both were complete
+    train(resume=True, **both, MODEL__FEATCOMP__TRAIN__STEP1__MAX_ITER=5)
+    assert "what follows stage 1, which was not complete, starts anew" in caplog.text
+    name = "roi_heads.box_predictor.cls_score.weight"
+    assert not torch.equal(first[name], read_weights(tmp_path / "model_final.pth")[name])
