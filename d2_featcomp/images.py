@@ -24,8 +24,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 ANNOTATIONS = "annotations.json"  # of a folder of images, in COCO's format
 MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I": what older releases of Pillow say
 _MAX_16_BIT = 65535
-# What Pillow raises.
-_UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises: ValueError and RuntimeError of PPM, BMP, DDS and AVIF.
+_UNREADABLE = (
+    *(OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError),
+    *(ValueError, RuntimeError),
+)
 _ORIENTATION = 0x112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,6 +85,8 @@ def open_image(
     except FileNotFoundError:
         raise FileNotFoundError(f"no image {path!r}") from None
     except _UNREADABLE as error:
+        if isinstance(error, ValueError) and repr(path) in str(error):  # of `read`
+            raise
         # Pillow's text would show the opened file, as Python writes it.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else error

@@ -94,6 +94,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         ValueError, match=r"text\.png' is no image that can be read \(of no known format\)$"
     ):
         read_image(str(tmp_path / "text.png"))
+    damaged = {"header.ppm": b"P6\n6? 64\n255\n", "pixels.png": b"DDS |" + bytes(3) + bytes(120)}
+    for name, content in damaged.items():  # Pillow raises ValueError and NotImplementedError
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}' is no image that can be read"):
+            read_image(str(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"no image '.*none\.png'"):
         read_image(str(tmp_path / "none.png"))
 
