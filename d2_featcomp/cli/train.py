@@ -11,8 +11,13 @@ with the weights of one that was not. --eval-only measures MODEL.WEIGHTS, as fea
 """
 
 import argparse
+import os
+from typing import TYPE_CHECKING
 
 from .options import add_config_file, add_launch_options, add_overrides, add_verbose
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +41,6 @@ def run(args: argparse.Namespace) -> None:
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
     """What each of the processes does."""
-    from detectron2.engine import default_setup
-
     from ..engine import (
         require_stage_settings,
         require_weights,
@@ -53,7 +56,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     else:
         require_stage_settings(cfg, args.opts)
     setup_terminal(cfg.OUTPUT_DIR, verbose=args.verbose)
-    default_setup(cfg, args)
+    _set_up(cfg, args)
     if args.eval_only:
         evaluate(cfg)
         return
@@ -65,3 +68,21 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
             "the same command with --resume goes on at the last checkpoint, which is written each "
             f"{period} iterations (SOLVER.CHECKPOINT_PERIOD)"
         ) from error
+
+
+def _set_up(cfg: "CfgNode", args: argparse.Namespace) -> None:
+    """Detectron2's set-up, which writes `config.yaml`: that of a training stays, until another one has
+    begun. Evaluations of it may have other settings, and a training may end by a mistake in them."""
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+
+    from ..files import write_text
+
+    path, kept = os.path.join(cfg.OUTPUT_DIR, "config.yaml"), None
+    trained = any(os.path.isdir(os.path.join(cfg.OUTPUT_DIR, f"step{stage}")) for stage in range(1, 5))
+    if trained and comm.is_main_process() and os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            kept = file.read()
+    default_setup(cfg, args)
+    if kept is not None:
+        write_text(kept, path)

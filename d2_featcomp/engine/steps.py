@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..codecs import FEATURE_CODEC_REGISTRY, LearnedFeatureCodec
+from ..files import write_text
 from ..modeling import FEATURE_SPLIT_REGISTRY
 from ..modeling.split_network import LOSSES
 from .checkpoint import (
@@ -176,7 +177,7 @@ def train_stages(cfg, resume=False):
     """Trains stage by stage; every stage starts from the one before it, the first from MODEL.WEIGHTS.
 
     Stage k writes to `<OUTPUT_DIR>/step<k>`, the weights of the last one go to
-    `<OUTPUT_DIR>/model_final.pth` too.
+    `<OUTPUT_DIR>/model_final.pth` too, the configuration to `<OUTPUT_DIR>/config.yaml`.
 
     Args:
         cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
@@ -202,6 +203,10 @@ def train_stages(cfg, resume=False):
     check_data([make_stage_config(cfg, step, "") for step in steps])
     if not resume:  # after all checks: a mistake must not cost what was trained
         _forget(cfg, steps, "this one starts anew and writes over its checkpoints (--resume does not)")
+    if comm.is_main_process():
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        write_text(cfg.dump(), os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
+    comm.synchronize()
     results = OrderedDict()
     for step in steps:
         step_cfg = make_stage_config(cfg, step, weights)

@@ -312,6 +312,7 @@ def test_without_resume_a_training_starts_again(train, trained, tmp_path, caplog
         train(MODEL__FEATCOMP__TRAIN__STEPS=(1,), SEED=7)
     assert changed(first, weights(path))
     assert f"{tmp_path / 'out'} holds an earlier training" in caplog.text
+    assert setup_config(str(tmp_path / "out" / "config.yaml")).SEED == 7
 
 
 def test_evaluation_prints_rates_beside_ap(trained, tmp_path):
