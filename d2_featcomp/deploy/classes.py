@@ -1,26 +1,8 @@
 """Classes of a network's detections, as categories of COCO's format."""
 
-import json
-import os
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from ..data.categories import make_categories, read_categories
 
 __all__ = ["choose_categories", "count_classes", "make_categories", "read_categories"]
-
-
-def make_categories(names):
-    """Makes categories of COCO's format.
-
-    Args:
-        names (sequence[str or dict]): of classes, in the network's order, or categories already.
-
-    Returns:
-        list[dict]: "id", from 1 on, and "name" of each class.
-    """
-    return [
-        entry if isinstance(entry, dict) else {"id": number, "name": entry}
-        for number, entry in enumerate(names, start=1)
-    ]
 
 
 # Parts that count pixels' classes, those of tasks, or those that a backbone was trained for before.
@@ -43,44 +25,8 @@ def count_classes(network):
     return 0
 
 
-def read_categories(dataset):
-    """Reads the categories of a registered data set, without its images and annotations.
-
-    Args:
-        dataset (str): name of the data set.
-
-    Returns:
-        list[dict]: "id" and "name" of each, in the order in which a network trained on it counts them;
-        [] where they are known only once the data set is loaded.
-    """
-    if dataset not in DatasetCatalog:
-        return []
-    metadata = MetadataCatalog.get(dataset)
-    names = metadata.get("thing_classes")
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    if names and ids:
-        numbers = {index: number for number, index in ids.items()}
-        if numbers.keys() >= set(range(len(names))):
-            return [{"id": numbers[index], "name": name} for index, name in enumerate(names)]
-    listed = _read_listed(metadata.get("json_file"))
-    if names and len(names) != len(listed):
-        return make_categories(names)
-    return [
-        {"id": entry["id"], "name": name}
-        for entry, name in zip(listed, names or [c["name"] for c in listed], strict=True)
-    ]
-
-
-def _read_listed(path):
-    """Categories of a file in COCO's format, by rising ids, as Detectron2 counts them; [] for none."""
-    if not path or not os.path.isfile(path):
-        return []
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file).get("categories", [])
-        return sorted(({"id": c["id"], "name": c["name"]} for c in found), key=lambda c: c["id"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return []
+def _list_names(categories):
+    return sorted(category["name"] for category in categories)
 
 
 def choose_categories(cfg, count, names=None, known=()):
@@ -104,8 +50,11 @@ def choose_categories(cfg, count, names=None, known=()):
             f"{len(names)} class names ({', '.join(map(str, names))}) for a network of {count} classes: "
             "name each of them once, in the order in which the network was trained"
         )
-    given = [known, *map(read_categories, (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))]
+    trained = list(map(read_categories, cfg.DATASETS.TRAIN))
+    given = [known, *map(read_categories, cfg.DATASETS.TEST), *trained]
     found = next((categories for categories in given if len(categories) == count), None)
+    if found and found is not known:  # the order is that of the training
+        found = next((each for each in trained if _list_names(each) == _list_names(found)), found)
     categories = list(found or make_categories([str(index) for index in range(count)]))
     if names:
         categories = [

@@ -13,6 +13,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from ..data.categories import require_same_order
 from ..data.images import read_sem_seg
 from ..data.requirements import find_class_setting, predicts_masks
 from ..registry import Registry
@@ -48,6 +49,8 @@ for data sets of type "multi_task", like a task head, for each of `MODEL.MULTI_T
 @EVALUATOR_REGISTRY.register()
 def coco(cfg, dataset_name, output_dir):
     key, num_classes = find_class_setting(cfg) or ("", None)
+    if num_classes is not None:
+        require_same_order(dataset_name, cfg.DATASETS.TRAIN, num_classes)
     predicted = ["segm"] if predicts_masks(cfg) else []
     if cfg.MODEL.KEYPOINT_ON:
         predicted.append("keypoints")

@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.cocoeval import COCOeval
 
+from d2_featcomp.deploy.classes import choose_categories
 from d2_featcomp.engine import setup_config
 from d2_featcomp.evaluation import ImageMatches, build_evaluator
 from d2_featcomp.evaluation.coco import CheckedCOCOEvaluator
@@ -171,6 +172,25 @@ def test_a_network_of_more_classes_is_told_before_the_evaluation(coco_folder):
     with pytest.raises(ValueError, match=r"MODEL.YOLOV3.NUM_CLASSES is 6, but data set .* 2 classes"):
         built(name, "MODEL.YOLOV3.NUM_CLASSES", 6, **yolo)
     assert built(name, "MODEL.YOLOV3.NUM_CLASSES", 2, **yolo)
+
+
+def test_classes_in_another_order_are_told_before_the_evaluation(coco_folder):
+    """Else boxes of one class would be compared with objects of another."""
+
+    def swap(data):
+        for category in data["categories"]:
+            category["id"] = 3 - category["id"]
+
+    def add(data):
+        data["categories"].append({"id": 0, "name": "c"})
+
+    name, others = coco_folder(), [coco_folder(swap, "swapped"), coco_folder(add, "more")]
+    for other in others:
+        with pytest.raises(ValueError, match=r"class 0 of data set .* is '[bc]', but 'a' of .*TRAIN\)"):
+            built(other, "DATASETS.TRAIN", (name,))
+        assert built(other, "DATASETS.TRAIN", ("scenes_train",))  # of another network
+    cfg = setup_config(RCNN, ["DATASETS.TRAIN", (name,), "DATASETS.TEST", (others[0],)])
+    assert choose_categories(cfg, 2) == [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
 
 
 def test_a_file_that_is_no_annotation_file_is_named(coco_folder, tmp_path):
