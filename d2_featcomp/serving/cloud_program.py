@@ -95,6 +95,7 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
     paths = list_bitstreams(args.input)
     names = name_bitstreams(paths)
     require_free_names(names)
+    frame_name = _find_frame_name(args.images, names) if args.draw else None
     table, listed = open_annotations(args.annotations, args.input, None if args.draw else args.images)
     categories = match_categories(categories, listed)
     os.makedirs(args.output, exist_ok=True)
@@ -119,7 +120,7 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
         count = write_coco_results(results, categories, table, args.output)
         print(f"{args.output}/results.json: {count} instances")
     if args.draw:
-        draw_frames(args, {result["image_id"] for result in results}, categories)
+        draw_frames(args, frame_name, {result["image_id"] for result in results}, categories)
     if table.unknown:
         print(
             f"{len(table.unknown)} images are not in the annotations, e.g. {table.unknown[0]!r}: they "
@@ -150,10 +151,25 @@ def _draw(output, name, args, categories):
     return True
 
 
-def draw_frames(args, names, categories):
-    """Writes the video of --images with what was found in those of its frames that have these names;
-    `categories` are those of the network."""
-    read = end_where_cut(read_timed_frames(args.images))
+def _find_frame_name(video, names):
+    """Finds how the edge has named a video: by its stem or, beside others of the same, by more of its
+    path. ValueError if none of the names of bitstreams is of a frame of it."""
+    parts = os.path.abspath(video).split(os.sep)[1:]
+    stem = os.path.splitext(parts[-1])[0]
+    found = {name.rpartition("_")[0] for name in names}
+    for name in (stem, *("_".join(parts[at:]) for at in reversed(range(len(parts))))):
+        if name in found:
+            return name
+    raise ValueError(
+        f"--images {video!r}: none of the {len(names)} bitstreams, e.g. {names[0]!r}, is of a frame of "
+        f"it, which are named {stem}_000000 and so on: give the video that they are of"
+    )
+
+
+def draw_frames(args, name, names, categories):
+    """Writes the video of --images, whose frames are named `name`, with what was found in those of its
+    frames that have these names; `categories` are those of the network."""
+    read = end_where_cut(read_timed_frames(args.images, name))
     frames = (frame for frame in read if frame.name in names)
     found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
     count = draw_video(found, args.draw, categories)

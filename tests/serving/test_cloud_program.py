@@ -56,6 +56,28 @@ def test_what_cannot_be_read_does_not_stop_the_rest(network, given, tmp_path, ca
     assert "b.d2fc: it cannot be read (is a directory)" in told and "d.d2fc: it cannot be read" in told
 
 
+def test_frames_are_drawn_by_whatever_name_the_edge_gave_their_video(network, given, tmp_path, capsys):
+    """Beside a video of the same stem it is named by more of its path; another one is refused."""
+    av = pytest.importorskip("av")
+    args = given[0]
+    (tmp_path / "a.d2fc").rename(tmp_path / "left_walk.mp4_000001.d2fc")
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        with av.open(str(tmp_path / folder / "walk.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            for _ in range(2):
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    args.draw, args.images = str(tmp_path / "drawn.mp4"), str(tmp_path / "left" / "walk.mp4")
+    assert decode_files(network, args, CATEGORIES) == 0
+    assert "drawn.mp4: 1 frames" in capsys.readouterr().out
+    args.images = str(tmp_path / "right" / "walk.mp4")
+    with pytest.raises(ValueError, match="none of the 1 bitstreams, e.g. 'left_walk.mp4_000001', is"):
+        decode_files(network, args, CATEGORIES)
+
+
 def test_originals_that_cannot_be_read_do_not_stop_the_rest(network, given, tmp_path, capsys):
     args, data = given
     photos = tmp_path / "photos"
