@@ -140,11 +140,14 @@ def _read_bitstream(path, limits):
     return FeatureBitstream.from_bytes(data, limits)
 
 
+def _drawn_score(args):
+    return 0.5 if args.score_threshold is None else args.score_threshold
+
+
 def _draw(output, name, args, categories):
     """Draws what was found onto the original image, if that is there; whether it could be read."""
-    shown = 0.5 if args.score_threshold is None else args.score_threshold
     try:
-        draw_result(output, name, args.images, args.output, categories, shown)
+        draw_result(output, name, args.images, args.output, categories, _drawn_score(args))
     except (FileNotFoundError, ValueError) as error:
         tqdm.write(str(error), file=sys.stderr)
         return isinstance(error, FileNotFoundError)
@@ -172,5 +175,5 @@ def draw_frames(args, name, names, categories):
     read = end_where_cut(read_timed_frames(args.images, name))
     frames = (frame for frame in read if frame.name in names)
     found = ((frame, read_result(os.path.join(args.output, f"{frame.name}.json"))) for frame in frames)
-    count = draw_video(found, args.draw, categories)
+    count = draw_video(found, args.draw, categories, _drawn_score(args))
     print(f"{args.draw}: {count} frames")

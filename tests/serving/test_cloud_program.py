@@ -12,9 +12,11 @@ from PIL import Image
 
 from d2_featcomp.cli import cloud
 from d2_featcomp.codecs import BitstreamError, DecodeLimits, ImageSizes
+from d2_featcomp.serving import cloud_program
 from d2_featcomp.serving.cloud_program import decode_files, run_cloud
 from d2_featcomp.serving.interruptions import orderly_end
 from d2_featcomp.serving.serve_program import read_limits, serve
+from d2_featcomp.serving.videos import draw_video
 
 CATEGORIES = [{"id": n, "name": str(n)} for n in range(6)]
 
@@ -56,7 +58,9 @@ def test_what_cannot_be_read_does_not_stop_the_rest(network, given, tmp_path, ca
     assert "b.d2fc: it cannot be read (is a directory)" in told and "d.d2fc: it cannot be read" in told
 
 
-def test_frames_are_drawn_by_whatever_name_the_edge_gave_their_video(network, given, tmp_path, capsys):
+def test_frames_are_drawn_by_whatever_name_the_edge_gave_their_video(
+    network, given, tmp_path, capsys, monkeypatch
+):
     """Beside a video of the same stem it is named by more of its path; another one is refused."""
     av = pytest.importorskip("av")
     args = given[0]
@@ -71,10 +75,19 @@ def test_frames_are_drawn_by_whatever_name_the_edge_gave_their_video(network, gi
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
     args.draw, args.images = str(tmp_path / "drawn.mp4"), str(tmp_path / "left" / "walk.mp4")
-    assert decode_files(network, args, CATEGORIES) == 0
-    assert "drawn.mp4: 1 frames" in capsys.readouterr().out
+    thresholds = []
+
+    def draw(*drawn):
+        thresholds.append(drawn[3])
+        return draw_video(*drawn)
+
+    monkeypatch.setattr(cloud_program, "draw_video", draw)
+    for args.score_threshold in (None, 0.2):
+        assert decode_files(network, args, CATEGORIES) == 0
+        assert "drawn.mp4: 1 frames" in capsys.readouterr().out
+    assert thresholds == [0.5, 0.2]  # as in pictures
     args.images = str(tmp_path / "right" / "walk.mp4")
-    with pytest.raises(ValueError, match="none of the 1 bitstreams, e.g. 'left_walk.mp4_000001', is"):
+    with pytest.raises(ValueError, match=r"none of the 1 bitstreams, .*mp4_000001', is of a"):
         decode_files(network, args, CATEGORIES)
 
 
