@@ -64,10 +64,10 @@ def _read_lines(path):
         raise FileNotFoundError(f"no file {path!r}")
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            lines = list(csv.DictReader(file))
+            lines = list(csv.DictReader(file, skipinitialspace=True))  # "rate, AP", as people write
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: no CSV file ({error})") from error
-    return lines, {name.lower(): name for name in lines[0] if name} if lines else {}
+    return lines, {name.strip().lower(): name for name in lines[0] if name} if lines else {}
 
 
 def _select(path, lines, columns, curve, seed):

@@ -274,6 +274,14 @@ def test_curves_of_several_seeds_are_not_mixed(in_process, tmp_path):
     assert "no seed '3'; there are '1', '2'" in in_process(*arguments, "3")[2]
 
 
+def test_spaces_around_names_of_columns_do_not_matter(in_process, tmp_path):
+    path = tmp_path / "by_hand.csv"
+    lines = [f"{rate}, {quality}\n" for rate, quality in zip(RATES, QUALITIES, strict=True)]
+    path.write_text("BPFE , bbox/AP\n" + "".join(lines))
+    columns = ("--rate", "bpfe", "--quality", "bbox/AP")
+    assert in_process("tools/bdrate.py", path, path, *columns)[:2] == (0, "BD-rate: +0.00 %\n")
+
+
 def test_curves_of_other_images_are_told(in_process, tmp_path):
     """As a sweep tells them; other files have no such columns."""
 
