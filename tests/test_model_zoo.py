@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2_featcomp import model_zoo
@@ -16,6 +17,15 @@ def test_names_are_those_of_the_files():
     assert {"msfc_R50", "quick/msfc_R18"} <= set(model_zoo.list_configs())
     assert "MSFC/quickstart" in model_zoo.list_plans()
     assert not [name for name in model_zoo.list_plans() if "ray_serve" in name]
+
+
+@pytest.mark.parametrize("name", model_zoo.list_plans())
+def test_plans_take_configs_that_a_wheel_holds(name):
+    path = Path(model_zoo.find_plan_file(name))
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for part in (plan, *plan.get("trainings", {}).values()):
+        if "config_file" in part:
+            assert (ROOT / "configs") in (path.parent / part["config_file"]).resolve().parents
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ EXPERIMENTS = {
     "MSFC/scenes_long_anchors": ("scenes_msfc_R18_variable", []),
     "MSFC/single_rates": ("quick/msfc_R18_variable", []),
     "MSFC/stride32_learned": ("quick/msfc_R18_learned", []),
-    "NanoDet/coco": ("../projects/NanoDet/configs/nanodet_msfc", ["nanodet/nanodet-g.pth"]),
+    "NanoDet/plans/coco": ("../projects/NanoDet/configs/nanodet_msfc", ["nanodet/nanodet-g.pth"]),
 }
 
 
