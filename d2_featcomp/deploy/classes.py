@@ -25,6 +25,14 @@ def count_classes(network):
     return 0
 
 
+def _find_categories(cfg, count):
+    """Those of the first data set that has `count`, in the order of the training; [] if none has."""
+    trained = list(map(read_categories, cfg.DATASETS.TRAIN))
+    given = [*map(read_categories, cfg.DATASETS.TEST), *trained]
+    found = next((categories for categories in given if len(categories) == count), [])
+    return next((each for each in trained if _list_names(each) == _list_names(found)), found)
+
+
 def _list_names(categories):
     return sorted(category["name"] for category in categories)
 
@@ -50,11 +58,7 @@ def choose_categories(cfg, count, names=None, known=()):
             f"{len(names)} class names ({', '.join(map(str, names))}) for a network of {count} classes: "
             "name each of them once, in the order in which the network was trained"
         )
-    trained = list(map(read_categories, cfg.DATASETS.TRAIN))
-    given = [known, *map(read_categories, cfg.DATASETS.TEST), *trained]
-    found = next((categories for categories in given if len(categories) == count), None)
-    if found and found is not known:  # the order is that of the training
-        found = next((each for each in trained if _list_names(each) == _list_names(found)), found)
+    found = known if len(known) == count else _find_categories(cfg, count)
     categories = list(found or make_categories([str(index) for index in range(count)]))
     if names:
         categories = [

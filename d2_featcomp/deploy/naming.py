@@ -3,7 +3,7 @@
 import itertools
 import os
 
-__all__ = ["name_files"]
+__all__ = ["list_possible_names", "name_files"]
 
 
 def name_files(paths):
@@ -17,7 +17,7 @@ def name_files(paths):
         list[str]: a name each, without separators of paths; no two are equal, also where upper and lower
         case are one.
     """
-    parts = [os.path.abspath(path).split(os.sep)[1:] for path in paths]
+    parts = [_split(path) for path in paths]
     used = [0] * len(paths)  # parts of the path in a name; 0 is the stem
     while True:
         names = [_join(*pair) for pair in zip(parts, used, strict=True)]
@@ -33,6 +33,23 @@ def name_files(paths):
         names[index] = next(name for name in free if name.lower() not in taken)
         taken.add(names[index].lower())
     return names
+
+
+def list_possible_names(path):
+    """Lists the names that :func:`name_files` may give a file, by which other files are beside it.
+
+    Args:
+        path (str): of the file.
+
+    Returns:
+        list[str]: the shortest, its stem, first; without those of files of one path.
+    """
+    parts = _split(path)
+    return [_join(parts, used) for used in range(len(parts) + 1)]
+
+
+def _split(path):
+    return os.path.abspath(path).split(os.sep)[1:]
 
 
 def _join(parts, used):

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from ..codecs import BitstreamError, FeatureBitstream
 from ..codecs.bitstream import DEFAULT_LIMITS
 from ..deploy import find_categories, load_sub_model, read_config
+from ..deploy.naming import list_possible_names
 from .coco_results import (
     match_categories,
     name_bitstreams,
@@ -155,17 +156,16 @@ def _draw(output, name, args, categories):
 
 
 def _find_frame_name(video, names):
-    """Finds how the edge has named a video: by its stem or, beside others of the same, by more of its
-    path. ValueError if none of the names of bitstreams is of a frame of it."""
-    parts = os.path.abspath(video).split(os.sep)[1:]
-    stem = os.path.splitext(parts[-1])[0]
+    """Finds how the edge has named a video. ValueError if none of the names of bitstreams is of a frame
+    of it."""
+    possible = list_possible_names(video)
     found = {name.rpartition("_")[0] for name in names}
-    for name in (stem, *("_".join(parts[at:]) for at in reversed(range(len(parts))))):
+    for name in possible:
         if name in found:
             return name
     raise ValueError(
         f"--images {video!r}: none of the {len(names)} bitstreams, e.g. {names[0]!r}, is of a frame of "
-        f"it, which are named {stem}_000000 and so on: give the video that they are of"
+        f"it, which are named {possible[0]}_000000 and so on: give the video that they are of"
     )
 
 
