@@ -19,7 +19,7 @@ help:
 	@echo 'make lint          check the style and the types of the public API'
 	@echo 'make msfc          the long run: rates and accuracy for many settings (two hours; resumable)'
 	@echo 'make msfc-rates    every rate from one network, against the compressed image (40 minutes; resumable)'
-	@echo 'make msfc-anchors  the same against more: FCTM v1, JPEG XL, AVIF (longer; resumable)'
+	@echo 'make msfc-anchors  the long run against FCTM v1 and L-MSFC (two hours after make msfc; resumable)'
 	@echo 'make msfc-levels   which level of the pyramid matters: noise on each (10 minutes)'
 	@echo 'make photo-scenes  build the data set of real pixels from three Debian packages'
 	@echo 'make msfc-photo    MSFC and images on that data set, from ImageNet weights, three seeds (an hour a seed; resumable)'
@@ -64,7 +64,7 @@ msfc-rates: install
 	$(reproduce) '$(OUTPUT)/msfc-rates' projects/MSFC/rates.yaml
 
 msfc-anchors: install
-	$(reproduce) '$(OUTPUT)/msfc-anchors' projects/MSFC/anchors.yaml
+	$(reproduce) '$(OUTPUT)/msfc-anchors' projects/MSFC/scenes_long_anchors.yaml --trainings '$(OUTPUT)/msfc-long'
 
 msfc-levels: quickstart
 	$(run) projects/MSFC/level_noise.py --config-file configs/quick/msfc_R18.yaml \

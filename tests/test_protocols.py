@@ -142,7 +142,6 @@ EXPERIMENTS = {
     "CompressibleMTL/quickstart": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes": ("quick/mtl_R34", []),
     "CompressibleMTL/scenes_encoder1": ("quick/mtl_R34", []),
-    "MSFC/anchors": ("quick/msfc_R18_variable", []),
     "MSFC/photo_scenes": ("photo_scenes_msfc_R18", []),
     "MSFC/photo_scenes_anchors": ("photo_scenes_msfc_EFLite0", [LITE0]),
     "MSFC/photo_scenes_pretrained": ("photo_scenes_msfc_EFLite0", [LITE0]),
