@@ -12,7 +12,7 @@ reproduce = $(run) tools/reproduce.py --workers $(WORKERS) --output
 	baf baf-photos mtl mtl-scenes mtl-photo benchmark
 
 help:
-	@echo 'make quickstart    install, then train, evaluate and plot a small network (10 to 25 minutes on 2 cores)'
+	@echo 'make quickstart    install, then train, evaluate and plot a small network (10 to 30 minutes on 2 cores)'
 	@echo 'make test          install, then run the tests'
 	@echo 'make test-slow     the tests and the slow proofs'
 	@echo 'make test-lowest   tests of operations and codecs with the lowest versions of setup.py (6 GB, removed)'
