@@ -2,9 +2,10 @@
 
     featcomp bdrate anchor.csv test.csv --rate bpfe --quality bbox/AP
 
-It tells how many percent more bits a curve needs than another for the same quality; negative numbers
-save bits. Any CSV file with a header and a line a point will do, those of featcomp sweep among them; of
-a file with several curves in its column "curve", or several seeds in its column "seed", name one.
+The BD-rate says how many percent more bits one curve needs than the other for the same quality, on
+average; negative numbers save bits. Any CSV file with a header and one line per point will do, such as
+those of featcomp sweep. If a file has several curves in a column "curve", or several seeds in a column
+"seed", name one.
 """
 
 import argparse
@@ -18,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("test", help="CSV file of the other curve; may be the same file")
     parser.add_argument("--rate", required=True, help="column of the rate, in any unit, e.g. bpfe")
     parser.add_argument("--quality", required=True, help="column of the quality, larger is better")
-    parser.add_argument("--anchor-curve", metavar="NAME", help="which one, if the file has several")
-    parser.add_argument("--test-curve", metavar="NAME", help="which one, if the file has several")
-    parser.add_argument("--anchor-seed", metavar="SEED", help="which one, if the curve has several")
-    parser.add_argument("--test-seed", metavar="SEED", help="which one, if the curve has several")
+    parser.add_argument("--anchor-curve", metavar="NAME", help="which curve, if it has several")
+    parser.add_argument("--test-curve", metavar="NAME", help="which curve, if it has several")
+    parser.add_argument("--anchor-seed", metavar="SEED", help="which seed, if the anchor has several")
+    parser.add_argument("--test-seed", metavar="SEED", help="which seed, if the test has several")
     parser.add_argument(
         "--method",
         default="cubic",

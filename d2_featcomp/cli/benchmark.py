@@ -1,11 +1,11 @@
 """Measures speed, as ratios of medians within one run.
 
-    featcomp benchmark                      all there is; on a CPU without throughput
-    featcomp benchmark --device cuda        what a GPU changes
+    featcomp benchmark                      all benchmarks but, on a CPU, throughput
+    featcomp benchmark --device cuda        those that a GPU changes
     featcomp benchmark compressibility_loss --threads 1 --output benchmark.json
 
-A line tells what was measured, what it was compared with, how often the former goes into the latter (or,
-where a share is meant, which part of the whole it is), and the goal.
+Each line shows what was measured, what it was compared with, how many times faster it is (or, where a
+share is meant, its share of the time), and the goal.
 """
 
 import argparse
@@ -32,18 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which of: {', '.join(BENCHMARKS)} (default: those that the device matters for)",
+        help=f"some of {', '.join(BENCHMARKS)} (default: those for which the device matters)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument(
-        "--size", type=image_size, default=(800, 1333), help="of images for MSFC (default: 800x1333)"
+        "--repeats", type=int, default=5, help="repetitions of each measurement (default: 5)"
+    )
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        default=(800, 1333),
+        help="HEIGHTxWIDTH of images for MSFC (default: 800x1333)",
     )
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out torch.compile, which takes long"
     )
-    parser.add_argument("--output", help="JSON file to write, after each of the benchmarks")
+    parser.add_argument("--output", help="JSON file to write, updated after each benchmark")
 
 
 def run(args: argparse.Namespace) -> None:

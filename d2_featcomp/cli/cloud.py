@@ -3,14 +3,12 @@
     featcomp cloud --weights deployed/cloud.pth --input out/ --output results/
     featcomp cloud --weights deployed/cloud.pth --output results/ --serve 127.0.0.1:8000
 
-Needs cloud.pth alone (featcomp export), which holds the configuration, too. For each bitstream NAME.d2fc
-it writes NAME.json, what was found, with the maps of dense tasks as PNG files; results.json, all
-instances in COCO's result format; and images.json, the images and categories that this names. Their ids
-are those of the data set where --annotations gives it, or images.json lies beside the bitstreams. With
---images, the folder of the original images, it draws them, too. The server takes PUT
-/v1/bitstreams/ID, and answers GET /healthz and GET /metrics; the network computes up to
-MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. It ends on SIGTERM, when all that it has accepted is
-answered. `featcomp serve` tells more of it.
+It needs only cloud.pth (featcomp export), which holds the configuration, too. For each bitstream
+NAME.d2fc it writes NAME.json with the results, and maps of dense tasks as PNG files. results.json has
+all instances in COCO's result format, images.json the images and categories that it refers to. Their ids
+are those of the data set if --annotations gives it, or if images.json lies beside the bitstreams.
+--images, the folder of the original images, adds pictures. With --serve it is a server: see
+featcomp serve.
 """
 
 import argparse
@@ -21,23 +19,23 @@ from .server_options import add_server
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--input", nargs="+", default=[], help=".d2fc files or folders of them")
+    parser.add_argument("--input", nargs="+", default=[], help=".d2fc files, or folders of them")
     parser.add_argument(
         "--images",
-        help="folder of the original images, to draw what was found; or a video, with --draw",
+        help="folder of the original images, to draw the results; with --draw, the video",
     )
     parser.add_argument(
         "--draw",
         metavar="VIDEO",
-        help="with --images VIDEO: write its frames with what was found, e.g. drawn.mp4",
+        help="with --images VIDEO: write the video with the results drawn, e.g. drawn.mp4",
     )
     parser.add_argument(
         "--annotations",
         metavar="FILE",
-        help="of the data set, in COCO's format, for ids (default: images.json beside the bitstreams, "
-        "or annotations.json in --images)",
+        help="annotations of the data set in COCO's format, for ids (default: images.json beside the "
+        "bitstreams, or annotations.json in --images)",
     )
-    parser.add_argument("--serve", metavar="HOST:PORT", help="be a server; port 0 chooses a free one")
+    parser.add_argument("--serve", metavar="HOST:PORT", help="run as a server; port 0 is a free one")
     add_server(parser)
     add_overrides(parser)
 
@@ -45,19 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Adds what a cloud sub-model needs, as files or as a server."""
     add_sub_model(parser, "cloud")
-    parser.add_argument("--output", default="results", help="folder (default: results)")
+    parser.add_argument("--output", default="results", help="folder to write to (default: results)")
     parser.add_argument(
         "--classes",
         type=split_list,
         metavar="A,B",
-        help="names of the classes (default: those in the weights' file, or of the config's data sets)",
+        help="class names (default: those in the file of weights, or of the data sets in the config)",
     )
     parser.add_argument(
         "--score-threshold",
         type=float,
         metavar="SCORE",
-        help="leave instances of a lower score out of results, 0 to 1 (default: 0 in JSON, 0.5 in "
-        "pictures)",
+        help="leave out instances with a lower score, 0 to 1 (default: 0 in JSON, 0.5 in pictures)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Turns a weight file of Darknet's YOLO-v3 or YOLO-v3-tiny into a Detectron2 checkpoint.
+"""Converts a weight file of Darknet's YOLO-v3 or YOLO-v3-tiny to a Detectron2 checkpoint.
 
     featcomp convert-darknet --weights yolov3.weights --config baf_yolov3 \\
         --output yolov3.pth
@@ -10,9 +10,9 @@ from .options import add_config_file, add_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", required=True, help="the Darknet file")
-    add_config_file(parser, "of the network that it is for")
-    parser.add_argument("--output", required=True, help="the .pth file to write")
+    parser.add_argument("--weights", required=True, help="Darknet's .weights file")
+    add_config_file(parser, "config of the network that it is for")
+    parser.add_argument("--output", required=True, help=".pth file to write")
     add_overrides(parser)
 
 

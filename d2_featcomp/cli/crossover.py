@@ -3,10 +3,9 @@
     featcomp crossover --config msfc_R50 --input photos \\
         --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
 
-Measures on this machine the medians of both ways: edge network, its codec, cloud sub-model and bytes of
-the split; image codec, the whole network after it and bytes of the image, as the network gets it. The
-table adds the transfer at several bandwidths; at the cross-over both take equally long. --edge-factor
-tells how many times slower the edge device is than this machine.
+It measures medians on this machine. For the split: edge sub-model, codec, cloud sub-model and bytes. For
+the image: image codec, the whole network and bytes, the image being as the network gets it. The table
+adds the transfer at several bandwidths; at the cross-over both take equally long.
 """
 
 import argparse
@@ -26,19 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser)
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns or videos")
     parser.add_argument(
-        "--anchor-weights", help="the whole network, which gets the image (default: MODEL.WEIGHTS)"
+        "--anchor-weights",
+        help="checkpoint of the whole network, which gets the image (default: MODEL.WEIGHTS)",
     )
-    parser.add_argument("--image-codec", default="jpeg420", help="for the image (default: jpeg420)")
+    parser.add_argument("--image-codec", default="jpeg420", help="codec of the image (default: jpeg420)")
     parser.add_argument("--image-quality", type=float, default=90, help="its QUALITY (default: 90)")
     parser.add_argument(
         "--bandwidths",
         type=split_numbers,
         default=BANDWIDTHS,
         metavar="A,B",
-        help=f"kbit/s (default: {','.join(map(str, BANDWIDTHS))})",
+        help=f"bandwidths of the table, kbit/s (default: {','.join(map(str, BANDWIDTHS))})",
     )
-    parser.add_argument("--latency", type=float, default=0, help="ms, one way (default: 0)")
-    parser.add_argument("--edge-factor", type=float, default=1, help="the edge is so much slower (1)")
+    parser.add_argument(
+        "--latency", type=float, default=0, help="latency of the network, ms, one way (default: 0)"
+    )
+    parser.add_argument(
+        "--edge-factor",
+        type=float,
+        default=1,
+        help="how many times slower the edge device is than this machine (default: 1)",
+    )
     parser.add_argument("--limit", type=int, default=50, help="images to measure (default: 50)")
     add_overrides(parser)
 

@@ -3,11 +3,10 @@
     featcomp datasets
     featcomp datasets --build scenes photo_scenes
 
-Data sets lie below DETECTRON2_DATASETS (default: datasets). `scenes` is drawn from a seed, in a few
-minutes; `photo_scenes` is composed of the pixels of three Debian packages, which are downloaded with
-apt-get and not installed. Others have to be downloaded from where their authors publish them. Your own
-are made by featcomp make-scenes, are registered as for Detectron2, or are any folder of images:
-images:FOLDER, images:FOLDER:FILE.json.
+Data sets are below DETECTRON2_DATASETS (default: datasets). `scenes` is drawn from a seed, in a few
+minutes. `photo_scenes` is composed from three Debian packages, which are downloaded with apt-get but not
+installed. Download others from their authors. Your own data sets are made by featcomp make-scenes,
+registered as in Detectron2, or any folder of images: images:FOLDER, images:FOLDER:FILE.json.
 """
 
 import argparse
@@ -17,7 +16,11 @@ TAKES_IMPORTS = False
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--build", nargs="+", default=[], metavar="NAME", help="build these: scenes, photo_scenes"
+        "--build",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="build these data sets: scenes, photo_scenes",
     )
 
 

@@ -5,13 +5,13 @@
 
 For every input image it writes, below --output:
 
-    NAME_detections.png   what is found; with --reference, beside what that network finds, not split, in
-                          the image, and in one that an image codec codes to about as many bytes
-    NAME_tasks.png        of networks with several tasks: all that they predict
-    NAME_features.png     the latents, a tile a channel
+    NAME_detections.png   the detections; with --reference, beside those of that network without a split,
+                          in the image, and in the image coded to about as many bytes
+    NAME_tasks.png        for networks with several tasks: all of their outputs
+    NAME_features.png     the latents, one tile per channel
     NAME.d2fc             the feature bitstream itself
 
-Of a video, or of camera:0, --draw writes a video with what is found in its frames.
+For a video, or camera:0, --draw writes a video with the detections in its frames.
 """
 
 import argparse
@@ -25,18 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", nargs="+", required=True, help="images, folders of images, or one video or camera:0"
     )
-    parser.add_argument("--output", metavar="FOLDER", help="where to write what is drawn of images")
-    parser.add_argument("--draw", metavar="VIDEO", help="of a video: the one to write, e.g. drawn.mp4")
+    parser.add_argument("--output", metavar="FOLDER", help="folder for the pictures")
+    parser.add_argument("--draw", metavar="VIDEO", help="for a video: file to write, e.g. drawn.mp4")
     add_sampling(parser)
     parser.add_argument(
         "--reference",
         metavar="WEIGHTS",
-        help="of images: checkpoint of the network before it was split, to compare with",
+        help="for images: checkpoint of the network before it was split, to compare with",
     )
     parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, help="smallest score shown (0 to 1)"
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        help="smallest score that is drawn, 0 to 1 (default: 0.5)",
     )
-    parser.add_argument("--limit", type=int, help="stop after this many images")
+    parser.add_argument("--limit", type=int, help="stop after this many images (default: all)")
     add_overrides(parser)
 
 

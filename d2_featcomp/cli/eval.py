@@ -4,8 +4,8 @@
     featcomp eval --config msfc_R50 MODEL.WEIGHTS output/model_final.pth \\
         MODEL.FEATCOMP.CODEC.NAME jpegxl MODEL.FEATCOMP.CODEC.BITS 4
 
-The data set is DATASETS.TEST; codec settings are config overrides. OUTPUT_DIR gets a log and, in
-inference/feature_rates.csv, the rate of each image.
+The data set is DATASETS.TEST; codec settings are config overrides. OUTPUT_DIR gets a log, and the rate
+of each image in inference/feature_rates.csv.
 """
 
 import argparse

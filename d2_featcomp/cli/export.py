@@ -7,13 +7,12 @@ writes, into --output:
 
     edge.pth    the weights of the edge sub-model, for featcomp edge
     cloud.pth   those of the cloud sub-model, for featcomp cloud
-    edge.onnx   the edge network, for featcomp edge without PyTorch (with --onnx), checked against it
-    edge.int8.onnx   the same in 8 bits, faster and less exact (with --int8 --calibrate FOLDER)
+    edge.onnx   with --onnx: the edge network, for featcomp edge without PyTorch, checked against PyTorch
+    edge.int8.onnx   with --int8 --calibrate FOLDER: the same in 8 bits, faster and less exact
 
-Each holds what its program needs beside: configuration, names of the classes, input size and format,
-codec and fingerprint; in the ONNX files they are metadata. Settings that change the bitstreams stay
-those of the export. All carry the same fingerprint; a cloud sub-model refuses bitstreams of any other
-network.
+Each file also holds configuration, class names, input size and format, codec and fingerprint; in the
+ONNX files these are metadata. Settings that change the bitstreams are fixed by the export. All files
+carry the same fingerprint; a cloud sub-model refuses bitstreams of any other network.
 """
 
 import argparse
@@ -31,27 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         type=split_list,
         metavar="A,B",
-        help="names of the network's classes (default: of the data sets in the config)",
+        help="names of the network's classes (default: those of the data sets in the config)",
     )
-    parser.add_argument("--onnx", action="store_true", help="write edge.onnx, too")
-    parser.add_argument("--int8", action="store_true", help="write edge.onnx and edge.int8.onnx, too")
+    parser.add_argument("--onnx", action="store_true", help="also write edge.onnx")
+    parser.add_argument("--int8", action="store_true", help="also write edge.onnx and edge.int8.onnx")
     parser.add_argument(
-        "--calibrate", metavar="FOLDER", help="with --int8: images such as the edge will see, no labels"
+        "--calibrate",
+        metavar="FOLDER",
+        help="with --int8: folder of images like those that the edge will see; no labels needed",
     )
     parser.add_argument(
-        "--calibration-images", type=int, default=100, metavar="N", help="of them at most (100)"
+        "--calibration-images",
+        type=int,
+        default=100,
+        metavar="N",
+        help="with --int8: use at most N of these images (default: 100)",
     )
     parser.add_argument(
         "--float-layers",
         type=int,
         default=1,
         metavar="N",
-        help="with --int8: layers before the latent that stay float32 (1)",
+        help="with --int8: number of layers before the latent that stay float32 (default: 1)",
     )
     parser.add_argument(
         "--vnni",
         action="store_true",
-        help="with --int8: weights of 8 bits in place of 7, for edges whose processors have VNNI",
+        help="with --int8: weights of 8 bits instead of 7, for edges whose processors have VNNI",
     )
     add_overrides(parser)
 

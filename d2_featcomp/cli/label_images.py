@@ -1,9 +1,8 @@
-"""Labels a folder of images with what a network is confident to see in them.
+"""Labels a folder of images with the confident detections of a network.
 
-Writes FOLDER/annotations.json in COCO's format; annotations that are there are kept, as
-annotations.bak.json. Where no ground truth is at hand, the data set `images:FOLDER` then measures how
-much of these detections a network with compressed features keeps; the network without them reaches
-100 AP.
+It writes FOLDER/annotations.json in COCO's format; existing annotations are kept as
+annotations.bak.json. For images without ground truth, the data set `images:FOLDER` then measures how
+many of these detections a network with compressed features keeps; the network that made them has 100 AP.
 
     featcomp label-images --config baf_yolov3_tiny --images photos \\
         MODEL.WEIGHTS yolov3-tiny.pth
@@ -15,13 +14,13 @@ from .options import add_config_file, add_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_file(parser, "of the network; MODEL.WEIGHTS must be set")
-    parser.add_argument("--images", required=True, metavar="FOLDER", help="the folder")
+    add_config_file(parser, "config of the network; MODEL.WEIGHTS must be set")
+    parser.add_argument("--images", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument(
-        "--score", type=float, default=0.5, help="smallest score of a label, 0 to 1 (default 0.5)"
+        "--score", type=float, default=0.5, help="smallest score of a label, 0 to 1 (default: 0.5)"
     )
     parser.add_argument(
-        "--classes", nargs="+", help="their names (default: COCO's if there are 80, else numbers)"
+        "--classes", nargs="+", help="class names (default: COCO's if there are 80, else numbers)"
     )
     add_overrides(parser)
 

@@ -2,8 +2,9 @@
 
     featcomp make-scenes --name my_scenes --cutouts stamps/ --backgrounds photos/
 
-registers `my_scenes_train` and `my_scenes_val`, as soon as d2_featcomp is imported with the same
-DETECTRON2_DATASETS (default: datasets). The two parts share neither cut-outs nor photographs.
+builds the data sets `my_scenes_train` and `my_scenes_val` below DETECTRON2_DATASETS (default: datasets).
+Importing d2_featcomp with the same DETECTRON2_DATASETS registers them. The two parts share neither
+cut-outs nor photographs.
 """
 
 import argparse
@@ -14,20 +15,24 @@ TAKES_IMPORTS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", required=True, help="of the data set, and of its folder")
+    parser.add_argument("--name", required=True, help="name of the data set, and of its folder")
     parser.add_argument(
-        "--cutouts", help="folder with a sub-folder a class, of images with transparent background"
+        "--cutouts", help="folder of images with transparent background, one sub-folder per class"
     )
     parser.add_argument("--backgrounds", help="folder of photographs")
     parser.add_argument("--classes", nargs="+", help="sub-folders to use (default: all large enough)")
     parser.add_argument(
         "--exclude", nargs="+", default=(), help="leave out cut-outs whose path contains one of these"
     )
-    parser.add_argument("--train", type=int, default=2000, help="training images (default 2000)")
-    parser.add_argument("--val", type=int, default=200, help="validation images (default 200)")
-    parser.add_argument("--seed", type=int, default=2021, help="of every random choice (default 2021)")
+    parser.add_argument("--train", type=int, default=2000, help="training images (default: 2000)")
+    parser.add_argument("--val", type=int, default=200, help="validation images (default: 200)")
     parser.add_argument(
-        "--check", action="store_true", help="only tell, by the exit status, whether it is complete"
+        "--seed", type=int, default=2021, help="seed of all random choices (default: 2021)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check whether the data set is complete: exit status 0 or 1",
     )
 
 

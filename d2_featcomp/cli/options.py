@@ -15,7 +15,7 @@ __all__ = [
 
 def add_config_file(
     parser: argparse.ArgumentParser,
-    what: str = "of the split network",
+    what: str = "config of the split network",
     *,
     required: bool = True,
     default: str | None = None,
@@ -35,7 +35,7 @@ def add_config_file(
         required=required,
         default=default,
         metavar="FILE",
-        help=f"{what}: a file, or a name of the model zoo, e.g. msfc_R50",
+        help=f"{what}: a file, or a name in the model zoo, e.g. msfc_R50",
     )
 
 
@@ -44,7 +44,7 @@ def add_sub_model(parser: argparse.ArgumentParser, name: str) -> None:
     "cloud"."""
     add_config_file(
         parser,
-        "of the split network (default: the configuration in the weights' file)",
+        "config of the split network (default: the one in the file of weights)",
         required=False,
     )
     files = "edge.pth, edge.onnx" if name == "edge" else f"{name}.pth"
@@ -61,12 +61,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """Adds Detectron2's options of several processes and machines."""
     parser.add_argument(
-        "--num-gpus", type=int, default=1, help="GPUs, or processes on CPUs, of a machine (default: 1)"
+        "--num-gpus", type=int, default=1, help="GPUs per machine; on CPUs, processes (default: 1)"
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="default: 1")
-    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine (default: 0)")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="its number, from 0 (default: 0)")
     parser.add_argument(
-        "--dist-url", default="auto", help="for several machines: tcp://HOST:PORT (default: auto)"
+        "--dist-url",
+        default="auto",
+        help="address at which several machines meet: tcp://HOST:PORT (default: auto)",
     )
 
 
@@ -77,17 +79,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="of videos and cameras, take every Nth frame (1)",
+        help="take every Nth frame of videos and cameras (default: 1)",
     )
     parser.add_argument(
-        "--fps", type=float, help="of videos and cameras, take at most so many frames a second"
+        "--fps",
+        type=float,
+        help="take at most this many frames per second of videos and cameras (default: all)",
     )
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """Adds --verbose, of commands that write a log file."""
     parser.add_argument(
-        "--verbose", action="store_true", help="show on the terminal all that the log file gets"
+        "--verbose", action="store_true", help="print everything that is written to the log file"
     )
 
 

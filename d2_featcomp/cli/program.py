@@ -108,7 +108,7 @@ def _make_main_parser() -> CommandParser:
         usage="featcomp COMMAND [options] [KEY VALUE ...]",
         description="Split inference with Detectron2: trains, measures and deploys networks whose\n"
         "features are compressed between edge and cloud.\n\ncommands:\n" + "\n".join(lines),
-        epilog="featcomp COMMAND --help tells the options of a command.",
+        epilog="featcomp COMMAND --help shows the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"d2_featcomp {__version__}")

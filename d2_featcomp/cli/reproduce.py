@@ -5,7 +5,7 @@
     featcomp reproduce msfc/photo_scenes_pretrained --output output/photo --workers 2
     featcomp reproduce mine.yaml --output output/mine --train "msfc, seed 2"   # a job of a cluster
 
-What was finished before an interruption is not done again: run the same command to go on. The exit
+After an interruption, run the same command to continue; what was finished is not done again. The exit
 status is 1 if a goal that the experiment states was missed. The file's keys are in
 d2_featcomp/experiments/plan.py.
 """
@@ -21,39 +21,39 @@ from .options import add_verbose
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "experiment", help="YAML file, or the name of one of this project, e.g. msfc/quickstart"
+        "experiment", help="YAML file, or name of an experiment of this project, e.g. msfc/quickstart"
     )
-    parser.add_argument("--output", required=True, help="folder to write to, or to go on in")
+    parser.add_argument("--output", required=True, help="folder to write to, or to continue in")
     parser.add_argument(
         "--retrain",
         action="store_true",
-        help="train again what was trained with other settings; the old is kept beside the new",
+        help="repeat trainings that were done with other settings; the old ones are kept beside the new",
     )
     parser.add_argument(
         "--trainings",
         metavar="OUTPUT",
-        help="use the trainings of another experiment's output; what it lacks is trained there, too",
+        help="use the trainings in the output folder of another experiment; others are trained there",
     )
     parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
         metavar="SEED",
-        help="train and measure with each of these, in place of the experiment's; tables show means",
+        help="train and measure with each of these seeds instead of the experiment's; tables show means",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
         metavar="N",
-        help="train N networks at a time, measure one while there are less than N to train, and by N "
-        "processes in the end; they share the CPU cores, or the GPUs (default: 1)",
+        help="number of processes, which share the CPU cores or the GPUs: train N networks at a time, "
+        "measure while fewer are left to train, and measure with N in the end (default: 1)",
     )
     parser.add_argument(
         "--train",
         nargs="+",
         metavar="TRAINING",
-        help="do only these trainings of the experiment, and measure nothing; a name without a seed "
+        help="do only these trainings of the experiment, without measuring; a name without a seed "
         "means those of all seeds",
     )
     parser.add_argument(

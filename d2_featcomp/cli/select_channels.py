@@ -1,7 +1,7 @@
-"""Orders the channels of a layer by how much they tell of its input, for BaF (eq. 2 and 3).
+"""Orders the channels of a layer by their correlation with the layer's input, for BaF (eq. 2 and 3).
 
-The images are those of DATASETS.TRAIN; `images:FOLDER` is any folder of images. Name the file that is
-written in MODEL.FEATCOMP.BAF.CHANNEL_ORDER:
+The images are those of DATASETS.TRAIN; `images:FOLDER` is any folder of images. Set
+MODEL.FEATCOMP.BAF.CHANNEL_ORDER to the file that is written:
 
     featcomp select-channels --config baf_yolov3 --output order.json \\
         MODEL.WEIGHTS yolov3.pth DATASETS.TRAIN "('images:photos',)"
@@ -13,9 +13,9 @@ from .options import add_config_file, add_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_file(parser, "of the network; MODEL.WEIGHTS must be set")
-    parser.add_argument("--images", type=int, default=1000, help="how many to look at (default 1000)")
-    parser.add_argument("--output", required=True, help="the JSON file to write")
+    add_config_file(parser, "config of the network; MODEL.WEIGHTS must be set")
+    parser.add_argument("--images", type=int, default=1000, help="number of images (default: 1000)")
+    parser.add_argument("--output", required=True, help="JSON file to write")
     add_overrides(parser)
 
 

@@ -4,12 +4,13 @@
     featcomp serve --weights deployed/cloud.pth --output results/ --address 0.0.0.0:8000 \\
         --token-file tokens --tls-cert server.pem --tls-key server.key
 
-It is `featcomp cloud --serve HOST:PORT`: takes PUT /v1/bitstreams/ID and writes the results into
---output. GET / is a page that shows what it does, /docs describes the requests, /metrics is for
-Prometheus and /healthz for load balancers. It ends on SIGTERM, when all that it has accepted is
-answered.
-Beyond this machine it listens with --token-file or --tls-client-ca only, or with --allow-anonymous.
-Needs the extra "serve": pip install 'd2_featcomp[serve]'. docs/server.md tells more.
+It takes PUT /v1/bitstreams/ID, answers with the results and writes them into --output. The network
+computes up to MODEL.FEATCOMP.SERVER.MAX_BATCH bitstreams at once. GET / is a page that shows the state
+of the server, /docs describes the requests, /metrics is for Prometheus and /healthz for load balancers.
+On SIGTERM it answers all that it has accepted, then ends.
+
+It listens to other machines only with --token-file or --tls-client-ca, or with --allow-anonymous.
+It needs the extra "serve": pip install 'd2_featcomp[serve]'. See docs/server.md.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="serve",
         default="127.0.0.1:8000",
         metavar="HOST:PORT",
-        help="to listen at; port 0 chooses a free one (default: 127.0.0.1:8000)",
+        help="address to listen at; port 0 is a free one (default: 127.0.0.1:8000)",
     )
     add_server(parser)
     add_overrides(parser)

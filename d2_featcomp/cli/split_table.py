@@ -3,14 +3,15 @@
     featcomp split-table --config msfc_R50 --input photos --edge-factor 4 \\
         --anchor-weights output/step1/model_final.pth MODEL.WEIGHTS output/model_final.pth
 
-Candidates are the image itself (JPEG), each stage of the backbone, its pyramid, or each layer at which a
-Darknet can be split, all channels quantized to --bits and coded by JPEG XL; the answers, which an edge
-sends that computes the whole network; and the split of the configuration. kMAC are thousands of
-multiply-accumulates for each pixel of the network's input, counted by fvcore; "of these added" are those
-that the edge computes on top of the network that is split: to reduce features, and in networks of the
-codec. "split point" is what MODEL.FEATCOMP.SPLIT_POINT calls the place, where there is one. The last
-column tells at which bandwidths a candidate has the shortest end-to-end latency, answers left out;
---edge-factor tells how many times slower the edge device is than this machine.
+Candidates are: the image itself (JPEG); each stage of the backbone, its pyramid, or each layer at which
+a Darknet can be split, with all channels quantized to --bits and coded by JPEG XL; the answers, sent by
+an edge that computes the whole network; and the split of the configuration.
+
+kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted by fvcore. "of
+these added" are those that the edge computes in addition to the layers of the network: to reduce
+features, and in networks of the codec. "split point" is the value of MODEL.FEATCOMP.SPLIT_POINT, if
+there is one. The last column shows at which bandwidths a candidate has the shortest end-to-end latency,
+not counting the answers.
 """
 
 import argparse
@@ -26,12 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns or videos")
     parser.add_argument(
         "--anchor-weights",
-        help="of the network before it was split, for all candidates but the configured one",
+        help="checkpoint of the network before it was split, for all candidates but the configured one "
+        "(default: MODEL.WEIGHTS)",
     )
-    parser.add_argument("--bits", type=int, default=8, help="of features that are not reduced (8)")
-    parser.add_argument("--image-quality", type=int, default=90, help="of the JPEG image (90)")
-    parser.add_argument("--edge-factor", type=float, default=1, help="the edge is so much slower (1)")
-    parser.add_argument("--limit", type=int, default=20, help="images to measure (20)")
+    parser.add_argument(
+        "--bits", type=int, default=8, help="bit depth of features that are not reduced (default: 8)"
+    )
+    parser.add_argument(
+        "--image-quality", type=int, default=90, help="quality of the JPEG image (default: 90)"
+    )
+    parser.add_argument(
+        "--edge-factor",
+        type=float,
+        default=1,
+        help="how many times slower the edge device is than this machine (default: 1)",
+    )
+    parser.add_argument("--limit", type=int, default=20, help="images to measure (default: 20)")
     parser.add_argument("--output", help="JSON file to write")
     add_overrides(parser)
 

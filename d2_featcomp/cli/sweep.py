@@ -3,12 +3,12 @@
     featcomp sweep --config msfc_R50 --anchor-weights output/step1/model_final.pth \\
         MODEL.WEIGHTS output/model_final.pth
 
-measures the config's own codec at several bit depths (a lossy one at several qualities, one of a
-variable rate at several rates), beside the image and all features coded by common codecs and the
-network before it was split. Other curves are chosen by flags, or described in a YAML file (--curves;
-its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates, plots, a
-summary. The same command again goes on where it was stopped; other curves may be added. --target-kb and
---max-drop choose among the settings on the convex hull of quality over rate.
+measures the config's own codec: a lossless one at several bit depths, a lossy one at several qualities,
+one of variable rate at several rates. As anchors it measures the image and all features coded by common
+codecs, and the network before it was split. Choose other curves by options, or describe them in a YAML
+file (--curves; its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates,
+plots and a report. The same command continues where it was stopped; other curves may be added.
+--target-kb and --max-drop choose among the settings on the convex hull of quality over rate.
 """
 
 import argparse
@@ -27,45 +27,51 @@ from .options import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser)
     parser.add_argument("--output", default="output/sweep", help="folder (default: output/sweep)")
-    parser.add_argument("--curves", metavar="YAML", help="what to measure; or these flags:")
+    parser.add_argument("--curves", metavar="YAML", help="file of curves, instead of these options:")
     listed: Any = {"type": split_list, "metavar": "A,B"}
-    parser.add_argument("--codecs", **listed, help="a curve each (default: the config's codec)")
+    parser.add_argument("--codecs", **listed, help="one curve each (default: the config's codec)")
     parser.add_argument(
         "--bits",
         **listed,
-        help="points of lossless codecs (default: 2,3,4,6,8; of learned, and of the config's codec "
-        "if lossy, CODEC.BITS)",
+        help="bit depths: points of lossless codecs (default: 2,3,4,6,8; CODEC.BITS for learned, and "
+        "for the config's codec if it is lossy)",
     )
     parser.add_argument(
         "--qualities",
         **listed,
-        help="points of lossy codecs (default: the codec's and, of the config's codec, CODEC.QUALITY)",
+        help="points of lossy codecs (default: the usual ones of the codec; for the config's codec also "
+        "CODEC.QUALITY)",
     )
     parser.add_argument(
         "--anchors",
         **listed,
-        help="of image, features, raw, answers, image:CODEC, features:CODEC, or none (default: the "
-        "first three)",
+        help="some of image, features, raw, answers, image:CODEC, features:CODEC; or none (default: "
+        "image,features,raw)",
     )
     parser.add_argument(
         "--anchor-weights",
         metavar="WEIGHTS",
-        help="the network before it was trained to be split, for anchors and the uncompressed network",
+        help="checkpoint of the network before it was split, for anchors and the uncompressed network",
     )
     parser.add_argument(
-        "--bd-method", default="cubic", choices=("cubic", "pchip", "akima"), help="of BD-rates"
+        "--bd-method",
+        default="cubic",
+        choices=("cubic", "pchip", "akima"),
+        help="how curves are fitted for BD-rates (default: cubic)",
     )
     parser.add_argument(
-        "--target-kb", type=float, help="print the best setting of at most so many kB an image"
+        "--target-kb", type=float, help="print the best setting of at most this many kB per image"
     )
     parser.add_argument(
-        "--max-drop", type=float, help="print the smallest setting that loses at most so much quality"
+        "--max-drop", type=float, help="print the smallest setting that loses at most this much quality"
     )
     parser.add_argument(
-        "--quality", default="", help='for these two, e.g. "mask AP" (default: the first measured)'
+        "--quality",
+        default="",
+        help='quality for these two, e.g. "mask AP" (default: the first one measured)',
     )
     parser.add_argument(
-        "--images", type=int, metavar="N", help="measure the first N images of the test set only"
+        "--images", type=int, metavar="N", help="measure only the first N images of the test set"
     )
     add_launch_options(parser)
     add_verbose(parser)

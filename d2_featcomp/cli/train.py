@@ -1,9 +1,10 @@
 """Trains a network with compressed features, in stages.
 
-Training runs the stages of MODEL.FEATCOMP.TRAIN one after the other. How long and how fast is each
-stage's own: MODEL.FEATCOMP.TRAIN.STEPk.MAX_ITER, .BASE_LR and .LR_STEPS; SOLVER.MAX_ITER, SOLVER.BASE_LR
-and SOLVER.STEPS are refused. --resume goes on where an interrupted training stopped, and ends, on CPUs,
-with the weights of one that was not. --eval-only measures MODEL.WEIGHTS, as featcomp eval does:
+Training runs the stages of MODEL.FEATCOMP.TRAIN one after the other. Each stage has its own length and
+learning rate: MODEL.FEATCOMP.TRAIN.STEPk.MAX_ITER, .BASE_LR and .LR_STEPS; SOLVER.MAX_ITER,
+SOLVER.BASE_LR and SOLVER.STEPS are refused. --resume continues an interrupted training; on CPUs, it ends
+with the same weights as a training that was not interrupted. --eval-only measures MODEL.WEIGHTS, as
+featcomp eval does:
 
     featcomp train --config msfc_R50 --num-gpus 8
     featcomp train --config msfc_R50 --eval-only MODEL.WEIGHTS model.pth \\
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser, required=False, default="")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on where an interrupted training stopped"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted training")
+    parser.add_argument("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     add_launch_options(parser)
     add_verbose(parser)
     add_overrides(parser)

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
 
 from d2_featcomp import arguments, cli
-from d2_featcomp.cli import train
-from d2_featcomp.cli.program import CommandParser
+from d2_featcomp.cli import COMMANDS, train
+from d2_featcomp.cli.program import CommandParser, _load
 from d2_featcomp.cli.server_options import add_server
 from d2_featcomp.codecs import DecodeLimits
 from d2_featcomp.serving import ServiceSettings
@@ -222,12 +222,24 @@ def test_the_sections_are_those_of_detectron2():
     assert set(cfg) - sections <= set(arguments.VALUES)  # FLOAT32_PRECISION came late
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_what_options_are_and_their_defaults(name):
+    """Each begins with what it is, not with whose; a value that is taken without the option is told."""
+    parser = CommandParser(add_help=False)
+    _load(name).add_arguments(parser)
+    for action in parser._actions:
+        assert action.help and not action.help.startswith("of "), action
+        without = action.default in (None, "", [], ()) or action.default is False
+        assert without or not action.option_strings or "(default: " in action.help, action
+
+
 def test_the_limits_that_help_tells_are_those_of_a_server():
     parser = CommandParser()
     add_server(parser)
     (limits,) = (group for group in parser._action_groups if group.title == "limits of the server")
-    told = {one.dest: one.help.rpartition("(")[2].rstrip(")") for one in limits._group_actions}
-    found = {name: eval(text.replace("^", "**"), {"any": None}) for name, text in told.items()}
+    told = {one.dest: one.help.rpartition("(default: ")[2].rstrip(")") for one in limits._group_actions}
+    told = {name: "None" if text == "no limit" else text for name, text in told.items()}
+    found = {name: eval(text.replace("^", "**")) for name, text in told.items()}
     settings = ServiceSettings()
     assert found.pop("queue") == settings.queue_size
     assert found.pop("max_pixels") == DecodeLimits.max_image_pixels
