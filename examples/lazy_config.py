@@ -1,13 +1,13 @@
-"""A LazyConfig file of Detectron2, split: Mask R-CNN on RegNetX-4GF with MSFC on its pyramid.
+"""Splitting the network of a LazyConfig file: Mask R-CNN on RegNetX-4GF with MSFC on its pyramid.
 
 `featcomp` is MODEL.FEATCOMP as a dictionary; everything else is Detectron2's own file. Each training
-stage has a length and a learning rate of its own: `train.max_iter` and `lr_multiplier` are not used.
+stage has its own length and learning rate: `train.max_iter` and `lr_multiplier` are not used.
 
     featcomp train --config examples/lazy_config.py --num-gpus 8 train.output_dir=output/regnet
     featcomp eval --config examples/lazy_config.py train.output_dir=output/regnet \\
         MODEL.WEIGHTS output/regnet/model_final.pth MODEL.FEATCOMP.CODEC.BITS 4
 
-Both kinds of overrides work: NAME=VALUE of the LazyConfig, and KEY VALUE of MODEL.FEATCOMP.
+Both kinds of overrides work: NAME=VALUE for the LazyConfig, and KEY VALUE for MODEL.FEATCOMP.
 """
 
 from detectron2 import model_zoo

@@ -1,8 +1,8 @@
 """A codec of your own: lossless JPEG 2000 for features, in twelve lines.
 
-An image codec turns a gray image of n-bit symbols (all channels side by side) into bytes and back; this
-package does the rest: quantizing, tiling, checks, header. Settings that a codec lacks are refused with a
-message; damaged bytes become BitstreamError, whatever the library raises.
+An image codec turns a gray image of n-bit symbols (all channels side by side) into bytes and back. The
+package does the rest: quantizing, tiling, checks, header. It refuses settings that a codec lacks, and
+raises BitstreamError for damaged bytes, whatever the library raises.
 
 Measure it on any trained network, here the quick start's:
 
@@ -10,9 +10,9 @@ Measure it on any trained network, here the quick start's:
         OUTPUT_DIR output/own_codec MODEL.WEIGHTS output/quickstart/trainings/msfc/model_final.pth \\
         MODEL.FEATCOMP.CODEC.NAME jpeg2000 MODEL.FEATCOMP.CODEC.BITS 2
 
-`featcomp sweep --codecs jpeg2000,jpegxl --bits 2,4` draws its curve beside another one's. Edge and cloud
-need the same --import. More that a codec may have, such as QUALITY and EFFORT: the attributes of
-d2_featcomp.codecs.ImageCodec. A codec with parameters of its own is a d2_featcomp.codecs.FeatureCodec.
+`featcomp sweep` with the same --import and `--codecs jpeg2000,jpegxl --bits 2,4` compares it with
+another codec. Edge and cloud need the same --import. For QUALITY, EFFORT and more, see the attributes of
+d2_featcomp.codecs.ImageCodec. A codec with parameters is a d2_featcomp.codecs.FeatureCodec.
 """
 
 import imagecodecs
@@ -23,7 +23,7 @@ from d2_featcomp.codecs import IMAGE_CODEC_REGISTRY, ImageCodec
 
 @IMAGE_CODEC_REGISTRY.register()
 class Jpeg2000(ImageCodec):
-    name = "jpeg2000"  # of MODEL.FEATCOMP.CODEC.NAME, and in the bitstream
+    name = "jpeg2000"  # for MODEL.FEATCOMP.CODEC.NAME
     bit_depths = range(2, 17)
 
     def _encode(self, samples):

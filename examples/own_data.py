@@ -1,8 +1,8 @@
 """Data sets of your own in COCO's format, as `mine_train` and `mine_val`.
 
-A folder, my_data or what MY_DATA names, with images in train/ and val/, and the files train.json and
-val.json in COCO's format. Mask R-CNN from ImageNet weights, and how it does, in bytes and AP (leave
-MODEL.MASK_ON False away where the annotations have masks):
+It reads a folder, my_data or the environment variable MY_DATA, with images in train/ and val/, and the
+files train.json and val.json in COCO's format. Train Mask R-CNN from ImageNet weights, then measure
+bytes and AP (leave out MODEL.MASK_ON False if the annotations have masks):
 
     featcomp train --import examples/own_data.py --config msfc_R50 OUTPUT_DIR output/mine \\
         DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_val',)" \\
@@ -13,9 +13,9 @@ MODEL.MASK_ON False away where the annotations have masks):
         DATASETS.TEST "('mine_val',)" MODEL.ROI_HEADS.NUM_CLASSES 2 MODEL.MASK_ON False \\
         MODEL.WEIGHTS output/mine/model_final.pth
 
-Learning rates are for 2 images at once, an eighth of msfc_R50's for 16. A single folder of images with
-annotations.json in it needs no file like this one: its name is images:FOLDER. For masks that are coded
-as run lengths, set INPUT.MASK_FORMAT bitmask.
+The learning rates are for 2 images at once, an eighth of msfc_R50's for 16. A single folder of images
+with annotations.json needs no file like this one: its name is images:FOLDER. For run-length coded masks,
+set INPUT.MASK_FORMAT bitmask.
 """
 
 import os

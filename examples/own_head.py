@@ -1,7 +1,7 @@
 """A task head of your own: boundaries between classes, on features that several tasks share.
 
-A task head has a loss and an output; an evaluator of the same name measures it. Both are registered
-here, and the encoder, the split and the codec serve the new task beside the others:
+A task head has a loss and an output; an evaluator with the same name measures it. Both are registered
+here; the encoder, the split and the codec then serve the new task, too:
 
     featcomp train --import examples/own_head.py --config quick/mtl_R34 OUTPUT_DIR output/own_head \\
         MODEL.MULTI_TASK.HEADS "('SegmentationHead', 'BoundaryHead')"
@@ -9,9 +9,8 @@ here, and the encoder, the split and the codec serve the new task beside the oth
         MODEL.MULTI_TASK.HEADS "('SegmentationHead', 'BoundaryHead')" \\
         MODEL.WEIGHTS output/own_head/model_final.pth
 
-The evaluation reports mIoU as before, the group "boundary", and the rate. A head on a feature
-pyramid, such as a ROI head, needs nothing of this package: it is registered with Detectron2 as ever, and
-named in the config.
+The evaluation reports mIoU, the group "boundary", and the rate. A head on a feature pyramid, such as a
+ROI head, needs nothing from this package: register it with Detectron2 and name it in the config.
 """
 
 import torch
@@ -66,8 +65,8 @@ class BoundaryHead(TaskHead):
 
 
 class BoundaryEvaluator(DatasetEvaluator):
-    """Precision, recall and F-measure, in percent, of boundaries of a probability above 0.5; a pixel is
-    right if a true one is at most one pixel away."""
+    """Precision, recall and F-measure, in percent, of boundaries with a probability above 0.5; a pixel
+    is right if a true boundary is at most one pixel away."""
 
     def __init__(self, dataset_name):
         records = DatasetCatalog.get(dataset_name)

@@ -1,11 +1,11 @@
 """A split of your own: a bottleneck of 1 x 1 convolutions at any split point.
 
 A feature split has four methods: `reduce` runs on the edge, `restore` in the cloud, `reduced_shapes`
-tells the decoder what to expect, and the constructor builds what both need. Which weights belong to
-which side is found out by itself. The number of channels is a config key of its own,
+tells the decoder which shapes to expect, and the constructor builds what both need. The export finds out
+which weights belong to which side. The number of channels has its own config key,
 MODEL.BOTTLENECK.CHANNELS.
 
-Train it in place of MSFC, here after stage res3 of the quick start's network, and measure it:
+Train it instead of MSFC, here after stage res3 of the quick start's network, and measure it:
 
     featcomp train --import examples/own_split.py --config quick/msfc_R18 OUTPUT_DIR output/own_split \\
         MODEL.FEATCOMP.SPLIT Bottleneck MODEL.FEATCOMP.SPLIT_POINT res3 MODEL.BOTTLENECK.CHANNELS 4
@@ -13,8 +13,8 @@ Train it in place of MSFC, here after stage res3 of the quick start's network, a
         MODEL.FEATCOMP.SPLIT Bottleneck MODEL.FEATCOMP.SPLIT_POINT res3 MODEL.BOTTLENECK.CHANNELS 4 \\
         MODEL.WEIGHTS output/own_split/model_final.pth
 
-The training takes as long as the quick start's. `featcomp export`, `sweep` and `split-table` take the
-same options and settings.
+The training takes as long as that of the quick start. `featcomp export`, `sweep` and `split-table` take
+the same options and settings.
 """
 
 from detectron2.config import CfgNode
@@ -33,7 +33,7 @@ def add_bottleneck_config(cfg):
 class Bottleneck(FeatureSplit):
     """Sends a few channels of each feature map at the split point."""
 
-    codec_defaults = {"quantizer": "fixed", "value_range": (-1.0, 1.0)}  # of tanh
+    codec_defaults = {"quantizer": "fixed", "value_range": (-1.0, 1.0)}  # that of tanh
 
     def __init__(self, cfg, backbone):
         super().__init__()
@@ -50,7 +50,7 @@ class Bottleneck(FeatureSplit):
         return [self.encoders[name](features[name]) for name in self.shapes]
 
     def restore(self, y_hats, image_size, step_sizes=None):
-        """Cloud: the latents, quantized -> dict of features, of their old names and shapes."""
+        """Cloud: quantized latents -> dict of features, with their original names and shapes."""
         named = zip(self.shapes, y_hats, strict=True)
         return {name: self.decoders[name](y_hat) for name, y_hat in named}
 
