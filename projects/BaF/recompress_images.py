@@ -31,10 +31,10 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", required=True, help="registered, with annotations in COCO's format")
-    parser.add_argument("--codec", default="jpeg420", help="for images in colour (default: jpeg420)")
-    parser.add_argument("--quality", type=float, required=True, help="in the codec's own scale")
-    parser.add_argument("--output", required=True, help="the folder")
+    parser.add_argument("--dataset", required=True, help="a data set with annotations in COCO's format")
+    parser.add_argument("--codec", default="jpeg420", help="codec for colour images (default: jpeg420)")
+    parser.add_argument("--quality", type=float, required=True, help="quality, in the codec's own scale")
+    parser.add_argument("--output", required=True, help="folder to write to")
     return parser.parse_args()
 
 

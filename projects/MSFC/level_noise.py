@@ -33,15 +33,19 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the network")
-    parser.add_argument("--output", default="output/level-noise", help="folder (output/level-noise)")
-    parser.add_argument("--variance", type=float, default=100.0, help="of the noise (default: 100)")
+    parser.add_argument("--config-file", required=True, help="config of the network")
+    parser.add_argument(
+        "--output", default="output/level-noise", help="folder (default: output/level-noise)"
+    )
+    parser.add_argument(
+        "--variance", type=float, default=100.0, help="variance of the noise (default: 100)"
+    )
     parser.add_argument(
         "--relative",
         action="store_true",
-        help="--variance counts in variances of the level's own features, of each image",
+        help="--variance is a multiple of the variance of the level's own features, in each image",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parse_arguments(parser)
 

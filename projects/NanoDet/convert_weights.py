@@ -22,9 +22,11 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--graph", required=True, help="the JSON file")
-    parser.add_argument("--config-file", default=CONFIG, help="of the network (default: NanoDet-g)")
-    parser.add_argument("--output", required=True, help="the .pth file to write")
+    parser.add_argument("--graph", required=True, help="JSON file of the graph")
+    parser.add_argument(
+        "--config-file", default=CONFIG, help="config of the network (default: NanoDet-g)"
+    )
+    parser.add_argument("--output", required=True, help=".pth file to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parse_arguments(parser)
 
