@@ -119,8 +119,8 @@ def add_featcomp_config(cfg):
     # Whether the symbols coded before are the context of the next ones. False needs a hyper-latent,
     # which then is the only context, and all symbols are coded at once.
     featcomp.CODEC.LEARNED.CONTEXT = True
-    # For "variable_rate": number of rates, at least 2, that have step sizes and entropy models of their
-    # own; linear in between.
+    # For "variable_rate": number of rates, at least 2, at which step sizes and entropy model are
+    # trained; linear in between.
     featcomp.CODEC.LEARNED.RATE_POINTS = 4
 
     # With FEATCOMP.ENABLED False: evaluation counts the bytes of the detections themselves, as sent by

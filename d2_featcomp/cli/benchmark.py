@@ -4,8 +4,8 @@
     featcomp benchmark --device cuda        those that a GPU changes
     featcomp benchmark compressibility_loss --threads 1 --output benchmark.json
 
-Each line shows what was measured, what it was compared with, how many times faster it is (or, where a
-share is meant, its share of the time), and the goal.
+Each line shows what was measured, what it was compared with, how many times faster or smaller it is
+(or, where a share is meant, its share), and the goal.
 """
 
 import argparse

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attempts",
         type=int,
         default=5,
-        help="attempts to send a bitstream before it waits in the spool (default: 5)",
+        help="attempts to send a bitstream before it is left for later (default: 5)",
     )
     parser.add_argument(
         "--target-kb",

@@ -7,8 +7,8 @@ measures the config's own codec: a lossless one at several bit depths, a lossy o
 one of variable rate at several rates. As anchors it measures the image and all features coded by common
 codecs, and the network before it was split. Choose other curves by options, or describe them in a YAML
 file (--curves; its keys are in d2_featcomp/experiments/plan.py). --output gets tables (CSV), BD-rates,
-plots and a report. The same command continues where it was stopped; other curves may be added.
---target-kb and --max-drop choose among the settings on the convex hull of quality over rate.
+plots, a summary and report.html. The same command continues where it was stopped; other curves may be
+added. --target-kb and --max-drop choose among the settings on the convex hull of quality over rate.
 """
 
 import argparse
