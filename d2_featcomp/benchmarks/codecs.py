@@ -17,6 +17,7 @@ from ..codecs import (
     compress_stream,
     decompress_stream,
 )
+from ..codecs.structures import OWN_LIMITS
 from ..ops import quantize_minmax, quantize_uniform, tile_channels
 from .common import median_times, share, times_faster
 from .networks import BAF, BAF_SIZE, MSFC, random_network, random_record
@@ -136,7 +137,7 @@ def benchmark_codec(settings):
             {
                 "edge": lambda n=network, r=record: n.edge_features([r]),
                 "codec": lambda c=codec, x=x: _compress(c, x).to_bytes(),
-                "read": lambda d=data: FeatureBitstream.from_bytes(d),
+                "read": lambda d=data: FeatureBitstream.from_bytes(d, OWN_LIMITS),
                 "decode": lambda c=codec, s=stream: decompress_stream(s, c),
             },
             {"edge": settings.few, "codec": settings.repeats, "read": 50, "decode": settings.repeats},

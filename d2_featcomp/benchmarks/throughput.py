@@ -5,6 +5,7 @@ import copy
 import torch
 
 from ..codecs import FeatureBitstream
+from ..codecs.structures import OWN_LIMITS
 from .common import median_times, share
 from .networks import MSFC, build_plain, gains_by_bfloat16, random_network, random_record
 from .training import train_once
@@ -34,7 +35,7 @@ def _inference(settings, images):
 
     def through_bytes():
         coded = [network.encode(each).to_bytes() for each in network.compute_batch_features(batch)]
-        streams = [FeatureBitstream.from_bytes(data) for data in coded]
+        streams = [FeatureBitstream.from_bytes(data, OWN_LIMITS) for data in coded]
         return network.compute_batch_outputs([network.decode(stream) for stream in streams], streams)
 
     variants = {

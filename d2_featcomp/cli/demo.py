@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     from ..serving import list_inputs
 
     setup_terminal()
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}: it must be at least 1")
     entries = list_inputs(args.input)
     moving = is_moving(entries)
     if moving and (not args.draw or args.output or args.reference):

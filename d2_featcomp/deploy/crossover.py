@@ -3,6 +3,7 @@
 import statistics
 
 from ..codecs import FeatureBitstream
+from ..codecs.structures import OWN_LIMITS
 from ..engine import setup_config, time_call
 
 __all__ = ["find_crossover", "make_image_config", "measure_latencies"]
@@ -20,7 +21,8 @@ def make_image_config(config_file, overrides, codec, quality):
         CfgNode: frozen.
     """
     changed = (
-        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.NAME", codec),
+        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.SPLIT_POINT", ""),
+        *("MODEL.FEATCOMP.CODEC.NAME", codec, "MODEL.FEATCOMP.CODEC.TARGET_KB", 0.0),
         *("MODEL.FEATCOMP.CODEC.QUALITY", quality, "MODEL.FEATCOMP.CODEC.BITS", 8),
         *("MODEL.FEATCOMP.CODEC.EFFORT", None, "MODEL.FEATCOMP.CODEC.QUANTIZER", ""),
         *("MODEL.FEATCOMP.COMPRESSIBILITY.WEIGHT", 0.0),
@@ -61,7 +63,8 @@ def measure_latencies(networks, records):
 def _measure(network, record):
     (features,), edge = time_call(network.edge_features, [record])
     data, coding = time_call(lambda: network.encode(features).to_bytes())
-    _, cloud = time_call(lambda: network.cloud_inference([FeatureBitstream.from_bytes(data)]))
+    stream = FeatureBitstream.from_bytes(data, OWN_LIMITS)
+    _, cloud = time_call(lambda: network.cloud_inference([stream]))
     return edge + coding, len(data), cloud
 
 

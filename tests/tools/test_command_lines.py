@@ -93,6 +93,7 @@ def test_demo_writes_pictures_and_bitstreams(call, folder, tmp_path):
     [
         (["--input", "nowhere.png"], "no image, folder or video 'nowhere.png'"),
         (["--input", "configs"], "no images in 'configs'"),
+        (["--input", "configs", "--limit", "-1"], "--limit is -1"),  # not all images but the last
     ],
 )
 def test_demo_says_what_is_wrong(call, folder, tmp_path, arguments, words):

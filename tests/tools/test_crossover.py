@@ -5,9 +5,11 @@ import re
 import networks
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_model
 from PIL import Image
 
-from d2_featcomp.deploy.crossover import find_crossover
+from d2_featcomp.deploy.crossover import find_crossover, make_image_config, measure_latencies
 
 SCRIPT = "tools/crossover.py"
 CONFIG = networks.MSFC
@@ -37,3 +39,23 @@ def test_a_table_a_bandwidth(run_tool, tmp_path):
     )
     status, _, error = run_tool(SCRIPT, *flags, "--edge-factor", "0", *opts)
     assert status == 2 and "must be above 0" in error
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("MODEL.FEATCOMP.CODEC.NAME", "variable_rate", "MODEL.FEATCOMP.CODEC.TARGET_KB", "0.3"),
+        ("MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit", "MODEL.FEATCOMP.SPLIT_POINT", "res3"),
+    ],
+)
+def test_the_image_is_sent_whatever_the_split_is(chosen):
+    network = build_model(make_image_config(CONFIG, [*SMALL, *chosen], "jpeg420", 90)).eval()
+    (stream,) = network.edge_inference([{"image": torch.zeros(3, 64, 96)}])
+    assert (stream.codec, stream.shapes) == ("jpeg420", ((3, 64, 96),))
+
+
+def test_photographs_may_be_larger_than_a_cloud_takes():
+    network = networks.build(CONFIG, SMALL)
+    record = {"image": torch.zeros(3, 32, 32), "height": 600, "width": 600}  # 350 times as many pixels
+    _, size, _ = measure_latencies({"split": network}, [record])["split"]
+    assert size > 20

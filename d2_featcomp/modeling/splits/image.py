@@ -33,6 +33,12 @@ class ImageSplit(FeatureSplit):
                 f"MODEL.FEATCOMP.CODEC.BITS is {cfg.MODEL.FEATCOMP.CODEC.BITS}: ImageSplit codes "
                 "images of 8 bits"
             )
+        point = cfg.MODEL.FEATCOMP.SPLIT_POINT
+        if point not in ("", cls.defaults["split_point"]):
+            raise ValueError(
+                f"MODEL.FEATCOMP.SPLIT_POINT is {point!r}: ImageSplit codes the image, before the "
+                "network; leave it out"
+            )
         return {"bgr": cfg.INPUT.FORMAT == "BGR"}
 
     def reduce(self, features):
