@@ -62,6 +62,15 @@ def test_packing_at_every_depth(bits, count):
     assert np.array_equal(read_fixed_length(packed, count, bits), symbols)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 7, 12, 15])
+def test_unused_bits_are_0(bits):
+    packed = write_fixed_length(noise(19, bits), bits)
+    for unused in range(-19 * bits % 8):
+        changed = packed[:-1] + bytes([packed[-1] | 1 << unused])
+        with pytest.raises(BitstreamError, match="unused bits are set"):
+            read_fixed_length(changed, 19, bits)
+
+
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_packed_symbols_of_the_wrong_length_are_refused(bits):
     packed = write_fixed_length(noise(19, bits), bits)

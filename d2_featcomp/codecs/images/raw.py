@@ -56,7 +56,7 @@ def read_fixed_length(data, count, bits):
         ndarray: (count,) uint8 if n <= 8, else uint16.
 
     Raises:
-        BitstreamError: too few or too many bytes.
+        BitstreamError: too few or too many bytes, or an unused bit that is set.
     """
     if len(data) != count_fixed_length_bytes(count, bits):
         raise BitstreamError(
@@ -68,6 +68,11 @@ def read_fixed_length(data, count, bits):
     if bits > 8:
         high = np.frombuffer(data, dtype=np.uint8, count=count).astype(np.uint16)
         return (high << (bits - 8)) | read_fixed_length(data[count:], count, bits - 8)
+    unused = -count * bits % 8
+    if unused and data[-1] & (2**unused - 1):
+        raise BitstreamError(
+            "fixed-length symbols are in another form than the shortest: unused bits are set"
+        )
     groups = -(-count // _GROUP)
     padded = np.zeros((groups, 8), dtype=np.uint8)
     tail = np.zeros(groups * bits, dtype=np.uint8)
