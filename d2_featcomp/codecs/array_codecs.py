@@ -58,6 +58,25 @@ class ArrayCodec:
         encode = partial(self._encode, index=index)
         return code_symbols(symbols, ranges, self.bits, self.quantizer, encode)
 
+    def find_symbols(self, y, index, like):
+        """Quantizes a latent in the range of another one, so that their symbols can be compared.
+
+        Args:
+            y, like (ndarray): (C, H, W) float32.
+            index (int): of the latent.
+
+        Returns:
+            ndarray: (C, H, W), uint8 if n <= 8, else uint16; n is not 32.
+
+        Raises:
+            ValueError: a NaN or infinity in either.
+        """
+        return self._quantize(y, index, self.quantizer.find_range(like))
+
+    def _quantize(self, y, index, sent):
+        """Symbols of (C, H, W) where the range that is sent is `sent`, low and high."""
+        return arrays.quantize_uniform(self.quantizer.simplify(y, *sent), self.bits, *sent)
+
 
 class VariableRateArrayCodec(HasRate, ArrayCodec):
     """As :class:`VariableRateFeatureCodec`, for arrays.
@@ -81,11 +100,14 @@ class VariableRateArrayCodec(HasRate, ArrayCodec):
 
     def _compress_latent(self, y, index):
         sent = self.quantizer.find_range(y)
-        low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
-        symbols = arrays.quantize_uniform(y, self.bits, low, high)
-        symbols = np.where(low == high, symbols.dtype.type(2 ** (self.bits - 1)), symbols)
+        symbols = self._quantize(y, index, sent)
         encode = partial(self._encode, index=index)
         return prepend_rate(code_symbols(symbols, sent, self.bits, self.quantizer, encode), self._code)
+
+    def _quantize(self, y, index, sent):
+        low, high = scale_range(*sent, self._step_sizes[index], self._code, self.bits)
+        symbols = arrays.quantize_uniform(y, self.bits, low, high)
+        return np.where(low == high, symbols.dtype.type(2 ** (self.bits - 1)), symbols)
 
     def _encode_at_rate(self, symbols, index):
         return self._models[index].at_rate(self._code).encode(symbols)

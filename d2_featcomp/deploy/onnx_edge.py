@@ -1,6 +1,7 @@
 """The edge sub-model in onnxruntime, without PyTorch: pictures to feature bitstreams."""
 
 import base64
+import contextlib
 import json
 import types
 from typing import NamedTuple
@@ -155,7 +156,7 @@ def _apply(config, overrides, path):
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or name not in node:
             raise ValueError(f"the configuration in {path!r} has no key {key}")
-        value = yaml.safe_load(text) if isinstance(text, str) else text
+        value = _parse(text) if isinstance(text, str) else text
         if key in (_RATE, _TARGET):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{key} must be a number, not {text!r}")
@@ -168,6 +169,17 @@ def _apply(config, overrides, path):
                 f"{key} is {node[name]!r} in {path!r}, where only {_RATE} and {_TARGET} can be changed: "
                 "export it again, or use edge.pth"
             )
+
+
+def _parse(text):
+    """What a value on a command line stands for; the text itself where it is nothing else."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    with contextlib.suppress(ValueError):
+        return float(value) if isinstance(value, str) else value  # to YAML 1e-2 is no number
+    return value
 
 
 def _is_equal(value, text, exported):

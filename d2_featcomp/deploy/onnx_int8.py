@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import describe_import_error
 from ..images import list_images, read_picture
-from ..ops import FLOAT_BITS, arrays
+from ..ops import FLOAT_BITS
 from .onnx_edge import OnnxEdge
 
 __all__ = ["Int8Check", "quantize_onnx"]
@@ -30,7 +30,8 @@ class Int8Check(NamedTuple):
     there are enough, see :func:`quantize_onnx`.
 
     Attributes:
-        differing, compared (int): symbols in the range of the float32 edge; 0 of 0 at 32 bits.
+        differing, compared (int): symbols in the range of the float32 edge, at the codec's rate; 0 of 0
+            at 32 bits.
         float_bytes, int8_bytes (int): of all bitstreams.
         images (int): that were compared.
     """
@@ -167,9 +168,9 @@ def _compare(edge, int8, paths):
             sizes[index] += len(each.encode(found).to_bytes())
         if codec.bits == FLOAT_BITS:
             continue
-        for wanted, values in zip(*(found.tensors for found in features), strict=True):
-            low, high = codec.quantizer.find_range(wanted)
-            symbols = [arrays.quantize_uniform(y, codec.bits, low, high) for y in (wanted, values)]
+        latents = zip(*(found.tensors for found in features), strict=True)
+        for index, (wanted, values) in enumerate(latents):
+            symbols = [codec.find_symbols(y, index, like=wanted) for y in (wanted, values)]
             differing += int(np.count_nonzero(symbols[0] != symbols[1]))
             compared += wanted.size
     return Int8Check(differing, compared, *sizes, len(paths))

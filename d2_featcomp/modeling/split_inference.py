@@ -129,8 +129,8 @@ class SplitInference:
     def encode(self, features, feature_codec=None):
         """Codes what the edge sub-model computed.
 
-        Where the codec has `target_bytes`, the features are coded up to six times, at rates that bring
-        the bitstream's size within 3 percent of them; if no rate does, the nearest is sent.
+        Where the codec has `target_bytes`, the features are coded up to six times, until the bitstream's
+        size is within 3 percent of them; where none of these is, the nearest of them is sent.
 
         Args:
             features (EdgeFeatures): of this network.

@@ -1,6 +1,7 @@
 """The edge without PyTorch, part by part: what it prepares, quantizes and codes is what PyTorch does."""
 
 import itertools
+import types
 
 import networks
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 from detectron2.data.transforms import Resize, ResizeShortestEdge
 from detectron2.modeling import build_model
+from PIL import Image
 
 from d2_featcomp.codecs import QUANTIZER_REGISTRY, build_quantizer
-from d2_featcomp.deploy import onnx_edge, onnx_export
+from d2_featcomp.deploy import onnx_edge, onnx_export, onnx_int8
 from d2_featcomp.deploy.onnx_edge import OnnxEdge, build_array_codec
 from d2_featcomp.engine import setup_config
 from d2_featcomp.engine.inference import describe_input
@@ -166,6 +168,32 @@ def test_arrays_are_coded_to_the_same_bytes(name):
             if rate is not None:
                 codec.rate = light.rate = rate
             assert light.compress([y]) == codec.compress([torch.from_numpy(y)])
+            if codec.bits <= 16:
+                symbols, *_ = codec._quantize_latent(torch.from_numpy(y), 0)
+                assert np.array_equal(light.find_symbols(y, 0, like=y), symbols.numpy())
+
+
+def test_symbols_are_compared_as_they_are_sent(tmp_path):
+    """Of an edge in 8 bits: at the rate of the codec, whose step sizes are larger than the finest."""
+    codec, light = build_both("variable_rate")
+    codec.rate = light.rate = 0.8
+    first, noise = np.random.default_rng(0).uniform(-1, 1, (2, 4, 3, 5)).astype(np.float32)
+    first.flat[:2] = -1, 1
+    noise.flat[:2] = 0
+    latents = first, np.clip(first + 0.2 * noise, -1, 1)  # of one range
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    edges = [
+        types.SimpleNamespace(
+            feature_codec=light,
+            compute=lambda picture, y=y: types.SimpleNamespace(tensors=[y]),
+            encode=lambda features: types.SimpleNamespace(to_bytes=lambda: b"1234"),
+        )
+        for y in latents
+    ]
+    one, other = (codec._quantize_latent(torch.from_numpy(y), 0)[0] for y in latents)
+    expected = int((one != other).sum())
+    found = onnx_int8._compare(*edges, [str(tmp_path / "a.png")])
+    assert found == (expected, 60, 4, 4, 1) and 0 < expected < 30
 
 
 def test_settings_that_cannot_be(tmp_path):
@@ -196,11 +224,14 @@ def test_overrides():
     ]
     onnx_edge._apply(config, accepted, "edge.onnx")
     assert (codec["RATE"], codec["TARGET_KB"]) == (0.5, 3)
+    onnx_edge._apply(config, [same + "RATE", "1e-2", "MODEL.WEIGHTS", "a: b: c"], "edge.onnx")
+    assert codec["RATE"] == 0.01  # as where PyTorch reads it
     for pair, words in [
         ((same + "BITS", "5"), "BITS is 4 in 'edge.onnx', where only"),
         (("MODEL.FEATCOMP.INPUT_SIZE", "(3, 5)"), "INPUT_SIZE is"),
         (("MODEL.DEVICE", "cuda"), "computed on the CPU"),
         ((same + "RATE", "fast"), "RATE must be a number"),
+        ((same + "TARGET_KB", "{"), "TARGET_KB must be a number"),
         (("MODEL.NOTHING", "1"), "no key MODEL.NOTHING"),
         (("MODEL.WEIGHTS.MORE", "1"), "no key MODEL.WEIGHTS.MORE"),
     ]:
