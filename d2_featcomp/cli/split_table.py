@@ -9,9 +9,11 @@ an edge that computes the whole network; and the split of the configuration.
 
 kMAC are thousands of multiply-accumulates for each pixel of the network's input, counted by fvcore. "of
 these added" are those that the edge computes in addition to the layers of the network: to reduce
-features, and in networks of the codec. "split point" is the value of MODEL.FEATCOMP.SPLIT_POINT, if
-there is one. The last column shows at which bandwidths a candidate has the shortest end-to-end latency,
-not counting the answers.
+features, and in networks of the codec. Those of the configured split are what an exported edge computes:
+the pyramid only where MSFC samples it, of BaF's layer only the channels that are sent; its times are
+those of INFERENCE plain, which computes all. "split point" is the value of MODEL.FEATCOMP.SPLIT_POINT,
+if there is one. The last column shows at which bandwidths a candidate has the shortest end-to-end
+latency, not counting the answers.
 """
 
 import argparse

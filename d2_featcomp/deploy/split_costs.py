@@ -44,7 +44,8 @@ class SplitCost:
         name (str): of the split, e.g. "MSFC"; "image" codes the image itself, "answers" the detections
             of an edge that computes everything.
         sends (str): what is coded: an image, or names of features.
-        edge_macs, cloud_macs (float): multiply-accumulates for each pixel of the network's input.
+        edge_macs, cloud_macs (float): multiply-accumulates for each pixel of the network's input; on the
+            edge of the configured split, of :class:`EdgeNetwork`.
         edge_seconds, cloud_seconds (float): of the networks.
         encode_seconds, decode_seconds (float): of the codec.
         size (float): bytes of an image's bitstream.

@@ -104,7 +104,7 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
     try:
         for name, path in zip(names, tqdm(paths, desc="bitstreams", mininterval=1), strict=True):
             try:
-                output = network.cloud_inference([_read_bitstream(path, limits)])[0]
+                output = _compute(network, _read_bitstream(path, limits))
             except BitstreamError as error:
                 tqdm.write(f"{path}: {error}", file=sys.stderr)  # above the bar
                 failed += 1
@@ -129,6 +129,15 @@ def decode_files(network, args, categories, limits=DEFAULT_LIMITS):
             file=sys.stderr,
         )
     return failed
+
+
+def _compute(network, stream):
+    """The output of a bitstream; BitstreamError, too, if the network cannot compute it: its sizes may be
+    such as no edge gives, though its symbols are as many as belong to them."""
+    try:
+        return network.cloud_inference([stream])[0]
+    except RuntimeError as error:  # PyTorch's
+        raise BitstreamError(f"the network cannot compute it ({error})") from error
 
 
 def _read_bitstream(path, limits):

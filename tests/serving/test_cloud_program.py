@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from d2_featcomp.cli import cloud
-from d2_featcomp.codecs import BitstreamError, DecodeLimits, ImageSizes
+from d2_featcomp.codecs import BitstreamError, DecodeLimits, ImageSizes, compress_stream
 from d2_featcomp.serving import cloud_program
 from d2_featcomp.serving.cloud_program import decode_files, run_cloud
 from d2_featcomp.serving.interruptions import orderly_end
@@ -56,6 +56,25 @@ def test_what_cannot_be_read_does_not_stop_the_rest(network, given, tmp_path, ca
     assert listed(tmp_path) == ["a", "c"]
     told = capsys.readouterr().err
     assert "b.d2fc: it cannot be read (is a directory)" in told and "d.d2fc: it cannot be read" in told
+
+
+def test_sizes_that_no_edge_gives_do_not_stop_the_rest(random_network, given, tmp_path, capsys):
+    network, size = random_network("layer"), (96, 97)
+    (shape,) = network.feature_split.reduced_shapes(size)
+    forged = compress_stream(
+        [torch.rand(shape)],
+        network.feature_codec,
+        split=network.stored_split_name,
+        fingerprint=network.fingerprint(),
+        sizes=ImageSizes(size, size, size),
+        feature_elements=1,
+    )
+    (tmp_path / "a.d2fc").write_bytes(forged.to_bytes())
+    (good,) = network.edge_inference([{"image": torch.zeros(3, 96, 96)}])
+    (tmp_path / "b.d2fc").write_bytes(good.to_bytes())
+    assert decode_files(network, given[0], CATEGORIES) == 1
+    assert listed(tmp_path) == ["b"]
+    assert "a.d2fc: the network cannot compute it" in capsys.readouterr().err
 
 
 def test_frames_are_drawn_by_whatever_name_the_edge_gave_their_video(
