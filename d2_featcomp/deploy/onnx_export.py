@@ -93,8 +93,8 @@ def export_onnx(network, path, about=None):
         OnnxCheck: as :func:`check_onnx`.
 
     Raises:
-        ImportError: onnx or onnxruntime is not installed. ValueError: see :class:`EdgeNetwork`; or
-        onnxruntime gives other symbols than PyTorch, and no file is left.
+        ImportError: onnx or onnxruntime is not installed. ValueError: see :class:`EdgeNetwork`; or ONNX
+        lacks an operator, or onnxruntime gives other symbols than PyTorch, and no file is left.
     """
     try:
         import onnx
@@ -133,6 +133,9 @@ def export_onnx(network, path, about=None):
                 "this network cannot be exported"
             )
         os.replace(partial, path)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"PyTorch: {reason}: this network cannot be exported") from error
     finally:
         if os.path.exists(partial):
             os.remove(partial)

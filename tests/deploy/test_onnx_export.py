@@ -111,6 +111,14 @@ def test_what_differs_is_not_kept(random_network, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_operator_that_onnx_lacks_is_told(random_network, tmp_path, monkeypatch):
+    network = random_network("msfc")
+    monkeypatch.setattr(network.feature_split.encoder.activation, "forward", torch.special.i0e)
+    with pytest.raises(ValueError, match=r"i0e.* is not supported: this network cannot be exported"):
+        export_onnx(network, str(tmp_path / "edge.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_values_of_32_bits_are_compared_too(random_network, tmp_path):
     export_onnx(random_network("msfc"), str(tmp_path / "edge.onnx"))
     for seed, differ in ((None, False), (4, True)):
