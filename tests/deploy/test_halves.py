@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import zipfile
 
 import networks
 import pytest
@@ -116,6 +117,17 @@ def test_files_that_do_not_fit(folder, configured, tmp_path):
         load_sub_model(configured("msfc"), str(tmp_path / "changed.pth"), "edge")
     with pytest.raises(ValueError, match="no weights"):
         export_sub_models(configured("msfc"), str(tmp_path))
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_bit_that_changed_on_the_way_is_told(folder, tmp_path, half):
+    data = bytearray((folder / "msfc" / f"{half}.pth").read_bytes())
+    with zipfile.ZipFile(folder / "msfc" / f"{half}.pth") as archive:
+        largest = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
+    data[data.index(largest) + len(largest) // 2] ^= 1
+    (tmp_path / "changed.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_sub_model(None, str(tmp_path / "changed.pth"), half)
 
 
 @pytest.mark.parametrize("half", HALVES)
