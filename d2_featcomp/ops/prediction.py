@@ -9,12 +9,15 @@ def charbonnier_loss(predicted: torch.Tensor, target: torch.Tensor, eps: float =
     """Computes the Charbonnier penalty, eq. 7 of the BaF paper, as a mean in place of the sum.
 
     Args:
-        predicted, target (Tensor): float, of one shape.
+        predicted, target (Tensor): of one shape and any float dtype.
         eps (float): the penalty of no error.
 
     Returns:
-        Tensor: scalar, mean of sqrt((predicted - target)^2 + eps^2).
+        Tensor: scalar, mean of sqrt((predicted - target)^2 + eps^2); float64 for float64, else float32,
+        also under autocast.
     """
+    if predicted.dtype != torch.float64:  # in half precision squares overflow and means are coarse
+        predicted, target = predicted.float(), target.float()
     return ((predicted - target).square() + eps**2).sqrt().mean()
 
 

@@ -19,6 +19,20 @@ def test_charbonnier_by_hand():
     expected = (1e-3 + math.sqrt(16 + 1e-6)) / 2
     assert charbonnier_loss(predicted, target).item() == pytest.approx(expected)
     assert charbonnier_loss(predicted, predicted, eps=0.5).item() == pytest.approx(0.5)
+    double = charbonnier_loss(predicted.double(), target.double())
+    assert double.dtype == torch.float64 and double.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_charbonnier_of_mixed_precision_is_that_of_float32(dtype):
+    """The square of 300 is beyond float16; a mean of 1000 in bfloat16 has three digits."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(1000, generator=generator).to(dtype)
+    predicted = target + 0.05
+    predicted[0] = 300
+    found = charbonnier_loss(predicted, target)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, charbonnier_loss(predicted.float(), target.float()))
 
 
 def literal(predicted, symbol, bits, low, high):
