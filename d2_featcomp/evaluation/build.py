@@ -15,7 +15,12 @@ from detectron2.evaluation import (
 
 from ..data.categories import require_same_order
 from ..data.images import read_sem_seg
-from ..data.requirements import find_class_setting, predicts_masks
+from ..data.requirements import (
+    SEMANTIC_NETWORKS,
+    find_class_setting,
+    find_network_name,
+    predicts_masks,
+)
 from ..registry import Registry
 from .coco import CheckedCOCOEvaluator
 from .feature_rate import FeatureRateEvaluator
@@ -66,10 +71,10 @@ def coco(cfg, dataset_name, output_dir):
 
 @EVALUATOR_REGISTRY.register()
 def sem_seg(cfg, dataset_name, output_dir):
-    return _sem_seg(dataset_name, output_dir)
+    return _sem_seg(cfg, dataset_name, output_dir)
 
 
-def _sem_seg(dataset_name, output_dir):
+def _sem_seg(cfg, dataset_name, output_dir):
     def read(path, dtype=int):
         metadata = MetadataCatalog.get(dataset_name)
         labels = read_sem_seg(
@@ -77,7 +82,22 @@ def _sem_seg(dataset_name, output_dir):
         )
         return labels.astype(dtype)
 
+    _require_semantic_classes(cfg, dataset_name)
     return [SemSegEvaluator(dataset_name, output_dir=output_dir, sem_seg_loading_fn=read)]
+
+
+def _require_semantic_classes(cfg, dataset_name):
+    """Of more classes than there are, Detectron2's evaluator counts the first as no prediction, which
+    raises mIoU, and fails at the others."""
+    if find_network_name(cfg) not in (*SEMANTIC_NETWORKS, "CompressibleMultiTask"):
+        return
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    classes = MetadataCatalog.get(dataset_name).get("stuff_classes")
+    if classes is not None and count > len(classes):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {count}, but data set {dataset_name!r} has "
+            f"{len(classes)} semantic classes: evaluate a network on a data set of its own classes"
+        )
 
 
 @EVALUATOR_REGISTRY.register()
@@ -134,7 +154,7 @@ def _of_heads(heads, cfg, dataset_name, output_dir):
 
 @EVALUATOR_REGISTRY.register()
 def SegmentationHead(cfg, dataset_name, output_dir):
-    return _sem_seg(dataset_name, None)
+    return _sem_seg(cfg, dataset_name, None)
 
 
 @EVALUATOR_REGISTRY.register()

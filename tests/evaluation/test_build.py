@@ -34,8 +34,9 @@ def three_classes(tmp_path):
         DatasetCatalog.remove(name)
 
 
-def segmentation(*heads):
-    return setup_config(TASKS, ["MODEL.MULTI_TASK.HEADS", heads or ("SegmentationHead",)])
+def segmentation(*heads, classes=3):
+    overrides = ["MODEL.MULTI_TASK.HEADS", heads or ("SegmentationHead",)]
+    return setup_config(TASKS, [*overrides, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes])
 
 
 def evaluated(name, record, predicted):
@@ -55,6 +56,14 @@ def test_miou_by_hand(three_classes):
     assert found["IoU-c"] == pytest.approx(100 * 1 / 2)
     assert found["mIoU"] == pytest.approx(50.0)
     assert found["pACC"] == pytest.approx(100 * 6 / 9)
+
+
+def test_a_network_of_more_semantic_classes_than_the_data_is_refused(three_classes):
+    """A fourth class would count as no prediction: pixels that it gets would not count as missed."""
+    name, _ = three_classes([[0, 1, 2]])
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 4, but .* has 3 semantic classes"):
+        build_task_evaluators(segmentation(classes=4), name)
+    assert build_task_evaluators(segmentation(classes=2), name)
 
 
 def test_stereo_pairs_have_no_semantic_maps(tmp_path):
