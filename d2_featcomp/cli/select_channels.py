@@ -28,13 +28,14 @@ def run(args: argparse.Namespace) -> None:
 
     setup_terminal()
     prepare_file(args.output)
-    # All channels are looked at, whichever are coded later.
-    cfg = setup_config(args.config_file, [*args.opts, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"])
+    # All channels are looked at, whichever are coded later, and also by the config of the network alone.
+    overrides = ["MODEL.FEATCOMP.ENABLED", "True", "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit"]
+    cfg = setup_config(args.config_file, [*args.opts, *overrides])
     network = build_model(cfg).eval()
     checkpointer = FeatCompCheckpointer(network)
     checkpointer.load(cfg.MODEL.WEIGHTS)
     checkpointer.require_complete(cfg.MODEL.WEIGHTS or "(none: set MODEL.WEIGHTS)", split=False)
     order, scores, count = select_channels(cfg, network, args.images)
-    layer = cfg.MODEL.FEATCOMP.LAYER
+    layer = network.split_point.layer.number
     write_text(format_channel_order(layer, order, scores, count), args.output)
     print(f"{args.output}: {len(order)} channels of layer {layer}, from {count} images")

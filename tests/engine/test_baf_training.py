@@ -118,6 +118,19 @@ def test_channels_are_those_of_eq_2_and_3_on_the_images(settings, folder):
         select_channels(cfg, network, images=0)
 
 
+def test_the_file_names_the_layer_that_was_looked_at(settings, run_tool, tmp_path):
+    """By the config of the network alone, and a split point that LAYER does not say."""
+    path, layer = tmp_path / "order.json", ["MODEL.FEATCOMP.SPLIT_POINT", "layer6"]
+    given = [*settings(), *layer, "MODEL.FEATCOMP.ENABLED", False]
+    status, told, _ = run_tool(
+        "tools/select_channels.py", "--config", CONFIG, "--images", 2, "--output", path, *given
+    )
+    assert status == 0 and "128 channels of layer 6, from 2 images" in told
+    cfg = setup_config(CONFIG, settings(MODEL__FEATCOMP__BAF__CHANNEL_ORDER=str(path)) + layer)
+    order = build_for_inference(cfg, "").feature_split.order
+    assert order.tolist() == json.loads(path.read_text())["order"]
+
+
 def test_channels_of_a_network_cut_after_its_backbone_cannot_be_selected():
     with pytest.raises(ValueError, match="SPLIT is BaF or IntermediateLayerSplit"):
         select_channels(None, torch.nn.Identity())
