@@ -5,6 +5,8 @@ Shape shorthand in this module:
     H, W: height and width of a scale's grid
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -64,6 +66,12 @@ class YOLOV3Head(nn.Module):
     def from_config(cls, cfg, input_shape):
         yolo = cfg.MODEL.YOLOV3
         shapes = sorted(input_shape.values(), key=lambda shape: -shape.stride)
+        strides = [shape.stride for shape in shapes]
+        if len(shapes) not in (2, 3) or any(a != 2 * b for a, b in itertools.pairwise(strides)):
+            raise ValueError(
+                f"the backbone's outputs {', '.join(input_shape)} have strides {strides}: YOLO-v3 has "
+                "two or three scales, each of half the stride of the one before"
+            )
         anchors = {len(scale) for scale in yolo.ANCHORS}
         if len(shapes) != len(yolo.ANCHORS) or len(anchors) != 1:
             raise ValueError(

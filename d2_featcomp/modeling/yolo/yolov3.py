@@ -7,6 +7,8 @@ Shape shorthand in this module:
     Boxes are x1, y1, x2, y2, in pixels.
 """
 
+import math
+
 import torch
 from detectron2.config import configurable
 from detectron2.layers import batched_nms
@@ -77,10 +79,10 @@ class YOLOV3(nn.Module):
     def from_config(cls, cfg):
         backbone = build_backbone(cfg)
         yolo = cfg.MODEL.YOLOV3
-        if yolo.LETTERBOX % backbone.size_divisibility:
+        multiple = _find_multiple(backbone)
+        if yolo.LETTERBOX % multiple:
             raise ValueError(
-                f"MODEL.YOLOV3.LETTERBOX is {yolo.LETTERBOX}: it must be a multiple of "
-                f"{backbone.size_divisibility}, or 0"
+                f"MODEL.YOLOV3.LETTERBOX is {yolo.LETTERBOX}: it must be a multiple of {multiple}, or 0"
             )
         return {
             "backbone": backbone,
@@ -233,10 +235,18 @@ class YOLOV3(nn.Module):
                     f"{self.letterbox}"
                 )
         else:
-            multiple = self.backbone.size_divisibility
+            multiple = _find_multiple(self.backbone)
             height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
-        batch = images[0].new_full((len(images), len(images[0]), height, width), 0.5)
+        gray = (127.5 - self.pixel_mean) / self.pixel_std
+        batch = gray.expand(len(images), len(images[0]), height, width).clone()
         for row, image, size in zip(batch, images, sizes, strict=True):
             left, top = self._origin(size, (height, width))
             row[:, top : top + size[0], left : left + size[1]] = image
         return ImageList(batch, sizes)
+
+
+def _find_multiple(backbone):
+    """Returns int: what sides of padded images must be a multiple of, so that finer scales are exactly
+    twice as large; not all backbones say so themselves."""
+    coarsest = max(shape.stride for shape in backbone.output_shape().values())
+    return math.lcm(coarsest, backbone.size_divisibility or 1)

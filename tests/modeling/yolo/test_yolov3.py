@@ -244,6 +244,41 @@ def test_without_letterbox_images_are_padded_to_whole_cells(build_yolo):
         build_yolo("MODEL.YOLOV3.LETTERBOX", 100)
 
 
+def other_backbone(*levels):
+    """Overrides: of a ResNet, which does not say what sides must be multiples of."""
+    settings = {
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.DEPTH": 18,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+        "MODEL.RESNETS.OUT_FEATURES": list(levels),
+        "MODEL.YOLOV3.ANCHORS": [[[32.0, 32.0]]] * len(levels),
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    }
+    return [part for item in settings.items() for part in item]
+
+
+@pytest.mark.parametrize("letterbox", [0, 128])
+def test_other_backbones_give_the_scales(build_yolo, letterbox):
+    levels = other_backbone("res3", "res4", "res5")
+    network = build_yolo(*levels, "MODEL.YOLOV3.LETTERBOX", letterbox)
+    images = network.preprocess_image([record(65, 40)])
+    assert images.tensor.shape == ((1, 3, 128, 128) if letterbox else (1, 3, 96, 64))
+    pixels = images.tensor[0] * network.pixel_std + network.pixel_mean
+    torch.testing.assert_close(pixels[:, -1], torch.full_like(pixels[:, -1], 127.5))  # gray
+    with torch.no_grad():
+        raw = network.predict(network.backbone(images.tensor))
+    assert [x.shape[-1] for x in raw] == [images.tensor.shape[-1] // stride for stride in (32, 16, 8)]
+    with pytest.raises(ValueError, match="LETTERBOX is 100: it must be a multiple of 32"):
+        build_yolo(*levels, "MODEL.YOLOV3.LETTERBOX", 100)
+
+
+@pytest.mark.parametrize("levels", [("res2", "res3", "res4", "res5"), ("res3", "res5"), ("res5",)])
+def test_other_numbers_of_scales_are_refused(build_yolo, levels):
+    with pytest.raises(ValueError, match="two or three scales, each of half the stride"):
+        build_yolo(*other_backbone(*levels))
+
+
 @pytest.mark.parametrize("letterbox", [0, 256])
 def test_boxes_come_back_in_pixels_of_the_original_image(letterbox, build_yolo):
     """An object whose raw prediction is made from its box is found where it was."""
