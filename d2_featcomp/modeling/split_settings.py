@@ -6,7 +6,7 @@ from torch import nn
 from ..codecs import FEATURE_CODEC_REGISTRY, build_feature_codec
 from .acceleration import require_inference
 from .named_weights import read_named_weights
-from .split_point import build_split_point
+from .split_point import AfterBackbone, BeforeNetwork, build_split_point
 from .splits import build_feature_split, find_feature_split, find_split_name
 
 __all__ = ["check_split_config", "read_split_settings", "require_backbone"]
@@ -23,7 +23,7 @@ def read_split_settings(cfg):
 
     Raises:
         ValueError: see :func:`check_split_config`, :func:`require_backbone`, or no such split point or
-            split.
+            split, or two that do not suit one another.
     """
     check_split_config(cfg)
     featcomp = cfg.MODEL.FEATCOMP
@@ -36,6 +36,7 @@ def read_split_settings(cfg):
         layer=featcomp.LAYER,
         activated=defaults.get("activated", True),
     )
+    _require_suiting_point(featcomp, defaults, split_point)
     feature_split = build_feature_split(cfg, split_point.feature_source())
     return {
         "network": network,
@@ -54,6 +55,23 @@ def read_split_settings(cfg):
         "rate_weights": _rate_weights(featcomp),
         "preprocessing": _describe_preprocessing(cfg),
     }
+
+
+def _require_suiting_point(featcomp, defaults, point):
+    """Refuses a split point whose features the split would look for in vain."""
+    wanted, advice = defaults.get("split_point", "backbone"), ""
+    if wanted == "image":
+        suits = isinstance(point, BeforeNetwork)
+    else:
+        suits, advice = not isinstance(point, BeforeNetwork), ", or choose ImageSplit"
+    if wanted == "layer" and isinstance(point, AfterBackbone):
+        suits = not hasattr(point.backbone, "list_split_layers")
+        advice = ", or choose PyramidSplit, which codes all features after a backbone as they are"
+    if not suits:
+        raise ValueError(
+            f"MODEL.FEATCOMP.SPLIT_POINT is {point.name!r}, where SPLIT {featcomp.SPLIT} finds nothing "
+            f"to code: leave it '', which is {wanted!r}{advice}"
+        )
 
 
 def _describe_preprocessing(cfg):

@@ -132,6 +132,24 @@ def test_places_that_are_not_there_are_named(small_config, build_yolo):
         build_split_point("layer10", build_yolo("MODEL.FEATCOMP.ENABLED", False).backbone)
 
 
+@pytest.mark.parametrize(
+    ("split", "place", "words"),
+    [
+        ("BaF", "backbone", "leave it '', which is 'layer', or choose PyramidSplit"),
+        ("IntermediateLayerSplit", "backbone", "or choose PyramidSplit"),
+        ("BaF", "image", "or choose ImageSplit"),
+        ("QLayer", "image", "leave it '', which is 'backbone', or choose ImageSplit"),
+        ("ImageSplit", "backbone", "leave it '', which is 'image'$"),
+        ("ImageSplit", "layer6", "SPLIT_POINT is 'layer6', where SPLIT ImageSplit"),
+    ],
+)
+def test_places_where_a_split_finds_nothing_are_refused(build_yolo, split, place, words):
+    settings = {"ENABLED": True, "SPLIT": split, "SPLIT_POINT": place, "CODEC.BITS": 8}
+    overrides = [part for key, value in settings.items() for part in (f"MODEL.FEATCOMP.{key}", value)]
+    with pytest.raises(ValueError, match=words):
+        build_yolo(*overrides)
+
+
 @pytest.mark.parametrize("place", [*STAGES, "backbone"])
 def test_each_place_is_trained_and_deployed(small_model, make_record, place):
     """All features at the place are sent; as floats they change nothing."""
