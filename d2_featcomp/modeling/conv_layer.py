@@ -28,11 +28,12 @@ class ConvLayer:
                 f"a {type(backbone).__name__} cannot be split inside a layer: choose a Darknet "
                 "backbone, or a MODEL.FEATCOMP.SPLIT that splits after the backbone"
             )
-        if number not in backbone.list_split_layers():
+        known = backbone.list_split_layers()
+        if number not in known:
+            places = f"in its layers {', '.join(map(str, known))}" if known else "in none of its layers"
             raise ValueError(
-                f"MODEL.FEATCOMP.LAYER is {number}: this backbone can be split in its layers "
-                f"{', '.join(map(str, backbone.list_split_layers()))} (convolutions with batch norm "
-                "that no shortcut and no output passes around)"
+                f"MODEL.FEATCOMP.LAYER is {number}: this backbone can be split {places} (convolutions "
+                "with batch norm that no shortcut and no output passes around)"
             )
         self.number = number
         self.conv = backbone.layers[number]

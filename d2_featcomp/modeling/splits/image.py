@@ -33,11 +33,10 @@ class ImageSplit(FeatureSplit):
                 f"MODEL.FEATCOMP.CODEC.BITS is {cfg.MODEL.FEATCOMP.CODEC.BITS}: ImageSplit codes "
                 "images of 8 bits"
             )
-        point = cfg.MODEL.FEATCOMP.SPLIT_POINT
-        if point not in ("", cls.defaults["split_point"]):
+        if len(cfg.MODEL.PIXEL_MEAN) != 3:
             raise ValueError(
-                f"MODEL.FEATCOMP.SPLIT_POINT is {point!r}: ImageSplit codes the image, before the "
-                "network; leave it out"
+                f"MODEL.PIXEL_MEAN has {len(cfg.MODEL.PIXEL_MEAN)} channels: ImageSplit codes images of "
+                "three"
             )
         return {"bgr": cfg.INPUT.FORMAT == "BGR"}
 

@@ -139,7 +139,7 @@ class Darknet(Backbone):
             number
             for number, layer in enumerate(self.layers)
             if isinstance(layer, Conv2d)
-            and layer.norm is not None
+            and hasattr(layer.norm, "running_var")  # not of a norm of other kinds
             and number <= min(self._taps)
             and not any(start < number < end for start, end in shortcuts)
         ]
