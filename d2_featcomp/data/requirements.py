@@ -45,6 +45,7 @@ def load_records(names, **options):
     Raises:
         FileNotFoundError: a file of theirs is missing, an image among some that are looked at included;
             tells where data sets are looked for.
+        ValueError: images are left out by their annotations, and there are none, or no image stays.
     """
     try:
         records = get_detection_dataset_dicts(names, **options)
@@ -52,12 +53,29 @@ def load_records(names, **options):
         if error.filename is None:  # it says already what is missing, and of what
             raise
         raise _describe_missing("file", error.filename, names) from error
+    except (AssertionError, KeyError) as error:
+        reason = _explain_filter(error)
+        if reason is None:
+            raise
+        raise ValueError(
+            f"of the data sets {', '.join(map(repr, names))} {reason}: set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS to False to train on images without objects, too"
+        ) from error
     # A wrong folder lacks all, an unpacking that was interrupted the last ones.
     for record in [*records[:: max(len(records) // _LOOKED_AT, 1)], *records[-1:]]:
         path = record.get("file_name", "")
         if path and "://" not in path and not os.path.exists(path):
             raise _describe_missing("image", path, names)
     return records
+
+
+def _explain_filter(error):
+    """Why Detectron2 fails where it leaves out images without objects; None of another error."""
+    if isinstance(error, KeyError):  # it looks at the first image to tell whether there are any
+        return "some have no annotations" if error.args == ("annotations",) else None
+    if str(error).startswith("No valid data found"):
+        return "no image has an object (a crowd is none)"
+    return None
 
 
 def sample_records(records, count, seed):
@@ -126,11 +144,12 @@ def require_labels(cfg, records):
         _require_semantic_maps(cfg, names, records)
     if setting is None:
         return
-    if not any("annotations" in record for record in records):
+    without = sum("annotations" not in record for record in records)
+    if without:
         raise ValueError(
-            f"the data sets {names} (DATASETS.TRAIN) have no annotations, which "
-            f"{find_network_name(cfg)} is trained on: a folder needs a file annotations.json in "
-            "COCO's format, or name one: images:FOLDER:FILE.json"
+            f"{without} of {len(records)} images of the data sets {names} (DATASETS.TRAIN) have no "
+            f"annotations, which {find_network_name(cfg)} is trained on: a folder needs a file "
+            "annotations.json in COCO's format, or name one: images:FOLDER:FILE.json"
         )
     annotations = [
         annotation

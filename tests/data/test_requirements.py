@@ -4,6 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from d2_featcomp.data.datasets.image_folders import register_image_folders
 from d2_featcomp.data.datasets.scenes import find_data_root
 from d2_featcomp.data.mappers import build_train_mapper, train_dicts
 from d2_featcomp.engine import setup_config
@@ -32,6 +33,35 @@ def test_what_is_complete_is_taken(coco_folder):
     name = coco_folder()
     assert len(train_dicts(config_for(name))) == 2
     assert len(train_dicts(config_for(name, config="configs/quick/yolov3_tiny.yaml"))) == 2
+
+
+def test_images_without_objects(coco_folder):
+    """Without any, or with crowds alone, there is nothing to train on, unless it is asked for."""
+    yolo, keep = "configs/quick/yolov3_tiny.yaml", ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
+    empty = coco_folder(lambda data: data["annotations"].clear(), "empty")
+    crowds = coco_folder(each(lambda annotation: annotation.update(iscrowd=1)), "crowds")
+    for name in (empty, crowds):
+        with pytest.raises(ValueError, match=r"no image has an object .*FILTER_EMPTY_ANNOTATIONS to"):
+            train_dicts(config_for(name, config=yolo))
+        assert len(train_dicts(config_for(name, *keep, config=yolo))) == 2
+
+
+def test_images_with_and_without_annotations_together(coco_folder):
+    """In either order: a training of features takes all of them, one of boxes none."""
+    keep = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
+    labelled, bare = coco_folder(), coco_folder(None, "bare")
+    folder = bare.removeprefix("images:")
+    os.remove(os.path.join(folder, "annotations.json"))
+    bare = f"images:{folder}/"  # of another name, so that it is looked at anew
+    register_image_folders([bare])
+    for names in ([labelled, bare], [bare, labelled]):
+        given = ["DATASETS.TRAIN", names]
+        cfg = config_for(labelled, *given, *keep, "MODEL.FEATCOMP.LOSS", "distill")
+        assert len(train_dicts(cfg)) == 4
+        with pytest.raises(ValueError, match=r"2 of 4 images .* no annotations, which GeneralizedRCNN"):
+            train_dicts(config_for(labelled, *given, *keep))
+    with pytest.raises(ValueError, match=r"some have no annotations: set DATALOADER\.FILTER_EMPTY"):
+        train_dicts(config_for(labelled, "DATASETS.TRAIN", [labelled, bare]))
 
 
 def test_masks_are_needed_where_they_are_trained(coco_folder):
