@@ -17,6 +17,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
+from ...codecs import BitstreamError
 from .decoding import convert_to_corners, decode_predictions
 from .head import YOLOV3Head
 from .losses import compute_yolo_losses
@@ -118,17 +119,30 @@ class YOLOV3(nn.Module):
         Returns:
             dict[str, Tensor]: losses, in training; else list[dict], each with "instances" that have
             `pred_boxes`, `scores` and `pred_classes`.
+
+        Raises:
+            BitstreamError: features that were decoded are of images in another letterbox.
         """
         images = self.preprocess_image(batched_inputs)
         raw = self.predict(self.backbone(images.tensor))
         if self.training:
             return self.losses(raw, images, [record["instances"] for record in batched_inputs])
+        padded = tuple(images.tensor.shape[-2:])
+        self._require_size(raw, padded)
         return [
-            {"instances": self._finish(instances, record, size, tuple(images.tensor.shape[-2:]))}
+            {"instances": self._finish(instances, record, size, padded)}
             for instances, record, size in zip(
                 self.detect(raw), batched_inputs, images.image_sizes, strict=True
             )
         ]
+
+    def _require_size(self, raw, padded):
+        found = tuple(side * self.strides[0] for side in raw[0].shape[-2:])
+        if found != padded:
+            raise BitstreamError(
+                f"these features are of an image padded to {found} pixels (height, width); here "
+                f"MODEL.YOLOV3.LETTERBOX, {self.letterbox}, pads it to {padded}: set it as on the edge"
+            )
 
     def predict(self, features):
         """Computes predictions: dict[str, Tensor] of the backbone -> list[Tensor] of

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from d2_featcomp.codecs import BitstreamError
 from d2_featcomp.modeling.yolo.decoding import decode_predictions
 from d2_featcomp.modeling.yolo.losses import compute_yolo_losses
 
@@ -357,3 +358,13 @@ def test_cut_after_its_backbone_it_finds_the_same(letterbox, build_yolo):
         assert torch.equal(one.pred_boxes.tensor, other["instances"].pred_boxes.tensor)
         assert torch.equal(one.scores, other["instances"].scores)
         assert one.image_size == other["instances"].image_size
+
+
+def test_features_of_another_letterbox_are_refused(build_yolo):
+    """Boxes would be shifted by half of the difference."""
+    settings = ("MODEL.FEATCOMP.ENABLED", True, "MODEL.FEATCOMP.SPLIT", "IntermediateLayerSplit")
+    edge, cloud = (build_yolo(*settings, "MODEL.YOLOV3.LETTERBOX", side) for side in (64, 96))
+    streams = edge.edge_inference([record(48, 64)])
+    assert len(edge.cloud_inference(streams)) == 1
+    with pytest.raises(BitstreamError, match=r"padded to \(64, 64\) .*LETTERBOX, 96, pads it to"):
+        cloud.cloud_inference(streams)
