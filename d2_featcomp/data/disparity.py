@@ -5,7 +5,15 @@ import numpy as np
 from ..images import MODES_16_BIT
 from .images import open_image
 
-__all__ = ["convert_disparity", "make_stored_disparity", "read_disparity", "read_stored_disparity"]
+__all__ = [
+    "LARGEST_DISPARITY",
+    "convert_disparity",
+    "make_stored_disparity",
+    "read_disparity",
+    "read_stored_disparity",
+]
+
+LARGEST_DISPARITY = 65534 / 256  # pixels, that 16 bits hold
 
 
 def read_disparity(path):
@@ -40,5 +48,13 @@ def convert_disparity(stored):
 
 
 def make_stored_disparity(disparity):
-    """Converts pixels, 0 where they are unknown, to stored values: any shape, float -> uint16."""
+    """Converts pixels, 0 where they are unknown, to stored values: any shape, float -> uint16.
+
+    Raises:
+        ValueError: a value is below 0, above LARGEST_DISPARITY, or no number.
+    """
+    if not ((disparity >= 0) & (disparity <= LARGEST_DISPARITY)).all():
+        raise ValueError(
+            f"disparities must lie between 0 (unknown) and {LARGEST_DISPARITY:.2f} pixels to be stored"
+        )
     return np.round(disparity * 256).astype(np.uint16) + (disparity > 0).astype(np.uint16)

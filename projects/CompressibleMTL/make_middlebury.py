@@ -16,12 +16,11 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from d2_featcomp.data.disparity import make_stored_disparity
+from d2_featcomp.data.disparity import LARGEST_DISPARITY, make_stored_disparity
 from d2_featcomp.data.images import open_image
 from d2_featcomp.engine import report_errors
 
 WIDTH, HEIGHT = 256, 192  # px, of a crop
-LARGEST = 65534 / 256  # px, that a map of 16 bits holds
 
 
 def parse_args():
@@ -84,8 +83,8 @@ def read_map(path):
             raise ValueError(f"{path!r} is an image of mode {mode}: maps are gray, of 8 bits")
         values = values.astype(np.float64)
     values = np.where(np.isfinite(values), values, 0)
-    if values.ndim != 2 or values.min() < 0 or values.max() > LARGEST:
-        raise ValueError(f"{path!r} is no map of disparities of 0 to {LARGEST:.0f} pixels")
+    if values.ndim != 2 or values.min() < 0 or values.max() > LARGEST_DISPARITY:
+        raise ValueError(f"{path!r} is no map of disparities of 0 to {LARGEST_DISPARITY:.0f} pixels")
     return values
 
 

@@ -1,10 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms
 from PIL import Image
 
-from d2_featcomp.data.disparity import read_disparity
+from d2_featcomp.data.disparity import (
+    LARGEST_DISPARITY,
+    convert_disparity,
+    make_stored_disparity,
+    read_disparity,
+)
 from d2_featcomp.data.mappers import MultiTaskMapper, build_train_mapper
 from d2_featcomp.engine import setup_config
 
@@ -34,6 +41,15 @@ def test_disparity_is_decoded_as_cityscapes_says(tmp_path):
     found = read_disparity(str(tmp_path / "d.png"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[0, 0, 1, 65534 / 256]])
+
+
+def test_disparities_that_16_bits_cannot_hold_are_refused():
+    stored = make_stored_disparity(np.array([0, 1 / 256, LARGEST_DISPARITY]))
+    assert stored.tolist() == [0, 2, 65535]
+    assert convert_disparity(stored).tolist() == [0, 1 / 256, LARGEST_DISPARITY]
+    for value in (256.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"between 0 \(unknown\) and 255\.99 pixels"):
+            make_stored_disparity(np.array([1.0, value]))
 
 
 def test_maps_of_32_bits_in_memory_are_read_too(tmp_path):
