@@ -49,9 +49,3 @@ def test_any_network_can_send_its_image(small_model, make_record):
     with torch.no_grad():
         expected = model.network([sent])[0]
     assert torch.equal(found["instances"].scores, expected["instances"].scores)
-
-
-def test_the_image_is_sent_before_the_network_alone(small_model):
-    settings = {"MODEL__FEATCOMP__SPLIT": "ImageSplit", "MODEL__FEATCOMP__CODEC__BITS": 8}
-    with pytest.raises(ValueError, match="SPLIT_POINT is 'res3', where SPLIT ImageSplit finds noth"):
-        small_model(**settings, MODEL__FEATCOMP__SPLIT_POINT="res3")
