@@ -102,14 +102,6 @@ def test_layers_that_cannot_be_cut_are_refused(build_yolo, number):
         build_yolo(*ENABLED, "MODEL.FEATCOMP.LAYER", number)
 
 
-@pytest.mark.parametrize("norm", ["", "LN"])
-@pytest.mark.parametrize("split", ["BaF", "IntermediateLayerSplit"])
-def test_layers_without_batch_norm_are_refused(build_yolo, norm, split):
-    settings = ("MODEL.YOLOV3.NORM", norm, "MODEL.FEATCOMP.SPLIT", split)
-    with pytest.raises(ValueError, match=r"split in none of its layers \(convolutions with batch norm"):
-        build_yolo(*ENABLED, *settings)
-
-
 def test_backbones_that_cannot_be_cut_are_refused(small_config):
     with pytest.raises(ValueError, match="FPN cannot be split inside"):
         build_model(small_config(MODEL__FEATCOMP__SPLIT="BaF"))
@@ -274,13 +266,6 @@ def test_without_an_order_nothing_is_sent(build_baf):
         (("MODEL.FEATCOMP.BAF.TRAIN_BITS", (4, 1)), "TRAIN_BITS: bit depth 1"),
         (("MODEL.FEATCOMP.CODEC.NAME", "jpeg420", "MODEL.FEATCOMP.CODEC.BITS", 8), "colour images"),
         (("MODEL.FEATCOMP.SPLIT", "ImageSplit"), "BITS is 6"),
-        (
-            (
-                *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
-                *("MODEL.PIXEL_MEAN", [0.0], "MODEL.PIXEL_STD", [255.0]),
-            ),
-            "PIXEL_MEAN has 1 channels: ImageSplit codes images of three",
-        ),
         (("MODEL.FEATCOMP.CODEC.QUANTIZER", "fixed"), "own range"),
     ],
 )

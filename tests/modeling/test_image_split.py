@@ -49,3 +49,13 @@ def test_any_network_can_send_its_image(small_model, make_record):
     with torch.no_grad():
         expected = model.network([sent])[0]
     assert torch.equal(found["instances"].scores, expected["instances"].scores)
+
+
+def test_images_in_gray_are_refused(build_yolo):
+    settings = (
+        *("MODEL.FEATCOMP.SPLIT", "ImageSplit", "MODEL.FEATCOMP.CODEC.BITS", 8),
+        *("MODEL.PIXEL_MEAN", [0.0], "MODEL.PIXEL_STD", [255.0]),
+    )
+    words = "PIXEL_MEAN has 1 channels: ImageSplit codes images of three"
+    with pytest.raises(ValueError, match=words):
+        build_yolo(*ENABLED, *settings)

@@ -150,6 +150,14 @@ def test_places_where_a_split_finds_nothing_are_refused(build_yolo, split, place
         build_yolo(*overrides)
 
 
+@pytest.mark.parametrize("norm", ["", "LN"])
+@pytest.mark.parametrize("split", ["BaF", "IntermediateLayerSplit"])
+def test_layers_without_batch_norm_are_refused(build_yolo, norm, split):
+    settings = ("MODEL.YOLOV3.NORM", norm, "MODEL.FEATCOMP.SPLIT", split)
+    with pytest.raises(ValueError, match=r"split in none of its layers \(convolutions with batch norm"):
+        build_yolo("MODEL.FEATCOMP.ENABLED", True, *settings)
+
+
 @pytest.mark.parametrize("place", [*STAGES, "backbone"])
 def test_each_place_is_trained_and_deployed(small_model, make_record, place):
     """All features at the place are sent; as floats they change nothing."""
