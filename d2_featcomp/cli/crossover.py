@@ -11,7 +11,7 @@ adds the transfer at several bandwidths; at the cross-over both take equally lon
 import argparse
 import itertools
 
-from .options import add_config_file, add_overrides
+from .options import add_config_file, add_edge_factor, add_overrides
 
 BANDWIDTHS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000)
 
@@ -40,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latency", type=float, default=0, help="latency of the network, ms, one way (default: 0)"
     )
-    parser.add_argument(
-        "--edge-factor",
-        type=float,
-        default=1,
-        help="how many times slower the edge device is than this machine (default: 1)",
-    )
+    add_edge_factor(parser)
     parser.add_argument("--limit", type=int, default=50, help="images to measure (default: 50)")
     add_overrides(parser)
 

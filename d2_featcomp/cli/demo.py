@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
     from ..deploy import draw_images
     from ..engine import build_for_inference, require_weights, setup_config, setup_terminal
     from ..serving import list_inputs
+    from ..serving.inputs import require_limit
 
     setup_terminal()
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit is {args.limit}: it must be at least 1")
+    require_limit(args.limit)
     entries = list_inputs(args.input)
     moving = is_moving(entries)
     if moving and (not args.draw or args.output or args.reference):

@@ -4,6 +4,7 @@ import argparse
 
 __all__ = [
     "add_config_file",
+    "add_edge_factor",
     "add_launch_options",
     "add_overrides",
     "add_sampling",
@@ -55,6 +56,16 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Adds config overrides, anywhere on the command line: `opts`."""
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="config overrides, e.g. MODEL.WEIGHTS model.pth"
+    )
+
+
+def add_edge_factor(parser: argparse.ArgumentParser) -> None:
+    """Adds --edge-factor, of commands that time both sub-models on one machine."""
+    parser.add_argument(
+        "--edge-factor",
+        type=float,
+        default=1,
+        help="how many times slower the edge device is than this machine (default: 1)",
     )
 
 

@@ -21,7 +21,7 @@ import itertools
 import json
 
 from ..files import prepare_file, write_text
-from .options import add_config_file, add_overrides
+from .options import add_config_file, add_edge_factor, add_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-quality", type=int, default=90, help="quality of the JPEG image (default: 90)"
     )
-    parser.add_argument(
-        "--edge-factor",
-        type=float,
-        default=1,
-        help="how many times slower the edge device is than this machine (default: 1)",
-    )
+    add_edge_factor(parser)
     parser.add_argument("--limit", type=int, default=20, help="images to measure (default: 20)")
     parser.add_argument("--output", help="JSON file to write")
     add_overrides(parser)

@@ -59,19 +59,21 @@ def read_split_settings(cfg):
 
 def _require_suiting_point(featcomp, defaults, point):
     """Refuses a split point whose features the split would look for in vain."""
-    wanted, advice = defaults.get("split_point", "backbone"), ""
-    if wanted == "image":
-        suits = isinstance(point, BeforeNetwork)
-    else:
-        suits, advice = not isinstance(point, BeforeNetwork), ", or choose ImageSplit"
-    if wanted == "layer" and isinstance(point, AfterBackbone):
-        suits = not hasattr(point.backbone, "list_split_layers")
+    wanted = defaults.get("split_point", "backbone")
+    if isinstance(point, BeforeNetwork) != (wanted == "image"):
+        advice = "" if wanted == "image" else ", or choose ImageSplit"
+    elif (
+        wanted == "layer"
+        and isinstance(point, AfterBackbone)
+        and hasattr(point.backbone, "list_split_layers")
+    ):
         advice = ", or choose PyramidSplit, which codes all features after a backbone as they are"
-    if not suits:
-        raise ValueError(
-            f"MODEL.FEATCOMP.SPLIT_POINT is {point.name!r}, where SPLIT {featcomp.SPLIT} finds nothing "
-            f"to code: leave it '', which is {wanted!r}{advice}"
-        )
+    else:
+        return
+    raise ValueError(
+        f"MODEL.FEATCOMP.SPLIT_POINT is {point.name!r}, where SPLIT {featcomp.SPLIT} finds nothing "
+        f"to code: leave it '', which is {wanted!r}{advice}"
+    )
 
 
 def _describe_preprocessing(cfg):

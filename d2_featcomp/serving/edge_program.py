@@ -27,6 +27,7 @@ from .inputs import (
     list_inputs,
     name_inputs,
     read_timed_frames,
+    require_limit,
 )
 from .interruptions import orderly_end
 from .link import Link
@@ -172,8 +173,7 @@ def _require_consistent(args):
         raise ValueError("nowhere to put bitstreams: add --output FOLDER or --connect HOST:PORT")
     if not args.input and not args.connect and not args.requeue:
         raise ValueError("nothing to do: add --input, or --connect to send what is in --spool")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit is {args.limit}: it must be at least 1")
+    require_limit(args.limit)
     if args.target_kbit_s is not None and args.fps is None:
         raise ValueError("--target-kbit-s needs --fps, the images a second that share it")
     if args.target_kbit_s is not None and args.target_kb is not None:

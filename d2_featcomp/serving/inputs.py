@@ -30,6 +30,7 @@ __all__ = [
     "read_all_frames",
     "read_frames",
     "read_timed_frames",
+    "require_limit",
 ]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
@@ -94,6 +95,12 @@ class Sampling:
         """Estimates int: how many are taken of a video of so many frames and seconds."""
         taken = -(-frames // self.stride)
         return min(taken, math.ceil(seconds * self.fps)) if self.fps else taken
+
+
+def require_limit(limit):
+    """Raises ValueError for a --limit below 1; None is no limit."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is {limit}: it must be at least 1")
 
 
 def list_inputs(given):

@@ -65,6 +65,13 @@ class YOLOV3(nn.Module):
         shapes = sorted(backbone.output_shape().items(), key=lambda item: -item[1].stride)
         self.in_features = [name for name, _ in shapes]
         self.strides = [shape.stride for _, shape in shapes]
+        # Of sides of padded images, so that finer scales are exactly twice as large; not all backbones
+        # say so themselves.
+        self.multiple = math.lcm(self.strides[0], backbone.size_divisibility or 1)
+        if letterbox % self.multiple:
+            raise ValueError(
+                f"MODEL.YOLOV3.LETTERBOX is {letterbox}: it must be a multiple of {self.multiple}, or 0"
+            )
         for index, scale in enumerate(anchors):
             self.register_buffer(f"anchors_{index}", torch.tensor(scale, dtype=torch.float32), False)
         self.num_classes = num_classes
@@ -80,11 +87,6 @@ class YOLOV3(nn.Module):
     def from_config(cls, cfg):
         backbone = build_backbone(cfg)
         yolo = cfg.MODEL.YOLOV3
-        multiple = _find_multiple(backbone)
-        if yolo.LETTERBOX % multiple:
-            raise ValueError(
-                f"MODEL.YOLOV3.LETTERBOX is {yolo.LETTERBOX}: it must be a multiple of {multiple}, or 0"
-            )
         return {
             "backbone": backbone,
             "head": YOLOV3Head(cfg, backbone.output_shape()),
@@ -137,12 +139,15 @@ class YOLOV3(nn.Module):
         ]
 
     def _require_size(self, raw, padded):
-        found = tuple(side * self.strides[0] for side in raw[0].shape[-2:])
+        found = self._find_padded_size(raw)
         if found != padded:
             raise BitstreamError(
                 f"these features are of an image padded to {found} pixels (height, width); here "
                 f"MODEL.YOLOV3.LETTERBOX, {self.letterbox}, pads it to {padded}: set it as on the edge"
             )
+
+    def _find_padded_size(self, raw):
+        return tuple(side * self.strides[0] for side in raw[0].shape[-2:])
 
     def predict(self, features):
         """Computes predictions: dict[str, Tensor] of the backbone -> list[Tensor] of
@@ -194,7 +199,7 @@ class YOLOV3(nn.Module):
             decode_predictions(*scale) for scale in zip(raw, self.anchors, self.strides, strict=True)
         ]
         boxes, objectness, logits = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
-        size = tuple(side * self.strides[0] for side in raw[0].shape[-2:])
+        size = self._find_padded_size(raw)
         scores = objectness.sigmoid()[..., None] * logits.sigmoid()
         return [
             self._select(convert_to_corners(image_boxes), image_scores, size)
@@ -249,18 +254,12 @@ class YOLOV3(nn.Module):
                     f"{self.letterbox}"
                 )
         else:
-            multiple = _find_multiple(self.backbone)
-            height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+            height, width = (
+                -(-max(side) // self.multiple) * self.multiple for side in zip(*sizes, strict=True)
+            )
         gray = (127.5 - self.pixel_mean) / self.pixel_std
         batch = gray.expand(len(images), len(images[0]), height, width).clone()
         for row, image, size in zip(batch, images, sizes, strict=True):
             left, top = self._origin(size, (height, width))
             row[:, top : top + size[0], left : left + size[1]] = image
         return ImageList(batch, sizes)
-
-
-def _find_multiple(backbone):
-    """Returns int: what sides of padded images must be a multiple of, so that finer scales are exactly
-    twice as large; not all backbones say so themselves."""
-    coarsest = max(shape.stride for shape in backbone.output_shape().values())
-    return math.lcm(coarsest, backbone.size_divisibility or 1)
