@@ -71,7 +71,7 @@ def _require_labels(path, labels, num_classes, ignore_label):
     unknown = unknown[unknown != ignore_label]
     if len(unknown):
         advice = ""
-        if "label" in path and "Ids" in path:  # Cityscapes' names
+        if "label" in str(path) and "Ids" in str(path):  # Cityscapes' names
             advice = (
                 "; if it holds Cityscapes' label ids in place of its train ids, write these with "
                 "cityscapesscripts/preparation/createTrainIdLabelImgs.py"

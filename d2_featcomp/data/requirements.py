@@ -45,8 +45,11 @@ def load_records(names, **options):
     Raises:
         FileNotFoundError: a file of theirs is missing, an image among some that are looked at included;
             tells where data sets are looked for.
-        ValueError: images are left out by their annotations, and there are none, or no image stays.
+        ValueError: no data set is named; or images are left out by their annotations, and there are
+            none, or no image stays.
     """
+    if not names:
+        raise ValueError("DATASETS.TRAIN names no data set")
     try:
         records = get_detection_dataset_dicts(names, **options)
     except FileNotFoundError as error:
@@ -63,7 +66,7 @@ def load_records(names, **options):
         ) from error
     # A wrong folder lacks all, an unpacking that was interrupted the last ones.
     for record in [*records[:: max(len(records) // _LOOKED_AT, 1)], *records[-1:]]:
-        path = record.get("file_name", "")
+        path = os.fspath(record.get("file_name", ""))  # of a pathlib.Path, too
         if path and "://" not in path and not os.path.exists(path):
             raise _describe_missing("image", path, names)
     return records

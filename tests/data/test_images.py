@@ -116,6 +116,8 @@ def test_semantic_maps_hold_numbers_of_classes(tmp_path):
     assert read_sem_seg(many).tolist() == [[300, 0]]
     with pytest.raises(ValueError, match=r"8\.png' holds label 18: there are 18 classes"):
         read_sem_seg(paths[0], num_classes=18)
+    with pytest.raises(ValueError, match=r"8\.png'\) holds label 18: there are 18 classes"):
+        read_sem_seg(tmp_path / "8.png", num_classes=18)
     with pytest.raises(ValueError, match=r"holds label 255: there are 19 classes, .* and 254 for none"):
         read_sem_seg(paths[0], num_classes=19, ignore_label=254)
     rgb = save(np.zeros((2, 2, 3), np.uint8), tmp_path / "rgb.png")

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -130,6 +131,26 @@ def test_missing_images_are_told_before_a_training(coco_folder, tmp_path, lost):
         FileNotFoundError, match=rf"no image .*{lost[0]}', which is of .*correct its path"
     ):
         train_dicts(config_for(name))
+
+
+def test_records_of_other_projects_may_hold_path_objects(coco_folder):
+    """As Detectron2 takes them."""
+    records = DatasetCatalog.get(coco_folder())
+    for record in records:
+        record["file_name"] = Path(record["file_name"])
+    DatasetCatalog.register("of_paths", lambda: records)
+    try:
+        assert len(train_dicts(config_for("of_paths", "MODEL.ROI_HEADS.NUM_CLASSES", 2))) == 2
+        records[1]["file_name"] = Path("nowhere.png")
+        with pytest.raises(FileNotFoundError, match=r"no image 'nowhere\.png', which is of 'of_paths'"):
+            train_dicts(config_for("of_paths"))
+    finally:
+        DatasetCatalog.remove("of_paths")
+
+
+def test_a_training_without_a_data_set_is_told():
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN names no data set"):
+        train_dicts(setup_config(RCNN, ["DATASETS.TRAIN", ()]))
 
 
 def test_annotations_may_lie_elsewhere(coco_folder, tmp_path, monkeypatch):
