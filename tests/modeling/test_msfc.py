@@ -284,6 +284,14 @@ def test_unknown_choices_are_named(key, value):
         build(f"MODEL.FEATCOMP.{key}", value)
 
 
+@pytest.mark.parametrize("key", ["SSFC.NORM", "SSFC.DECODER_NORM", "MSFR.NORM"])
+def test_norms_that_there_are_not_are_told_with_their_key(key):
+    with pytest.raises(ValueError, match=rf"MODEL.FEATCOMP.{key} is 'Batch': choose a norm of Det"):
+        build(f"MODEL.FEATCOMP.{key}", "Batch")
+    with pytest.raises(ValueError, match=rf"MODEL.FEATCOMP.{key} is 'GN', for 8 channels: num_chan"):
+        build(f"MODEL.FEATCOMP.{key}", "GN", "MODEL.FEATCOMP.SSFC.CHANNELS", 8, channels=8)
+
+
 def test_a_backbone_without_pyramid_is_refused():
     cfg = setup_config("configs/msfc_R50.yaml", ["MODEL.DEVICE", "cpu"])
     with pytest.raises(ValueError, match="needs a feature pyramid"):

@@ -18,6 +18,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
+from ..norms import require_norm
 from .staged import StagedBackbone, build_fpn, require_features
 
 __all__ = ["VARIANTS", "EfficientNetLite", "MBConv"]
@@ -230,6 +231,7 @@ def build_efficientnet_lite_backbone(cfg, input_shape):
         EfficientNetLite
     """
     settings = cfg.MODEL.EFFICIENTNET_LITE
+    require_norm("EFFICIENTNET_LITE.NORM", settings.NORM)
     backbone = EfficientNetLite(
         settings.VARIANT,
         norm=settings.NORM,

@@ -95,7 +95,9 @@ def require_features(wanted, available, key):
 
 
 def build_fpn(cfg, bottom_up):
-    """Puts Detectron2's FPN, by the keys `MODEL.FPN`, on a backbone; a coarser level is pooled."""
+    """Puts Detectron2's FPN, by the keys `MODEL.FPN`, on a backbone; a coarser level is pooled.
+    ValueError where the backbone does not have the features."""
+    require_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up.output_shape(), "MODEL.FPN.IN_FEATURES")
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

@@ -10,6 +10,7 @@ Shape shorthand in this module:
 
 from detectron2.config import configurable
 
+from ..norms import require_norm
 from .base import FEATURE_SPLIT_REGISTRY, FeatureSplit
 from .msff import MSFF
 from .msfr import MSFR
@@ -88,6 +89,9 @@ class MSFC(FeatureSplit):
         _check_choice("MSFF.LEVEL", featcomp.MSFF.LEVEL, ("", *names[:fused]))
         level = names.index(featcomp.MSFF.LEVEL or names[fused - 1])
         kernel_size = featcomp.SSFC.KERNEL_SIZE
+        require_norm("FEATCOMP.SSFC.NORM", featcomp.SSFC.NORM, channels)
+        require_norm("FEATCOMP.SSFC.DECODER_NORM", featcomp.SSFC.DECODER_NORM, width)
+        require_norm("FEATCOMP.MSFR.NORM", featcomp.MSFR.NORM, width)
         return {
             "msff": MSFF(
                 levels=fused,

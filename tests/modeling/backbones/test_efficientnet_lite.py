@@ -146,6 +146,11 @@ def test_freezing(freeze_at):
         ({"EFFICIENTNET_LITE__VARIANT": "lite5"}, "VARIANT is 'lite5': choose from lite0, lite1"),
         ({"EFFICIENTNET_LITE__OUT_FEATURES": ["p2"]}, "choose from res2, res3, res4, res5"),
         ({"EFFICIENTNET_LITE__OUT_FEATURES": []}, "choose from res2"),
+        ({"EFFICIENTNET_LITE__NORM": "Batch"}, r"EFFICIENTNET_LITE.NORM is 'Batch': choose a norm of"),
+        (
+            {"BACKBONE__NAME": "build_efficientnet_lite_fpn_backbone", "FPN__IN_FEATURES": ["p2"]},
+            r"MODEL.FPN.IN_FEATURES is \['p2'\]: choose from res2, res3, res4, res5",
+        ),
     ],
 )
 def test_mistakes_in_the_config(settings, words):
