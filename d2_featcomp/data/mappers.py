@@ -67,7 +67,7 @@ class ImageMapper(DatasetMapper):
         sem_seg = None
         path = record.pop("sem_seg_file_name", None)
         if path is not None and self.is_train:
-            sem_seg = read_sem_seg(path, **self.sem_seg_labels)
+            sem_seg = _read_labels(path, self.sem_seg_labels)
         inputs = transforms.AugInput(image, sem_seg=sem_seg)
         applied = self.augmentations(inputs)
         shape = inputs.image.shape[:2]
@@ -129,7 +129,7 @@ class MultiTaskMapper:
         utils.check_image_size(record, image)
         sem_seg = None
         if "sem_seg_file_name" in record:
-            sem_seg = read_sem_seg(record["sem_seg_file_name"], **self.sem_seg_labels)
+            sem_seg = _read_labels(record["sem_seg_file_name"], self.sem_seg_labels)
             _require_size(record["sem_seg_file_name"], sem_seg, image)
         inputs = transforms.AugInput(image, sem_seg=sem_seg)
         applied = self.augmentations(inputs)
@@ -147,6 +147,13 @@ class MultiTaskMapper:
 def _sem_seg_labels(cfg):
     head = cfg.MODEL.SEM_SEG_HEAD
     return {"sem_seg_classes": head.NUM_CLASSES, "sem_seg_ignore": head.IGNORE_VALUE}
+
+
+def _read_labels(path, known):
+    """Reads a semantic map, (h, w), of uint8, or of float32 where a label is above 255: Detectron2
+    cannot resize integers of more bytes."""
+    labels = read_sem_seg(path, **known)
+    return labels if labels.dtype == np.uint8 else labels.astype(np.float32)
 
 
 def _apply(applied, stored):

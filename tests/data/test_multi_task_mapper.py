@@ -12,7 +12,7 @@ from d2_featcomp.data.disparity import (
     make_stored_disparity,
     read_disparity,
 )
-from d2_featcomp.data.mappers import MultiTaskMapper, build_train_mapper
+from d2_featcomp.data.mappers import ImageMapper, MultiTaskMapper, build_train_mapper
 from d2_featcomp.engine import setup_config
 
 HEIGHT, WIDTH = 4, 8
@@ -77,6 +77,24 @@ def test_targets_are_flipped_and_resized_alike(record):
     restored = out["disparity"] * 2 + 1 / 256
     assert torch.equal(restored.round().long(), out["sem_seg"])
     assert out["sem_seg"][0, 0] > out["sem_seg"][0, 3]
+
+
+@pytest.mark.parametrize("mapper", [ImageMapper, MultiTaskMapper])
+def test_labels_above_255_are_augmented_too(mapper, record, tmp_path):
+    """As of the 847 classes of ADE20K; what is padded is of no class."""
+    Image.fromarray(np.array([[0, 300], [846, 255]], np.uint16)).save(tmp_path / "labels.png")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "image.png")
+    steps = [
+        transforms.Resize((4, 4)),
+        transforms.RandomFlip(prob=1.0),
+        transforms.FixedSizeCrop((4, 5)),
+    ]
+    others = {"is_train": True} if mapper is ImageMapper else {}
+    settings = {"augmentations": steps, "image_format": "RGB", "sem_seg_classes": 847, **others}
+    inputs = {key: record[key] for key in ("file_name", "sem_seg_file_name")}
+    found = mapper(**settings)(inputs)["sem_seg"]
+    assert found.dtype == torch.int64
+    assert found.tolist() == 2 * [[300, 300, 0, 0, 255]] + 2 * [[255, 255, 846, 846, 255]]
 
 
 def test_a_crop_leaves_disparities_as_they_are(record):
