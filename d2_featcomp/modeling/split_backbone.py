@@ -14,7 +14,14 @@ from detectron2.modeling.backbone import Backbone
 from .split_checks import require_latents, require_restored, require_tensors
 from .splits.base import compute_distillation_loss
 
-__all__ = ["DecodedLatents", "SplitBackbone", "SplitCall", "open_call", "unsplit_backbone"]
+__all__ = [
+    "DecodedLatents",
+    "SplitBackbone",
+    "SplitCall",
+    "find_size_divisibility",
+    "open_call",
+    "unsplit_backbone",
+]
 
 
 @dataclass
@@ -82,6 +89,13 @@ def unsplit_backbone(network):
     """Returns the backbone of a meta-architecture, whether it is split or not."""
     backbone = network.backbone
     return backbone.backbone if isinstance(backbone, SplitBackbone) else backbone
+
+
+def find_size_divisibility(network):
+    """Returns int: what a meta-architecture pads images to multiples of, by an attribute of its own, as
+    Panoptic-DeepLab's and Mask2Former's have it, or else its backbone's; 0 does not pad."""
+    own = getattr(network, "size_divisibility", 0) or 0
+    return own if own > 0 else network.backbone.size_divisibility
 
 
 class SplitBackbone(Backbone):

@@ -15,7 +15,7 @@ from ..codecs import (
     meet_target,
     read_step_sizes,
 )
-from .split_backbone import DecodedLatents, open_call
+from .split_backbone import DecodedLatents, find_size_divisibility, open_call
 from .split_checks import require_latents
 
 __all__ = ["EdgeFeatures", "SplitInference"]
@@ -304,7 +304,7 @@ class SplitInference:
         images = [record["image"].to(self.device) for record in batched_inputs]
         return ImageList.from_tensors(
             [(image - self.pixel_mean) / self.pixel_std for image in images],
-            self.backbone.size_divisibility,
+            find_size_divisibility(self.network),
             padding_constraints=self.backbone.padding_constraints,
         )
 

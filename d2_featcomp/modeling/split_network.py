@@ -11,7 +11,7 @@ from .acceleration import Acceleration, OnnxAcceleration, require_inference
 from .checkpoint_names import make_saved_name, rename_on_load, rename_on_save, rename_reported
 from .fingerprint import WatchedWeights, hash_weights
 from .processor import require_bfloat16
-from .split_backbone import SplitBackbone
+from .split_backbone import SplitBackbone, find_size_divisibility
 from .split_inference import SplitInference
 from .split_point import AfterBackbone
 from .split_settings import check_split_config, read_split_settings, require_backbone
@@ -111,7 +111,7 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         )
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
-        self._preprocessing = f"{preprocessing} {network.backbone.size_divisibility}"
+        self._preprocessing = f"{preprocessing} {find_size_divisibility(network)}"
         self._loss = loss
         self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network

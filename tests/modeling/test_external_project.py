@@ -11,6 +11,7 @@ from detectron2.modeling import (
     build_backbone,
     build_model,
 )
+from detectron2.structures import ImageList
 from torch import nn
 
 from d2_featcomp.codecs import FeatureBitstream
@@ -59,6 +60,22 @@ class ForeignClassifier(nn.Module):
             labels = torch.tensor([x["label"] for x in batched_inputs])
             return {"loss_label": nn.functional.cross_entropy(scores, labels)}
         return [{"scores": s} for s in scores.softmax(dim=1)]
+
+
+@META_ARCH_REGISTRY.register()
+class ForeignPadding(ForeignClassifier):
+    """Pads more than its backbone asks for, as Panoptic-DeepLab and Mask2Former do."""
+
+    size_divisibility = 32
+
+    def forward(self, batched_inputs):
+        images = [(x["image"] - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        images = ImageList.from_tensors(images, self.size_divisibility)
+        fine = self.backbone(images.tensor)["fine"]
+        fine = nn.functional.interpolate(fine, size=images.tensor.shape[-2:])
+        return [
+            {"map": x[:, : size[0], : size[1]]} for x, size in zip(fine, images.image_sizes, strict=True)
+        ]
 
 
 @FEATURE_SPLIT_REGISTRY.register()
@@ -125,3 +142,23 @@ def test_own_network_with_msfc():
 
 def test_own_network_with_own_split():
     check("ForeignSplit", latent_channels=6)
+
+
+def test_a_network_may_pad_images_in_its_own_way():
+    cfg = networks.own_config("ForeignPadding", "ForeignBackbone", "PyramidSplit")
+    cfg.MODEL.FEATCOMP.CODEC.NAME, cfg.MODEL.FEATCOMP.CODEC.BITS = "raw", 32
+    model = build_model(cfg).eval()
+    plain = ForeignPadding(cfg).eval()
+    plain.load_state_dict(model.state_dict())
+    records = [{"image": torch.rand(3, 24, 40) * 255}, {"image": torch.rand(3, 30, 17) * 255}]
+    with torch.no_grad():
+        expected = [plain([record])[0]["map"] for record in records]
+    found = model(records)
+    assert [output["bitstream"].sizes.padded for output in found] == [(32, 64), (32, 32)]
+    for output, wanted in zip(found, expected, strict=True):
+        assert torch.equal(output["map"], wanted)
+    before = model.fingerprint()
+    cfg.MODEL.FEATCOMP.TASK_NETWORK = "ForeignClassifier"  # which pads less
+    other = build_model(cfg).eval()
+    other.load_state_dict(model.state_dict())
+    assert other.fingerprint() != before
