@@ -202,6 +202,24 @@ def test_photographs_are_cropped_without_knowing_their_depth(tmp_path):
     assert seen == {(1, 0, 0), (0, 0, 1)}
 
 
+def test_pictures_of_cameras_stand_upright(tmp_path):
+    """As their EXIF data say: the ground is below, and objects stand on it."""
+    rows = np.zeros((256, 192, 4), np.uint8)
+    rows[128:] = 255  # the lower half is white, and opaque
+    turned = Image.fromarray(rows).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter to the right makes it upright
+    turned.convert("RGB").save(tmp_path / "photo.png", exif=exif)
+    turned.save(tmp_path / "cutout.png", exif=exif)
+    (photo,) = PhotoBackgrounds([str(tmp_path / "photo.png")])._photos
+    assert np.asarray(photo)[..., 0].mean(axis=1).tolist() == [0] * 128 + [255] * 128
+    objects = CutoutObjects({"white": [str(tmp_path / "cutout.png")]})
+    assert objects._sprites[0][0][0].size == (192, 128)
+    Image.fromarray(np.full((260, 300), 514, np.uint16)).save(tmp_path / "dark.png")
+    dark = PhotoBackgrounds([str(tmp_path / "dark.png")]).draw(np.random.default_rng(0), 192, 256)
+    assert np.unique(dark.color).tolist() == [np.float32(2 / 255)]
+
+
 def test_make_scenes_builds_a_data_set_that_another_process_finds(tmp_path):
     datasets = tmp_path / "datasets"
     write_class(tmp_path / "cutouts", "cats", 8, RED)

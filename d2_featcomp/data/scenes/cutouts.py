@@ -3,10 +3,12 @@
 import os
 import re
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from ...images import make_upright
 from ..images import open_image
 from .composer import Background
 
@@ -164,7 +166,7 @@ class CutoutObjects:
 
 
 def _load_cutout(path):
-    image = open_image(path, lambda file: file.convert("RGBA"))
+    image = open_image(path, lambda file: make_upright(path, file).convert("RGBA"))
     image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     solid = image.getchannel("A").point(lambda a: 255 * (a > 127))
     return image.crop(solid.getbbox())
@@ -183,13 +185,13 @@ class PhotoBackgrounds:
     def __init__(self, paths):
         self._photos = []
         for path in paths:
-            image = open_image(path, self._read)
+            image = open_image(path, partial(self._read, path))
             image.thumbnail((self._KEPT_SIDE * 2, self._KEPT_SIDE), Image.Resampling.LANCZOS)
             self._photos.append(image)
 
-    def _read(self, image):
+    def _read(self, path, image):
         image.draft("RGB", (self._KEPT_SIDE, self._KEPT_SIDE))
-        return image.convert("RGB")
+        return make_upright(path, image).convert("RGB")
 
     @staticmethod
     def _lay_floor(height):
