@@ -41,8 +41,22 @@ def _rename(state, prefix, rename):
         state[key] = value
 
 
+def _rename_versions(state, prefix, rename):
+    """Returns dict: versions of modules that go with a state dict, by new names of the modules."""
+    renamed = {}
+    for module, version in getattr(state, "_metadata", {}).items():
+        name = f"{module}." if module else ""
+        if name.startswith(prefix):
+            name = prefix + rename(name[len(prefix) :])
+        renamed[name.removesuffix(".")] = version  # of the innermost, where two get one name
+    return renamed
+
+
 def rename_on_save(module, state_dict, prefix, local_metadata):
-    """Renames weights in `state_dict` (a hook)."""
+    """Renames weights in `state_dict`, and the modules whose versions it tells (a hook)."""
+    if versions := _rename_versions(state_dict, prefix, make_saved_name):
+        state_dict._metadata.clear()
+        state_dict._metadata.update(versions)
     _rename(state_dict, prefix, make_saved_name)
     # As it always was: split and codec last.
     last = [
@@ -57,7 +71,10 @@ def rename_on_save(module, state_dict, prefix, local_metadata):
 def rename_on_load(
     module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
 ):
-    """Renames weights before they are loaded (a hook)."""
+    """Renames weights before they are loaded, and adds the versions of modules by their names here (a
+    hook)."""
+    for name, version in _rename_versions(state_dict, prefix, _inner_name).items():
+        state_dict._metadata.setdefault(name, version)
     _rename(state_dict, prefix, _inner_name)
 
 

@@ -78,6 +78,17 @@ class ForeignPadding(ForeignClassifier):
         ]
 
 
+class VersionedHead(nn.Linear):
+    """Takes weights of its first version by the name that they had, as heads of Mask2Former do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}old_weight", None)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
 @FEATURE_SPLIT_REGISTRY.register()
 class ForeignSplit(FeatureSplit):
     """Sends the coarse map alone."""
@@ -162,3 +173,20 @@ def test_a_network_may_pad_images_in_its_own_way():
     other = build_model(cfg).eval()
     other.load_state_dict(model.state_dict())
     assert other.fingerprint() != before
+
+
+def test_versions_of_weights_are_those_of_the_plain_network():
+    """In either direction, and however often; else heads would take weights for those of old ones."""
+    cfg = foreign_config("MSFC")
+    cut, again, plain = build_model(cfg), build_model(cfg), ForeignClassifier(cfg)
+    for network in (cut.network, again.network, plain):
+        network.head = VersionedHead(12, 5)
+    states = plain.state_dict(), cut.state_dict(), cut.state_dict()
+    for state, other in zip(states, (cut, plain, again), strict=True):
+        for _time in range(2):
+            absent = other.load_state_dict(state, strict=False).missing_keys
+            assert not [name for name in absent if not name.startswith("feature_split.")]
+        assert state._metadata["head"]["version"] == 2
+        assert state._metadata["backbone.fine"]["version"] == 1
+    assert torch.equal(again.head.weight, plain.head.weight)
+    assert list(cut.state_dict(destination={})) == list(cut.state_dict())  # which holds no versions
