@@ -59,8 +59,8 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         accelerate_training (bool): compute in training only what its loss depends on: the same sums.
 
     Raises:
-        ValueError: no backbone, an unknown loss, or a rate term of features that training leaves
-        unchanged.
+        ValueError: no backbone, or one that is split already; an unknown loss, or a rate term of
+        features that training leaves unchanged.
     """
 
     def __new__(cls, cfg=None, **settings):

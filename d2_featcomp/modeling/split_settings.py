@@ -6,6 +6,7 @@ from torch import nn
 from ..codecs import FEATURE_CODEC_REGISTRY, build_feature_codec
 from .acceleration import require_inference
 from .named_weights import read_named_weights
+from .split_backbone import SplitBackbone
 from .split_point import AfterBackbone, BeforeNetwork, build_split_point
 from .splits import build_feature_split, find_feature_split, find_split_name
 
@@ -105,9 +106,14 @@ def check_split_config(cfg):
 
 
 def require_backbone(network):
-    """Raises ValueError for a network without an attribute `backbone`."""
-    if not isinstance(getattr(network, "backbone", None), nn.Module):
+    """Raises ValueError for a network without an attribute `backbone`, or one that is split already."""
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, nn.Module):
         raise ValueError(
             f"{type(network).__name__} cannot be split: it has no attribute `backbone`, the module "
             "whose features are coded"
+        )
+    if isinstance(backbone, SplitBackbone):
+        raise ValueError(
+            f"{type(network).__name__} is split already: build it anew to split it in another way"
         )

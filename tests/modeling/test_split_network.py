@@ -252,6 +252,15 @@ def test_a_network_without_backbone_cannot_be_cut(small_model):
         split_network(nn.Identity(), feature_split=model.feature_split, feature_codec=None)
 
 
+def test_a_network_is_cut_once(small_model):
+    """Else, e.g. where a cell of a notebook runs again, its features would be coded twice."""
+    model = small_model()
+    parts = {"feature_split": model.feature_split, "feature_codec": model.feature_codec}
+    for network in (model, model.network):
+        with pytest.raises(ValueError, match="is split already: build it anew"):
+            split_network(network, **parts)
+
+
 def test_checkpoints_are_those_of_the_plain_network(small_model):
     cut = small_model()
     plain = networks.shrunk_network(MODEL__FEATCOMP__ENABLED=False)
