@@ -112,6 +112,8 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
         self._preprocessing = f"{preprocessing} {find_size_divisibility(network)}"
+        if getattr(network, "letterbox", None) == 0:  # of YOLOV3: where its letterbox puts the image
+            self._preprocessing += " corner"
         self._loss = loss
         self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network

@@ -368,3 +368,8 @@ def test_features_of_another_letterbox_are_refused(build_yolo):
     assert len(edge.cloud_inference(streams)) == 1
     with pytest.raises(BitstreamError, match=r"padded to \(64, 64\) .*LETTERBOX, 96, pads it to"):
         cloud.cloud_inference(streams)
+    corner = build_yolo(*settings, "MODEL.YOLOV3.LETTERBOX", 0)  # pads such an image as 64 does
+    corner.load_state_dict(edge.state_dict())
+    assert corner.edge_inference([record(48, 64)])[0].sizes == streams[0].sizes
+    with pytest.raises(BitstreamError, match="fingerprint"):
+        corner.cloud_inference(streams)
