@@ -78,8 +78,11 @@ def bd_rate(rate_anchor, quality_anchor, rate_test, quality_test, method="cubic"
 def _bd_rate(anchor, test, method):
     import bjontegaard
 
+    # The powers of qualities such as 76.01 to 76.05 are too alike for a polynomial to be fitted.
+    every = np.concatenate([anchor[1], test[1]])
+    curves = [(rates, (quality - every.mean()) / np.ptp(every)) for rates, quality in (anchor, test)]
     value = bjontegaard.bd_rate(
-        *anchor, *test, method=method, require_matching_points=False, min_overlap=0
+        *curves[0], *curves[1], method=method, require_matching_points=False, min_overlap=0
     )
     return float(value)
 

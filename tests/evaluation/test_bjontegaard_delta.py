@@ -142,3 +142,13 @@ def test_curves_that_saturate_warn_and_name_the_method(anchor, test, through_poi
         bd_rate(*anchor, *test)
     note = compare_curves(*(list(zip(*curve, strict=True)) for curve in (anchor, test)))["note"]
     assert "use method 'pchip'" in note and ";" not in note  # which joins several
+
+
+@pytest.mark.parametrize("span", [10.0, 0.1, 0.01])
+def test_qualities_that_hardly_differ_are_compared_as_well(span):
+    """Moving and stretching the axis of quality changes nothing."""
+    anchor, test = [0.0, 0.5, 0.8, 1.0], [0.05, 0.55, 0.85, 1.02]
+    rates = [1.0, 2.0, 4.0, 8.0], [0.5, 1.1, 2.3, 5.0]
+    expected = bd_rate(rates[0], anchor, rates[1], test)
+    near_90 = [[90 + span * quality for quality in curve] for curve in (anchor, test)]
+    assert bd_rate(rates[0], near_90[0], rates[1], near_90[1]) == pytest.approx(expected, abs=1e-6)
