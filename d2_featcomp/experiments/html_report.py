@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from ..evaluation.tradeoff import COLUMNS, TABLE_HEADS
 from ..files import write_text
 from .html_page import fill_page
 from .image_rows import collect_image_rows
+from .strict_json import format_json
 
 __all__ = ["MOST_PICTURES", "make_figure", "write_html_report"]
 
@@ -100,7 +100,7 @@ def _make_plot(figure):
 
 def _to_json(data):
     """JSON that can stand in a script element."""
-    return json.dumps(data).replace("<", "\\u003c")
+    return format_json(data).replace("<", "\\u003c")
 
 
 def make_figure(report):

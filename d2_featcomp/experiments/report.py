@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import logging
 import os
 
@@ -31,6 +30,7 @@ from .goals import check_goal
 from .html_report import write_html_report
 from .keys import describe_versions
 from .schema import BDRate, file_name
+from .strict_json import format_json
 
 __all__ = ["Report"]
 
@@ -46,7 +46,8 @@ class Report:
         curves.csv: each point's seed, images and settings, rates in detail, and every metric; no rates
             of features for points that send images, or answers.
         per_image.csv: a line a point and image.
-        results.json, summary.json: results and configs; title, command, versions, BD-rates.
+        results.json, summary.json: results and configs; title, command, versions, BD-rates; null for
+            numbers that are not finite.
         table.md, bd_rates.csv, bd_rates.md; curves.png and .svg, or one pair a plot.
         differences.csv, differences.md: if the plan asks for any; else those of an earlier plan go.
 
@@ -131,7 +132,7 @@ class Report:
                 logger.info("%s", self._path(name))
 
     def _write_json(self, data, name):
-        write_text(json.dumps(data, indent=1), self._path(name))
+        write_text(format_json(data, indent=1), self._path(name))
 
     def _measured(self):
         return [name for name in self.plan.points if name in self.results]
@@ -355,10 +356,7 @@ class Report:
             "processes": comm.get_world_size(),
             "threads": torch.get_num_threads(),
             "settings": {name: make_plain_config(self.configs[name]) for name in self._measured()},
-            "bd_rates": [
-                {**entry, "percent": entry["percent"] if entry["percent"] == entry["percent"] else None}
-                for entry in bd_rates
-            ],
+            "bd_rates": bd_rates,
         }
 
 

@@ -170,6 +170,16 @@ def test_lines_are_the_rows_and_menus_their_other_columns(report):
     assert [button.args[0]["xaxis.type"] for button in scales.buttons] == ["linear", "log"]
 
 
+def test_the_menus_work_where_a_quality_is_not_a_number(report, tmp_path):
+    """Browsers refuse JSON with NaN, and the page would be left without menus and sliders."""
+    report.results = {**RESULTS, "a2": measured(float("nan"), 2.0, 0.2)}
+    report.write_html()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    menus = json.loads(re.search(r"id='plot-data'>(.*?)</script>", text)[1], parse_constant=pytest.fail)
+    box_ap = next(button for button in menus[1]["buttons"] if button["label"] == "box AP")
+    assert box_ap["args"][0]["y"][0] == [30.0, None]
+
+
 def test_axes_begin_with_those_of_the_plan(report):
     report.plan = dataclasses.replace(report.plan, x="BPFE", ys=("mask AP",))
     figure = make_figure(report)

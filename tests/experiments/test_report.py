@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
+import json
 import os
 
 import pytest
 
-from d2_featcomp.experiments import Curve, Goal, Plan, Point, Report, Training, choose_setting
+from d2_featcomp.experiments import BDRate, Curve, Goal, Plan, Point, Report, Training, choose_setting
 
 CONFIG = "configs/quick/msfc_R18.yaml"
 CODEC = "MODEL.FEATCOMP.CODEC."
@@ -132,6 +133,22 @@ def test_files(tmp_path):
     assert {f"curves.{end}" for end in ("png", "svg", "csv")} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+def test_other_programs_can_read_the_json_of_numbers_that_are_not_finite(tmp_path):
+    """AP of large objects, where there are none; BD-rates that are not defined."""
+    results = {"a1": {"bbox": {"AP": 30.0, "APl": float("nan")}, "own": {"score": float("-inf")}}}
+    wanted = (BDRate("anchor", "ours", ("box AP",)),)
+    report_of(results, output=tmp_path, bd_rates=wanted).write()
+
+    def refuse(constant):
+        raise ValueError(f"no JSON: {constant}")
+
+    texts = [(tmp_path / f"{name}.json").read_text() for name in ("results", "summary")]
+    found, summary = (json.loads(text, parse_constant=refuse) for text in texts)
+    groups = found["settings"]["a1"]["results"]
+    assert groups == {"bbox": {"AP": 30.0, "APl": None}, "own": {"score": None}}
+    assert summary["bd_rates"][0]["percent"] is None
 
 
 def read_curves(report):
