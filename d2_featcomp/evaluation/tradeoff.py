@@ -1,5 +1,6 @@
 """Rate against accuracy: the table and the plot of a comparison."""
 
+import itertools
 import math
 import statistics
 import textwrap
@@ -235,7 +236,7 @@ def plot_curves(
     size = (7 if entries <= _LEGEND_INSIDE else 9.5, 4.5)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for (label, rows), marker in zip(curves.items(), "os^Dvp*XPhd<>" * 3, strict=False):
+    for (label, rows), marker in zip(curves.items(), itertools.cycle("os^Dvp*XPhd<>"), strict=False):
         (line,) = axes.plot(
             *_points(rows, x, y),
             marker=marker,
@@ -246,7 +247,7 @@ def plot_curves(
         )
         for repeat in (repeats or {}).get(label, ()):
             axes.plot(*_points(repeat, x, y), color=line.get_color(), linewidth=0.8, alpha=0.4)
-    for (label, level), style in zip(levels.items(), ("--", ":", "-.") * 5, strict=False):
+    for (label, level), style in zip(levels.items(), itertools.cycle(("--", ":", "-.")), strict=False):
         axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

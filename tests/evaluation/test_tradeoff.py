@@ -117,6 +117,13 @@ def test_plot(tmp_path):
     assert "<!-- bits per feature element (whole bitstream) -->" in text
 
 
+def test_no_curve_and_no_level_is_left_out_of_a_plot(tmp_path):
+    curves = {f"curve {n}": [{"BPFE": 0.01, "box AP": 1.0 * n}] for n in range(40)}
+    plot_curves(curves, {f"level {n}": 1.0 * n for n in range(16)}, str(tmp_path / "many"))
+    text = (tmp_path / "many.svg").read_text()
+    assert "<!-- curve 39 -->" in text and "<!-- level 15 -->" in text
+
+
 def test_curves_are_drawn_by_rising_rate(tmp_path):
     rows = [{"kB/image": rate, "mask AP": 10 * np.log2(rate)} for rate in (4.0, 1.0, 2.0)]
     options = {"x": "kB/image", "y": "mask AP"}
