@@ -104,8 +104,8 @@ def _to_json(data):
 
 
 def make_figure(report):
-    """Makes the plot: a line a curve, a dashed one for each network that is not split. Menus choose the
-    columns of both axes, and a logarithmic rate.
+    """Makes the plot: a line a curve, by rising rate, and a dashed one for each network that is not
+    split. Menus choose the columns of both axes, and a logarithmic rate.
 
     Args:
         report (Report): of what was measured.
@@ -129,7 +129,8 @@ def make_figure(report):
     for curve in report.plan.curves:
         names = dict.fromkeys(point.label for point in curve.points if point.label in rows)
         if names:
-            lines.append((curve, list(names)))
+            rising = sorted(names, key=lambda name: rows[name].get(rates[0], math.inf))
+            lines.append((curve, rising))
     levels = [label for label in dict.fromkeys(p.label for p in report.plan.levels) if label in rows]
 
     def along(rate):

@@ -180,6 +180,14 @@ def test_the_menus_work_where_a_quality_is_not_a_number(report, tmp_path):
     assert box_ap["args"][0]["y"][0] == [30.0, None]
 
 
+def test_lines_join_points_by_rising_rate(report):
+    """Whatever order a plan lists them in, as in the plots that are files."""
+    report.results = {**RESULTS, "a1": measured(30.0, 5.0, 0.5)}
+    ours = make_figure(report).data[0]
+    assert (list(ours.x), list(ours.y)) == ([2.0, 5.0], [45.0, 30.0])
+    assert [text.partition("<")[0] for text in ours.hovertext] == ["a2", "a1"]
+
+
 def test_axes_begin_with_those_of_the_plan(report):
     report.plan = dataclasses.replace(report.plan, x="BPFE", ys=("mask AP",))
     figure = make_figure(report)
