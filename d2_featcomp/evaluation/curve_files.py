@@ -20,7 +20,7 @@ def read_curve(path, rate, quality, curve=None, seed=None):
 
     Args:
         path (str): CSV file.
-        rate, quality (str): columns, in upper or lower case.
+        rate, quality (str): columns, in upper or lower case unless two differ in nothing else.
         curve (str or None): which lines, by the column "curve"; None takes all, if they are of one.
         seed (str or None): which of these, by the column "seed"; None takes all, if they are of one.
 
@@ -31,16 +31,13 @@ def read_curve(path, rate, quality, curve=None, seed=None):
         FileNotFoundError: no such file. ValueError: no such column, curve or seed, no line that has
             both, or no number.
     """
-    lines, columns = _read_lines(path)
-    for wanted in (rate, quality):
-        if wanted.lower() not in columns:
-            raise ValueError(
-                f"{path}: no column {wanted!r}; there are {', '.join(columns.values()) or 'none'}"
-            )
+    lines, names = _read_lines(path)
+    columns_of_pair = [_find_column(path, names, wanted) for wanted in (rate, quality)]
+    columns = {name.strip().lower(): name for name in names}
     lines = _select(path, lines, columns, curve, seed)
     rates, qualities = [], []
     for line in lines:
-        pair = line[columns[rate.lower()]], line[columns[quality.lower()]]
+        pair = [line[column] for column in columns_of_pair]
         if all(pair):
             try:
                 rates.append(float(pair[0]))
@@ -59,15 +56,26 @@ def read_curve(path, rate, quality, curve=None, seed=None):
 
 
 def _read_lines(path):
-    """(list[dict], dict): the lines of a file, and its columns by their names in lower case."""
+    """(list[dict], list[str]): the lines of a file, and the names of its columns."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path!r}")
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            lines = list(csv.DictReader(file, skipinitialspace=True))  # "rate, AP", as people write
+            reader = csv.DictReader(file, skipinitialspace=True)  # "rate, AP", as people write
+            return list(reader), [name for name in reader.fieldnames or () if name]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: no CSV file ({error})") from error
-    return lines, {name.strip().lower(): name for name in lines[0] if name} if lines else {}
+
+
+def _find_column(path, names, wanted):
+    """Finds a column by its name, in upper or lower case where that is not ambiguous."""
+    exact = [name for name in names if name.strip() == wanted]
+    found = exact or [name for name in names if name.strip().lower() == wanted.lower()]
+    if not found:
+        raise ValueError(f"{path}: no column {wanted!r}; there are {', '.join(names) or 'none'}")
+    if len(found) > 1:
+        raise ValueError(f"{path}: {wanted!r} is the name of several columns ({', '.join(found)})")
+    return found[0]
 
 
 def _select(path, lines, columns, curve, seed):
