@@ -16,6 +16,10 @@ from .settings import build_codec
 
 __all__ = ["at", "check_plan"]
 
+# What "bbox/AP75" and "kb/image" begin with, which no evaluator of one's own gives.
+_GROUPS = {group for group, _, _ in COLUMNS.values()}
+_GROUPS |= {column.partition("/")[0].lower() for column in COLUMNS if "/" in column}
+
 
 @contextlib.contextmanager
 def at(where):
@@ -214,6 +218,7 @@ def _check_goal(goal, plan):
     if goal.bd_rate or goal.anchor:
         if (goal.bd_rate, goal.anchor, goal.column) not in compared:
             raise ValueError("its bd_rate, anchor and column must be among bd_rates")
+        _refuse(goal, ("setting", "minus", "compression_ratio_against"), "bd_rate")
     else:
         _require("setting", goal.setting, labels)
     _require("setting", goal.minus, {"", *labels})
@@ -226,6 +231,8 @@ def _check_goal(goal, plan):
         )
     if bool(goal.column) == bool(goal.compression_ratio_against):
         raise ValueError("it needs either column or compression_ratio_against")
+    if goal.compression_ratio_against:
+        _refuse(goal, ("minus",), "compression_ratio_against")
     if goal.column:
         _require_column(goal.column)
     bounds = goal.at_least, goal.at_most
@@ -233,6 +240,13 @@ def _check_goal(goal, plan):
         raise ValueError("at_least and at_most must be numbers")
     if bounds == (float("-inf"), float("inf")):
         raise ValueError("it needs at_least or at_most")
+
+
+def _refuse(goal, keys, beside):
+    """Raises ValueError if a goal has one of these keys."""
+    for key in keys:
+        if getattr(goal, key):
+            raise ValueError(f"{key} has no effect beside {beside}: leave one of them out")
 
 
 def _check_pictures(plan):
@@ -250,7 +264,10 @@ def _check_pictures(plan):
 
 
 def _require_column(column):
-    if "/" not in str(column) or column in COLUMNS:  # group/metric: of evaluators of one's own
+    if not isinstance(column, str):
+        raise ValueError(f"a column must be text, not {column!r}")
+    group, slash, _ = column.partition("/")
+    if not slash or group.lower() in _GROUPS:  # else group/metric: of evaluators of one's own
         _require("column", column, COLUMNS)
 
 

@@ -114,6 +114,9 @@ def expand_curve(entry, cfg, find_config=None):
         ValueError: a key is unknown, or given twice: by itself and among the overrides.
     """
     require_keys(entry, CURVE_KEYS, "it")
+    for key in _CODEC_KEYS:
+        if entry.get(key) in ([], ()):
+            raise ValueError(f"{key} is an empty list, which leaves no points: fill it, or leave it out")
     find_config = find_config or (lambda training: cfg)
     name, anchor = entry.get("name", ""), bool(entry.get("anchor", False))
     training = entry.get("training", "")

@@ -180,7 +180,9 @@ def make_plan(data, overrides=None):
     _check_names(trainings, curves, points)
     plot = data.get("plot", {"x": "BPFE", "y": "box AP"} if not alone else {})
     require_keys(plot, ("x", "y"), "plot")
-    ys = plot.get("y", "box AP") if plot else ()
+    ys = plot.get("y", "box AP") if plot else []
+    if not isinstance(ys, (str, list, tuple)):
+        raise ValueError(f"plot: y must be a column or a list of columns, not {ys!r}")
     plan = Plan(
         title=(data.get("title") or _describe(trainings, points)) + _describe_part(data),
         trainings=repeat_trainings(trainings, seeds),
@@ -206,7 +208,14 @@ def _read_entries(kind, data, key):
         with at(f"{key}[{number}]"):
             entry = _rename_keys(entry, f"{key}[{number}]")
             require_keys(entry, [field.name for field in dataclasses.fields(kind)], "it")
-            columns = {"columns": tuple(entry["columns"])} if "columns" in entry else {}
+            for field in dataclasses.fields(kind):
+                if field.name not in entry and field.default is dataclasses.MISSING:
+                    raise ValueError(f"it needs the key {field.name}")
+            columns = {}
+            if "columns" in entry:
+                if not isinstance(entry["columns"], (list, tuple)) or not entry["columns"]:
+                    raise ValueError(f"columns must be a list of columns, not {entry['columns']!r}")
+                columns["columns"] = tuple(entry["columns"])
             found.append(kind(**{**entry, **columns}))
     return tuple(found)
 
@@ -230,6 +239,11 @@ def _read_trainings(data, overrides):
         return {"": Training("", given, checkpoint=weights, overrides=overrides)}
     if data.get("weights"):
         raise ValueError("give trainings or weights, not both")
+    if data.get("anchor_weights"):
+        raise ValueError(
+            "anchor_weights has no effect beside trainings: name one of them by anchor_training (which "
+            "may be a checkpoint)"
+        )
     trainings = {}
     for name, entry in data["trainings"].items():
         entry = {} if entry is None else entry
@@ -249,7 +263,8 @@ def _read_curves(data, trainings, find_config):
         name = entry.get("name", "") if isinstance(entry, dict) else ""
         with at(f"curves[{number}] ({name})" if name else f"curves[{number}]"):
             require_keys(entry, CURVE_KEYS, "it")
-            first = next(iter(entry.get("points") or ()), None)
+            points = entry.get("points")
+            first = points[0] if isinstance(points, list) and points else None
             training = {**entry, **(first if isinstance(first, dict) else {})}.get("training", "")
             curves += expand_curve(entry, find_config(training), find_config)
     return curves

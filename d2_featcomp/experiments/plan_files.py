@@ -132,5 +132,6 @@ def _locate(data, folder):
         locate(data, key)
     for entry in (*data.get("curves", ()), *data.get("levels", ())):
         locate(entry, "weights")
-        for point in entry.get("points") or () if isinstance(entry, dict) else ():
+        points = entry.get("points") if isinstance(entry, dict) else None
+        for point in points if isinstance(points, list) else ():  # what is wrong is told later
             locate(point, "weights")

@@ -178,6 +178,8 @@ def require_keys(entry, known, where):
             f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}: "
             f"known are {', '.join(known)}"
         )
+    if not isinstance(entry.get("name", ""), (str, type(None))):
+        raise ValueError(f"{where}: name must be text, not {entry['name']!r}: put it in quotes")
     overrides = entry.get("overrides") or {}
     if not isinstance(overrides, dict):
         raise ValueError(f"{where}: overrides must be config keys with values, not {overrides!r}")

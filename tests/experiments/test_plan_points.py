@@ -183,3 +183,70 @@ def test_keys_that_would_be_ignored_are_told(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         read_experiment(str(path))
+
+
+COMPARED = {"anchor": "image, JPEG 4:2:0", "test": "MSFC, learned", "columns": ["box AP"]}
+OF_BD_RATE = {
+    "bd_rate": "MSFC, learned",
+    "anchor": "image, JPEG 4:2:0",
+    "column": "box AP",
+    "at_most": -5,
+}
+RATIO = {"setting": "MSFC, n = 2", "compression_ratio_against": "image, JPEG 4:2:0", "at_least": 2}
+CURVE = {"name": "more", "training": "msfc", "codec": "jpeg"}
+WITHOUT_EFFECT = {
+    # Hours later there would be an empty plot, or a BD-rate of no points.
+    "column of a curve's file": ({"plot": {"y": "bbox/AP75"}}, "unknown column 'bbox/AP75'"),
+    "unit in lower case": ({"plot": {"x": "kb/image"}}, "unknown column 'kb/image'"),
+    "misspelt unit": ({"columns": ["bits/pixels"]}, "unknown column 'bits/pixels'"),
+    "no qualities": ({"curves": [{**CURVE, "quality": []}]}, "(more): quality is an empty list"),
+    "no bits": ({"curves": [{**CURVE, "bits": []}]}, "(more): bits is an empty list"),
+    "no codecs": ({"curves": [{**CURVE, "codec": []}]}, "(more): codec is an empty list"),
+    "weights beside trainings": (
+        {"anchors": ["image"], "anchor_training": "detector", "anchor_weights": "other.pth"},
+        "anchor_weights has no effect beside trainings",
+    ),
+    "difference of a BD-rate": (
+        {"bd_rates": [COMPARED], "goals": [{**OF_BD_RATE, "minus": "uncompressed"}]},
+        "goals[0]: minus has no effect beside bd_rate",
+    ),
+    "setting of a BD-rate": (
+        {"bd_rates": [COMPARED], "goals": [{**OF_BD_RATE, "setting": "MSFC, n = 2"}]},
+        "goals[0]: setting has no effect beside bd_rate",
+    ),
+    "difference of a ratio": (
+        {"goals": [{**RATIO, "minus": "MSFC, n = 2"}]},
+        "goals[0]: minus has no effect beside compression_ratio_against",
+    ),
+    "no columns": ({"bd_rates": [{**COMPARED, "columns": []}]}, "columns must be a list of columns"),
+    "one column": (
+        {"bd_rates": [{**COMPARED, "columns": "box AP"}]},
+        "bd_rates[0]: columns must be a list of columns, not 'box AP'",
+    ),
+    "columns not said": (
+        {"bd_rates": [{"anchor": "image, JPEG 4:2:0", "test": "MSFC, learned"}]},
+        "bd_rates[0]: it needs the key columns",
+    ),
+    "number as column": ({"plot": {"y": 5}}, "plot: y must be a column or a list of columns, not 5"),
+    "list as column": ({"plot": {"x": ["BPFE"]}}, "a column must be text, not ['BPFE']"),
+    "number as name": ({"curves": [{**CURVE, "name": 4}]}, "name must be text, not 4: put it in quotes"),
+    "number as points": ({"curves": [{**CURVE, "points": 5}]}, "points must be a list of points, not 5"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_what_would_have_no_effect_is_refused(tmp_path, case):
+    more, words = WITHOUT_EFFECT[case]
+    base = {"_BASE_": os.path.abspath("projects/MSFC/quickstart.yaml"), "plot": {"x": "kB/image"}}
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**base, "goals": [], "bd_rates": [], **more}))
+    with pytest.raises(ValueError) as raised:
+        read_experiment(str(path))
+    assert words in str(raised.value)
+
+
+def test_columns_of_evaluators_of_ones_own_are_taken(tmp_path):
+    base = os.path.abspath("projects/MSFC/quickstart.yaml")
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({"_BASE_": base, "plot": {"x": "kB/image", "y": "own/score"}}))
+    assert read_experiment(str(path)).ys == ("own/score",)
