@@ -5,7 +5,7 @@
         MODEL.FEATCOMP.CODEC.NAME jpegxl MODEL.FEATCOMP.CODEC.BITS 4
 
 The data set is DATASETS.TEST; codec settings are config overrides. OUTPUT_DIR gets a log, and the rate
-of each image in inference/feature_rates.csv.
+of each image in inference/feature_rates.csv; of several data sets, a folder of its name has these.
 """
 
 import argparse

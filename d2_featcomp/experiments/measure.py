@@ -23,6 +23,7 @@ from .collecting import can_collect
 from .keys import describe_versions, digest, digest_data, digest_imports, hash_file, pick_measured_keys
 from .measured_networks import LiveNetwork, RecordedNetwork
 from .records import locked
+from .schema import file_name
 from .settings import Setting, build_codec
 
 __all__ = ["evaluate", "measure_settings"]
@@ -32,7 +33,8 @@ def evaluate(cfg):
     """Evaluates MODEL.WEIGHTS on DATASETS.TEST, through real bitstreams.
 
     Args:
-        cfg (CfgNode): with the keys of :func:`add_featcomp_config`.
+        cfg (CfgNode): with the keys of :func:`add_featcomp_config`. Evaluators write below its
+            OUTPUT_DIR; of several data sets, below a folder there with the name of each.
 
     Returns:
         dict: {group: {metric: value}} on the main process; of several data sets, one such for each.
@@ -49,6 +51,8 @@ def evaluate(cfg):
         of_one = cfg.clone()
         of_one.defrost()
         of_one.DATASETS.TEST = (dataset,)
+        if len(cfg.DATASETS.TEST) > 1:  # else each would overwrite the files of the one before
+            of_one.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, file_name(dataset))
         found |= measure_settings({dataset: of_one})
     if not comm.is_main_process():
         return {}

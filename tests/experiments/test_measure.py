@@ -1,5 +1,6 @@
 """Many settings measured at once: the same results as one by one, and nothing done twice."""
 
+import csv
 import os
 import shutil
 
@@ -73,6 +74,17 @@ def test_progress_bars_tell_how_many_there_are(msfc, monkeypatch):
 def test_a_data_set_is_needed():
     with pytest.raises(ValueError, match=r"DATASETS\.TEST names no data set"):
         evaluate(setup_config(networks.MSFC, ["MODEL.DEVICE", "cpu", "DATASETS.TEST", ()]))
+
+
+def test_each_of_several_data_sets_keeps_the_rates_of_its_images(msfc):
+    cfg = msfc("raw", 2, DATASETS__TEST=("measured_val", "measured_train"))
+    found = evaluate(cfg)
+    for dataset, count in (("measured_val", IMAGES), ("measured_train", 1)):
+        path = os.path.join(cfg.OUTPUT_DIR, dataset, "inference", "feature_rates.csv")
+        with open(path, newline="") as file:
+            sizes = [int(row["bytes"]) for row in csv.DictReader(file)]
+        assert len(sizes) == count
+        assert found[dataset]["feature_rate"]["kB"] == pytest.approx(sum(sizes) / count / 1000)
 
 
 def test_results_are_those_of_single_evaluations_and_work_is_shared(msfc, tmp_path, monkeypatch):
