@@ -70,13 +70,20 @@ def run(args: argparse.Namespace) -> None:
     path = find_plan_file(args.experiment)  # before anything is loaded
 
     from ..engine import run_processes, setup_terminal
-    from ..experiments import measure_alone, read_experiment, train_alone, train_in_parallel
+    from ..experiments import (
+        find_trainings,
+        measure_alone,
+        read_experiment,
+        train_alone,
+        train_in_parallel,
+    )
 
     began = time.time()
     experiment = read_experiment(path, seeds=args.seeds)
     if args.train or args.measure:
         setup_terminal(verbose=args.verbose)
         given = {"retrain": args.retrain, "trained_in": args.trainings}
+        find_trainings(experiment, args.measure or ())  # a wrong name is told before hours of training
         if args.train:
             train_alone(experiment, args.output, args.train, **given)
         if args.measure:

@@ -25,6 +25,7 @@ from .subsets import limit_images
 
 __all__ = [
     "choose_setting",
+    "find_trainings",
     "measure_alone",
     "open_run",
     "run_experiment",
@@ -115,13 +116,14 @@ def train_alone(plan, output, names, *, retrain=False, trained_in=None):
         ValueError: there is no training of that name, or the one that it starts from is not done.
         Others: see :func:`run_plan`.
     """
-    names = _find_trainings(plan, names)
+    names = find_trainings(plan, names)
     run = open_run(plan, output, retrain, trained_in)
+    for index, name in enumerate(names):
+        start = plan.trainings[name].start
+        if start and start not in names[:index] and not run.is_trained(plan.trainings[start]):
+            raise ValueError(f"training {name!r} starts from {start!r}, which is not done yet")
     for name in names:
-        training = plan.trainings[name]
-        if training.start and not run.is_trained(plan.trainings[training.start]):
-            raise ValueError(f"training {name!r} starts from {training.start!r}, which is not done yet")
-        run.train(training)
+        run.train(plan.trainings[name])
 
 
 def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
@@ -135,7 +137,7 @@ def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
         ValueError: there is no training of that name, it is not done, or nothing of it is measured.
         Others: see :func:`run_plan`.
     """
-    names = _find_trainings(plan, names)
+    names = find_trainings(plan, names)
     run = open_run(plan, output, retrain, trained_in)
     for name in names:
         if not run.is_trained(plan.trainings[name]):
@@ -148,8 +150,9 @@ def measure_alone(plan, output, names, *, retrain=False, trained_in=None):
         measure_settings(of_one, run.records)
 
 
-def _find_trainings(plan, names):
-    """list[str]: the trainings of these names, those of each seed where a name has none."""
+def find_trainings(plan, names):
+    """Finds the trainings of these names, those of each seed where a name has none: list[str].
+    ValueError where there is none."""
     found = []
     for name in names:
         repeats = [name, *(name_repeat(name, seed) for seed in plan.seeds)]

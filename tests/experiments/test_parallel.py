@@ -335,9 +335,15 @@ def test_an_experiment_by_two_processes(tmp_path, capsys):
     assert "n = 2, seed 6" in (output / "results.csv").read_text()
     assert read_records(output) == records
 
-    with pytest.raises(SystemExit):
-        main([*command, "7", "--train", "msfc, seed 7"])
-    assert "starts from 'detector, seed 7', which is not done yet" in capsys.readouterr().err
+    # What is wrong is told before anything is trained.
+    for names, words in [
+        (["--train", "plain, seed 7", "msfc, seed 7"], "starts from 'detector, seed 7', which is not"),
+        (["--train", "detector, seed 7", "--measure", "msfcc"], "no training 'msfcc': choose of"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*command, "7", *names])
+        assert words in capsys.readouterr().err
+    assert not list((output / "trainings").glob("*_seed_7"))
 
 
 def read_records(output):
