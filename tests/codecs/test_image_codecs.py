@@ -63,6 +63,17 @@ def test_lossy_codecs_come_close(name, quality, bits, shape):
     assert np.array_equal(decoded(codec, data, shape), result)
 
 
+@pytest.mark.parametrize("name", [case("hevc")])
+@pytest.mark.parametrize(("bits", "largest"), [(10, 51), (11, 49), (12, 49)])
+def test_the_largest_qp_still_shows_the_image(name, bits, largest):
+    """FFmpeg decodes frames of 12 bits and a larger QP to plain gray."""
+    codec, symbols = build_image_codec(name, bits=bits, quality=largest), smooth((48, 64), bits)
+    error = np.abs(decoded(codec, codec.encode(symbols), symbols.shape).astype(float) - symbols)
+    assert error.mean() < 0.06 * 2**bits < np.abs(symbols - symbols.mean()).mean()
+    with pytest.raises(ValueError, match=rf"CODEC\.QUALITY .*hevc.*0 to {largest}"):
+        build_image_codec(name, bits=bits, quality=largest + 1)
+
+
 @pytest.mark.parametrize(
     "name, bits",
     [case(name, bits) for name in CLASSES if qualities(name) for bits in depths(name) if bits >= 6],

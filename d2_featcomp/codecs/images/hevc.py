@@ -29,6 +29,8 @@ _PRESETS = (
 )
 _FORMATS = {8: "gray", 10: "gray10le", 12: "gray12le"}
 _MIN_SIDE = 16  # px; x265 refuses smaller frames
+# FFmpeg's decoder ends one table too early: at 12 bits a frame of a larger QP comes back as plain gray.
+_QUALITY_RANGE_12 = (0, 49)
 _DECODER_MARGIN = 128  # px
 
 
@@ -39,7 +41,8 @@ def _frame_depth(depth):
 
 @IMAGE_CODEC_REGISTRY.register()
 class HevcCodec(ImageCodec):
-    """HEVC, one intra frame. Lossless by default; QUALITY is the quantization parameter, 0 to 51.
+    """HEVC, one intra frame. Lossless by default; QUALITY is the quantization parameter, 0 to 51; to 49
+    for symbols of 11 and 12 bits.
 
     EFFORT 0 to 8 is the x265 preset, ultrafast to veryslow; default 5, medium.
     """
@@ -52,6 +55,11 @@ class HevcCodec(ImageCodec):
     typical_qualities = (18, 24, 30, 36, 42, 48)
     effort_range = (0, len(_PRESETS) - 1)
     default_effort = 5
+
+    def __init__(self, *, bits, quality=None, effort=None):
+        if bits in (11, 12):
+            self.quality_range = _QUALITY_RANGE_12
+        super().__init__(bits=bits, quality=quality, effort=effort)
 
     @classmethod
     def require_library(cls):
