@@ -107,12 +107,13 @@ class CodedTensor:
         strings (dict[str, bytes]): named parts of the payload, sorted by name; where a codec has only
             one, it is "y". Names are 1 to 255 printable ASCII characters.
         ranges (ndarray or None): float16 (k, 2), k at least 1: low and high of each range of the
-            quantizer; None where the bitstream holds none.
+            quantizer, finite, low not above high; None where the bitstream holds none.
         fixed_length (bool): whether the string "y" holds fixed-length symbols in place of the codec's
             data.
 
     Raises:
-        ValueError: no strings, a malformed name, or `fixed_length` without a string "y".
+        ValueError: no strings, a malformed name, `fixed_length` without a string "y", or a malformed
+            range.
     """
 
     strings: dict[str, bytes]
@@ -128,7 +129,10 @@ class CodedTensor:
                 raise ValueError(f"string name {name!r} must be 1 to 255 printable ASCII characters")
         ranges = self.ranges
         if ranges is not None:
-            ranges = np.asarray(ranges, dtype="<f2").reshape(-1, 2)
+            with np.errstate(over="ignore"):
+                ranges = np.asarray(ranges, dtype="<f2").reshape(-1, 2)
+            if not np.isfinite(ranges).all() or (ranges[:, 0] > ranges[:, 1]).any():
+                raise ValueError("a quantizer range needs two finite float16 values, low not above high")
             ranges = ranges if len(ranges) else None
         object.__setattr__(self, "strings", strings)
         object.__setattr__(self, "ranges", ranges)

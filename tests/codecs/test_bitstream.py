@@ -148,6 +148,9 @@ def test_what_the_network_knows_is_asked_of_it():
         (lambda: CodedTensor({"": b""}), "string name ''"),
         (lambda: CodedTensor({"\xe9": b""}), "string name"),
         (lambda: CodedTensor({"n" * 256: b""}), "string name"),
+        (lambda: CodedTensor({"y": b""}, [[0, 1], [0, float("nan")]]), "two finite float16 values"),
+        (lambda: CodedTensor({"y": b""}, [[-1e5, 1]]), "two finite float16 values"),
+        (lambda: CodedTensor({"y": b""}, [[1, -1]]), "low not above high"),
         (lambda: FeatureBitstream(b"abc", SIZES, []), "a fingerprint has 4 bytes, not 3"),
         (lambda: FeatureBitstream(FINGERPRINT, SIZES, [], version=3), "format version 3 is unknown"),
         (
