@@ -49,7 +49,8 @@ class QuantizedFeatureCodec(FeatureCodec):
         image_codec (ImageCodec): also fixes the bit depth.
         quantizer (str or Quantizer): "fixed" (one range for all data), "tensor" or "channel" (their own
             minimum and maximum, coded as float16), or another of `QUANTIZER_REGISTRY`.
-        value_range ((float, float)): the range of "fixed"; must be float16 values.
+        value_range ((float, float)): the range of "fixed"; must be float16 values. Not used with a
+            Quantizer that has a range of its own.
         train_quantization (str): the quantization surrogate of training: "none", "noise" (uniform, one
             step size wide; gradients flow through the range, too) or "ste" (rounding in the range that
             would be coded, with a straight-through gradient).
@@ -78,6 +79,8 @@ class QuantizedFeatureCodec(FeatureCodec):
         self.value_range = _checked_range(value_range)
         if not isinstance(quantizer, Quantizer):
             quantizer = build_quantizer(quantizer, self.value_range)
+        elif quantizer.value_range is not None:
+            self.value_range = tuple(map(float, quantizer.value_range))
         if quantizer.omits_channels and not self._can_omit_channels():
             raise ValueError(
                 f"MODEL.FEATCOMP.CODEC.QUANTIZER {quantizer.name} leaves channels out, but codec "

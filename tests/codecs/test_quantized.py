@@ -10,6 +10,7 @@ from d2_featcomp.codecs import (
     QuantizedFeatureCodec,
     build_feature_codec,
     build_image_codec,
+    build_quantizer,
 )
 from d2_featcomp.ops import compressibility_loss
 
@@ -164,12 +165,15 @@ def test_the_description_tells_all_that_decoding_depends_on():
         codec_of("tensor"),
         codec_of("channel"),
         codec_of(value_range=(0, 6)),
+        codec_of(build_quantizer("fixed", (0, 2))),
         codec_of(name="png"),
         QuantizedFeatureCodec(image_codec=build_image_codec("jpegxl", bits=2)),
         QuantizedFeatureCodec(image_codec=build_image_codec("jpegxl", bits=2, quality=1)),
     ]
     assert len({codec.describe() for codec in codecs}) == len(codecs)
     assert codec_of(train_quantization="noise").describe() == codec_of().describe()
+    own = codec_of(build_quantizer("fixed", (0, 6)))
+    assert own.describe() == codec_of(value_range=(0, 6)).describe() and own.value_range == (0, 6)
     effort = QuantizedFeatureCodec(image_codec=build_image_codec("png", bits=2, effort=9))
     assert effort.describe() == codec_of(name="png").describe()
     assert isinstance(codecs[0], FeatureCodec) and not codecs[0].state_dict()
