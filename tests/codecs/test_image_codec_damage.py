@@ -1,5 +1,6 @@
 """Payloads of codecs of gray images that are damaged, foreign, or promise too much."""
 
+import struct
 import tracemalloc
 
 import imagecodecs
@@ -173,6 +174,34 @@ def test_jpegs_of_several_scans_are_refused_before_they_are_decoded(monkeypatch)
     ]:
         with pytest.raises(BitstreamError, match=message):
             CLASSES["jpeg"].decode(bad, shape=(17, 40), bits=8, lossless=False)
+
+
+def test_avif_frames_of_another_size_are_refused_before_they_are_decoded(monkeypatch):
+    """Its library decodes a frame of any size, and shrinks it to the one that the file declares."""
+    codec, samples = build_image_codec("avif", bits=8), np.zeros((640, 1300), np.uint8)
+    data, small = codec.encode(samples), codec.encode(samples[:17, :40])
+    shrunk = data.replace(struct.pack(">2I", 1300, 640), struct.pack(">2I", 40, 17))
+    assert imagecodecs.avif_decode(shrunk).shape == (17, 40)
+    frame = small[small.index(b"mdat") + 4 :]
+    longer = small[: -len(frame) - 8] + struct.pack(">I4s", 8 + 2 * len(frame), b"mdat") + 2 * frame
+    lengths = struct.pack(">2I", len(small) - len(frame), len(frame))
+    two = longer.replace(lengths, struct.pack(">2I", len(small) - len(frame), 2 * len(frame)))
+    assert two != longer
+    monkeypatch.setattr(imagecodecs, "avif_decode", None)  # not called
+    for bad, message in [
+        (data, r"a frame of \(640, 1300\), not of \(17, 40\)"),
+        (shrunk, r"a frame of \(640, 1300\), not of \(17, 40\)"),
+        (two, "something else than one AV1 frame"),
+        (small.replace(b"meta", b"free"), "no AVIF file of one picture"),
+        (small.replace(b"iloc", b"free"), "one picture in one piece"),
+        (small.replace(lengths, struct.pack(">2I", 0, 12)), "malformed AV1 unit"),
+        (small[:-1], "cut short"),
+        (small + small, "no AVIF file of one picture"),
+        (small.replace(frame[:4], frame[:3] + b"\xff"), "AV1 unit that is cut short"),
+        (small.replace(frame[:5], frame[:4] + b"\x00"), "no still AV1 picture"),
+    ]:
+        with pytest.raises(BitstreamError, match=f"avif payload cannot be decoded: .*{message}"):
+            decoded(codec, bad, (17, 40))
 
 
 @pytest.mark.parametrize("name", [case(name) for name in CLASSES])

@@ -5,6 +5,7 @@ import re
 import imagecodecs
 import numpy as np
 
+from .avif_file import require_one_frame
 from .base import IMAGE_CODEC_REGISTRY, BitstreamError, ImageCodec
 
 __all__ = [
@@ -212,6 +213,7 @@ class AvifCodec(ImageCodec):
 
     @staticmethod
     def _decode(data, *, shape, depth):
+        require_one_frame(data, shape[:2])
         return imagecodecs.avif_decode(data, numthreads=1, out=_frame(shape, depth))
 
 
