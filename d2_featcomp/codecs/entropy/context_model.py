@@ -46,7 +46,7 @@ class ContextModel(IntegerWeights):
     Args:
         channels (int): C.
         bits (int): n, of a symbol.
-        group (int): c; 0 chooses: 1 up to 15 channels, else so that there are 8 groups.
+        group (int): c; 0 chooses: 1 up to 15 channels, else C // 8, so that there are 8 to 12 groups.
         hidden (int): F; 0 chooses by c.
         rates (int): R. With more than one, biases depend on the rate, between 0 and 1, at which a map
             was quantized: there are R of each, at equal distances, and linear in between.

@@ -165,7 +165,8 @@ class IntegerModel:
             ndarray: (C, H, W) int32.
 
         Raises:
-            BitstreamError: it is not the payload of any symbols of that shape.
+            BitstreamError: it is not the payload of any symbols of that shape; with a hyper-latent, of
+                any symbols beside any hyper-latent, be it the one that is made of them or not.
         """
         coder = RangeDecoder(payload)
         symbols = self.walk(shape, coder.code)
