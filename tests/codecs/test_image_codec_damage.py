@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -174,6 +175,22 @@ def test_jpegs_of_several_scans_are_refused_before_they_are_decoded(monkeypatch)
     ]:
         with pytest.raises(BitstreamError, match=message):
             CLASSES["jpeg"].decode(bad, shape=(17, 40), bits=8, lossless=False)
+
+
+def test_pngs_with_other_chunks_are_refused_before_they_are_decoded(monkeypatch):
+    """Libpng inflates each of them, of up to 8 MB: 2 MB of such chunks took minutes."""
+    samples = noise((17, 40), 8)
+    data = build_image_codec("png", bits=8).encode(samples)
+    text = b"zTXt" + b"a\0\0" + zlib.compress(bytes(100000))
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    first = 8 + 25  # after the signature and the header
+    for bad in (data[:first] + chunk + data[first:], data[:-12] + chunk + data[-12:]):
+        assert np.array_equal(imagecodecs.png_decode(bad), samples)
+        with monkeypatch.context() as context:
+            context.setattr(imagecodecs, "png_decode", None)  # not called
+            with pytest.raises(BitstreamError, match="png payload holds more than an image"):
+                CLASSES["png"].decode(bad, shape=(17, 40), bits=8, lossless=True)
+    assert np.array_equal(CLASSES["png"].decode(data, shape=(17, 40), bits=8, lossless=True), samples)
 
 
 def test_avif_frames_of_another_size_are_refused_before_they_are_decoded(monkeypatch):

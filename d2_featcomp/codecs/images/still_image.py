@@ -52,6 +52,16 @@ def _require_one_scan(data, name):
     raise BitstreamError(f"{name} payload holds no JPEG image")
 
 
+def _require_image_chunks(data, name):
+    """Refuses a PNG that holds more than its image: a chunk of text, for one, of few bytes is inflated
+    to megabytes and then not used."""
+    position = 8
+    while position < len(data):
+        if data[position + 4 : position + 8] not in (b"IHDR", b"IDAT", b"IEND"):
+            raise BitstreamError(f"{name} payload holds more than an image")
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+
+
 @IMAGE_CODEC_REGISTRY.register()
 class PngCodec(ImageCodec):
     """Lossless. EFFORT is the zlib level, 0 to 9, default 6."""
@@ -65,8 +75,9 @@ class PngCodec(ImageCodec):
         room = 2 * samples.nbytes + len(samples) + _ROOM
         return imagecodecs.png_encode(samples, level=int(self.effort), out=room)
 
-    @staticmethod
-    def _decode(data, *, shape, depth):
+    @classmethod
+    def _decode(cls, data, *, shape, depth):
+        _require_image_chunks(data, cls.name)
         return imagecodecs.png_decode(data, out=_frame(shape, depth))
 
 
