@@ -1,9 +1,9 @@
 """From a picture to the input of a network: resized, normalized and padded. Pillow and NumPy alone.
 
 What happens is described by a dict of plain types, which travels with exported networks: "format" ("BGR"
-or "RGB", the order of channels); "min_size" and "max_size", shortest and longest side in pixels, or
-"size", height and width, where all images have one; "mean" and "std" of the channels in that order; and
-"padding", see :func:`pad_image`.
+or "RGB", the order of channels, or "L", gray, one channel); "min_size" and "max_size", shortest and
+longest side in pixels, or "size", height and width, where all images have one; "mean" and "std" of the
+channels in that order; and "padding", see :func:`pad_image`.
 """
 
 from typing import Any
@@ -43,14 +43,15 @@ def find_resized_size(height: int, width: int, settings: dict[str, Any]) -> tupl
 
 
 def prepare_pixels(picture: npt.NDArray[np.uint8], settings: dict[str, Any]) -> Floats:
-    """Resizes a picture, bilinearly as Pillow does, and puts its channels into the network's order.
+    """Resizes a picture, bilinearly as Pillow does, and puts its channels into the network's order, or
+    makes one of them, as Pillow weighs colours.
 
     Args:
         picture (ndarray): (H, W, 3) uint8 RGB.
         settings (dict): see above.
 
     Returns:
-        ndarray: (3, h, w) float32, 0..255.
+        ndarray: (3, h, w) float32, 0..255; (1, h, w) of "L".
 
     Raises:
         ValueError: it is so narrow that nothing of it is left at that size.
@@ -62,10 +63,13 @@ def prepare_pixels(picture: npt.NDArray[np.uint8], settings: dict[str, Any]) -> 
             f"an image of {width} x {height} pixels has no width or height left where its longer side "
             f"has {settings['max_size']} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
         )
-    pixels = picture
+    gray = settings["format"] == "L"
+    pixels = np.asarray(Image.fromarray(picture).convert("L")) if gray else picture
     if size != (height, width):
-        resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
+    if gray:
+        pixels = pixels[:, :, None]
     if settings["format"] == "BGR":
         pixels = pixels[:, :, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
@@ -75,11 +79,11 @@ def normalize_image(image: Floats, settings: dict[str, Any]) -> Floats:
     """Subtracts the mean of each channel and divides by its deviation.
 
     Args:
-        image (ndarray): (3, h, w) float32, 0..255.
+        image (ndarray): (C, h, w) float32, 0..255.
         settings (dict): see above.
 
     Returns:
-        ndarray: (3, h, w) float32.
+        ndarray: (C, h, w) float32.
     """
     mean, std = (np.array(settings[name], np.float32)[:, None, None] for name in ("mean", "std"))
     normalized: Floats = (image - mean) / std
@@ -90,13 +94,13 @@ def pad_image(image: Floats, padding: dict[str, Any]) -> Floats:
     """Pads a normalized image.
 
     Args:
-        image (ndarray): (3, h, w) float32.
+        image (ndarray): (C, h, w) float32.
         padding (dict): "value", of what is added; and either "multiple", to which height and width are
             rounded up, with the image in the upper left corner, or "side", of a square, in pixels, with
             the image where "position" says: "corner" or "middle".
 
     Returns:
-        ndarray: (3, H, W) float32.
+        ndarray: (C, H, W) float32.
 
     Raises:
         ValueError: the image is larger than the square.

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..data.images import read_image
 from ..engine.inference import get_pixels, make_input
 from ..files import write_bytes
+from ..preprocessing import prepare_pixels
 from .classes import choose_categories, count_classes
 from .equal_bytes import code_to_size
 from .naming import name_files
@@ -145,7 +146,7 @@ def _run_reference(reference, picture, inputs, stream, cfg):
     coded = code_to_size(get_pixels(inputs, cfg), stream.total_bits // 8)
     height, width = picture.shape[:2]
     shown = Image.fromarray(coded.pixels).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = coded.pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else coded.pixels
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
-    output = reference([{**inputs, "image": tensor}])[0]
+    as_sent = {"format": cfg.INPUT.FORMAT, "size": coded.pixels.shape[:2]}
+    pixels = torch.from_numpy(prepare_pixels(coded.pixels, as_sent))
+    output = reference([{**inputs, "image": pixels}])[0]
     return before, (f"{coded.describe()}, same network", np.asarray(shown), output)

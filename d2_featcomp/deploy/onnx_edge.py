@@ -45,7 +45,7 @@ class ArrayFeatures(NamedTuple):
 
 
 class PreparedImage(NamedTuple):
-    """An image, (3, H, W) float32, normalized and padded, and its ImageSizes."""
+    """An image, (C, H, W) float32, normalized and padded, and its ImageSizes."""
 
     image: np.ndarray
     sizes: ImageSizes
@@ -115,7 +115,7 @@ class OnnxEdge:
         return PreparedImage(image, ImageSizes(image.shape[1:], pixels.shape[1:], picture.shape[:2]))
 
     def run(self, image):
-        """Computes the latents, list[ndarray], of (1, 3, H, W) float32, prepared.
+        """Computes the latents, list[ndarray], of (1, C, H, W) float32, prepared.
 
         Raises:
             ValueError: its shape does not suit the network.

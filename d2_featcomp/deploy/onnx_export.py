@@ -63,7 +63,7 @@ class EdgeNetwork(nn.Module):
         """Computes the latents of an image.
 
         Args:
-            image (Tensor): (1, 3, H, W) float32, as the network's own preprocessing gives it: normalized
+            image (Tensor): (1, C, H, W) float32, as the network's own preprocessing gives it: normalized
                 and padded, see :meth:`SplitInference.normalized_images`.
 
         Returns:
@@ -103,7 +103,7 @@ def export_onnx(network, path, about=None):
         raise ImportError(describe_import_error(error, need, how, "onnx")) from error
 
     module = EdgeNetwork(network).eval()
-    example = _preprocessed(network, torch.zeros(3, *CHECKED_SIZES[0]))
+    example = _preprocessed(network, torch.zeros(len(network.pixel_mean), *CHECKED_SIZES[0]))
     names = [f"features{index}" for index in range(len(module(example)))]
     partial = f"{path}.partial"
     try:
@@ -170,8 +170,8 @@ def _metadata(network, about):
         found |= {"categories": json.dumps(about["categories"]), "input": json.dumps(prepared)}
         found["preprocessing"] = (
             "The program that runs this file resizes, orders channels, normalizes and pads as `input` "
-            "says; the graph takes the result, (1, 3, height, width) float32, and gives the latents, "
-            "not quantized."
+            "says; the graph takes the result, (1, channels, height, width) float32, and gives the "
+            "latents, not quantized."
         )
     return found
 
@@ -187,7 +187,8 @@ def find_padding(network, settings):
         dict: "padding" -> as :func:`pad_image` takes it; {} where the network prepares images otherwise.
     """
     generator = torch.Generator().manual_seed(0)
-    images = [torch.rand(3, *size, generator=generator) * 255 for size in _PADDED_SIZES]
+    channels = len(network.pixel_mean)
+    images = [torch.rand(channels, *size, generator=generator) * 255 for size in _PADDED_SIZES]
     try:
         wanted = [_preprocessed(network, image)[0].cpu().numpy() for image in images]
     except ValueError:  # its square is too small for them
@@ -236,7 +237,7 @@ def check_onnx(network, path, seed=0):
     generator = torch.Generator().manual_seed(seed)
     largest, differing, compared, on_border = 0.0, 0, 0, 0
     for size in CHECKED_SIZES:
-        image = torch.rand(3, *size, generator=generator) * 255
+        image = torch.rand(len(network.pixel_mean), *size, generator=generator) * 255
         expected = network.edge_features([{"image": image}])[0].tensors
         pixels = _preprocessed(network, image).numpy()
         try:

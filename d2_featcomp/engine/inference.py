@@ -99,6 +99,8 @@ def get_pixels(inputs, cfg):
         ndarray: (h, w, 3) uint8 RGB, of the size at which the network gets it.
     """
     pixels = np.uint8(inputs["image"].permute(1, 2, 0).cpu().numpy())
+    if cfg.INPUT.FORMAT == "L":
+        pixels = pixels.repeat(3, axis=2)
     return np.ascontiguousarray(pixels[..., ::-1] if cfg.INPUT.FORMAT == "BGR" else pixels)
 
 

@@ -12,10 +12,12 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from d2_featcomp.codecs import QUANTIZER_REGISTRY, build_quantizer
-from d2_featcomp.deploy import onnx_edge, onnx_export, onnx_int8
+from d2_featcomp.data.images import read_image
+from d2_featcomp.deploy import export_onnx, onnx_edge, onnx_export, onnx_int8
+from d2_featcomp.deploy.configuration import describe_network
 from d2_featcomp.deploy.onnx_edge import OnnxEdge, build_array_codec
 from d2_featcomp.engine import setup_config
-from d2_featcomp.engine.inference import describe_input
+from d2_featcomp.engine.inference import describe_input, get_pixels, make_input
 from d2_featcomp.ops import arrays, quantization
 from d2_featcomp.preprocessing import find_resized_size, normalize_image, pad_image, prepare_pixels
 
@@ -36,6 +38,33 @@ def test_images_are_resized_as_by_detectron2(settings):
     bgr = prepare_pixels(picture, {"size": [31, 50], "format": "BGR"})
     expected = Resize((31, 50)).get_transform(picture).apply_image(picture)
     np.testing.assert_array_equal(bgr[::-1].transpose(1, 2, 0), expected)
+
+
+def test_gray_images_are_made_as_by_detectron2(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (97, 64, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    gray = read_image(str(tmp_path / "a.png"), "L")
+    expected = ResizeShortestEdge([61], 73, "choice").get_transform(gray).apply_image(gray)
+    found = prepare_pixels(picture, {"min_size": 61, "max_size": 73, "format": "L"})
+    np.testing.assert_array_equal(found.transpose(1, 2, 0), expected)
+    kept = prepare_pixels(picture, {"size": [97, 64], "format": "L"})
+    np.testing.assert_array_equal(kept.transpose(1, 2, 0), gray)
+
+
+def test_networks_of_gray_images_are_exported(tmp_path):
+    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    gray = {"INPUT.FORMAT": "L", "MODEL.PIXEL_MEAN": [110.0], "MODEL.PIXEL_STD": [58.0]}
+    cfg = setup_config(networks.MSFC, networks.listed({**networks.TINY, **gray}))
+    network, path = build_model(cfg).eval(), str(tmp_path / "edge.onnx")
+    export_onnx(network, path, describe_network(cfg, network, [{"id": 0, "name": "thing"}]))
+    edge, picture = OnnxEdge(path), np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
+    inputs = make_input(picture, cfg)
+    (expected,) = network.edge_features([inputs])
+    found = edge.compute(picture)
+    assert found.sizes == expected.sizes
+    np.testing.assert_allclose(found.tensors[0], expected.tensors[0].numpy(), atol=1e-4)
+    shown = get_pixels(inputs, cfg)
+    assert shown.shape[2] == 3 and (shown == shown[..., :1]).all()
 
 
 def test_an_image_may_keep_its_size():
