@@ -146,7 +146,7 @@ def test_what_cannot_be_compared_is_noted(folder):
         ({"seeds": [1, 1]}, "seeds must be distinct whole numbers"),
         ({"seeds": ["a"]}, "seeds must be distinct whole numbers"),
         ({"plot": {"y": ["mIoU", "accuracy"]}}, "unknown column 'accuracy'"),
-        ({"bd_rates": [{"anchor": "x", "test": "tested", "columns": []}]}, "unknown curve 'x'"),
+        ({"bd_rates": [{"anchor": "x", "test": "tested", "columns": ["PSNR"]}]}, "unknown curve 'x'"),
         (
             {"bd_rates": [{"anchor": "common", "test": "tested", "columns": ["AP"]}]},
             "unknown column 'AP'",
@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_is_noted(folder):
             "unknown method 'linear'",
         ),
         (
-            {"bd_rates": [{"anchor": "common", "test": "tested", "columns": [], "points": 2.5}]},
+            {"bd_rates": [{"anchor": "common", "test": "tested", "columns": ["PSNR"], "points": 2.5}]},
             "points must be a whole number",
         ),
         ({"bd_rates": []}, "must be among bd_rates"),
