@@ -257,9 +257,9 @@ def plot_curves(
     axes.set_title(textwrap.fill(title, _TITLE_WIDTH))
     axes.margins(y=0.08)
     axes.grid(True, which="both", alpha=0.25)
-    if entries <= _LEGEND_INSIDE:
+    if 0 < entries <= _LEGEND_INSIDE:
         axes.legend(fontsize="small")
-    else:
+    elif entries:
         figure.legend(loc="outside right upper", fontsize="small")
     # Figure.savefig would draw twice, and find the layout each time.
     FigureCanvasAgg(figure).print_png(f"{path}.png")
