@@ -63,13 +63,13 @@ def prepare_pixels(picture: npt.NDArray[np.uint8], settings: dict[str, Any]) -> 
             f"an image of {width} x {height} pixels has no width or height left where its longer side "
             f"has {settings['max_size']} pixels (INPUT.MAX_SIZE_TEST): cut it into pieces"
         )
-    gray = settings["format"] == "L"
-    pixels = np.asarray(Image.fromarray(picture).convert("L")) if gray else picture
+    pixels = picture
+    if settings["format"] == "L":
+        pixels = np.asarray(Image.fromarray(picture).convert("L"))
     if size != (height, width):
         resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-    if gray:
-        pixels = pixels[:, :, None]
+    pixels = pixels.reshape(*size, -1)  # one channel of gray, too
     if settings["format"] == "BGR":
         pixels = pixels[:, :, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)

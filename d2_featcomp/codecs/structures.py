@@ -3,10 +3,23 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .images import BitstreamError
 
-__all__ = ["OWN_LIMITS", "CodedTensor", "DecodeLimits", "ImageSizes", "StreamDescription"]
+__all__ = [
+    "OWN_LIMITS",
+    "CodedTensor",
+    "DecodeLimits",
+    "ImageSizes",
+    "StreamDescription",
+    "are_ranges",
+]
+
+
+def are_ranges(pairs: npt.NDArray[np.float16]) -> bool:
+    """Says whether (k, 2) pairs are ranges that a stream may hold: finite, low not above high."""
+    return bool(np.isfinite(pairs).all() and (pairs[:, 0] <= pairs[:, 1]).all())
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class CodedTensor:
         if ranges is not None:
             with np.errstate(over="ignore"):
                 ranges = np.asarray(ranges, dtype="<f2").reshape(-1, 2)
-            if not np.isfinite(ranges).all() or (ranges[:, 0] > ranges[:, 1]).any():
+            if not are_ranges(ranges):
                 raise ValueError("a quantizer range needs two finite float16 values, low not above high")
             ranges = ranges if len(ranges) else None
         object.__setattr__(self, "strings", strings)

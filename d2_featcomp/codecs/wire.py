@@ -7,7 +7,7 @@ import numpy as np
 
 from ..ops import BIT_DEPTHS, FLOAT_BITS
 from .images import BitstreamError
-from .structures import CodedTensor, ImageSizes, StreamDescription
+from .structures import CodedTensor, ImageSizes, StreamDescription, are_ranges
 
 __all__ = ["FINGERPRINT_BYTES", "VERSIONS", "join_parts", "parse_stream", "write_parts"]
 
@@ -124,7 +124,7 @@ class _Reader:
         if not pairs:
             return None
         ranges = np.frombuffer(self.take(4 * pairs), dtype="<f2").reshape(pairs, 2)
-        if not np.isfinite(ranges).all() or (ranges[:, 0] > ranges[:, 1]).any():
+        if not are_ranges(ranges):
             raise BitstreamError("feature bitstream holds a malformed quantizer range")
         return ranges
 

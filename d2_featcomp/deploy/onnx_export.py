@@ -187,8 +187,7 @@ def find_padding(network, settings):
         dict: "padding" -> as :func:`pad_image` takes it; {} where the network prepares images otherwise.
     """
     generator = torch.Generator().manual_seed(0)
-    channels = len(network.pixel_mean)
-    images = [torch.rand(channels, *size, generator=generator) * 255 for size in _PADDED_SIZES]
+    images = [_draw_image(network, size, generator) for size in _PADDED_SIZES]
     try:
         wanted = [_preprocessed(network, image)[0].cpu().numpy() for image in images]
     except ValueError:  # its square is too small for them
@@ -204,6 +203,11 @@ def find_padding(network, settings):
         if all(map(np.array_equal, wanted, (pad_image(image, padding) for image in given))):
             return {"padding": padding}
     return {}
+
+
+def _draw_image(network, size, generator):
+    """Draws random pixels, (C, h, w) float32, 0..255, with as many channels as the network takes."""
+    return torch.rand(len(network.pixel_mean), *size, generator=generator) * 255
 
 
 def _preprocessed(network, image):
@@ -237,7 +241,7 @@ def check_onnx(network, path, seed=0):
     generator = torch.Generator().manual_seed(seed)
     largest, differing, compared, on_border = 0.0, 0, 0, 0
     for size in CHECKED_SIZES:
-        image = torch.rand(len(network.pixel_mean), *size, generator=generator) * 255
+        image = _draw_image(network, size, generator)
         expected = network.edge_features([{"image": image}])[0].tensors
         pixels = _preprocessed(network, image).numpy()
         try:

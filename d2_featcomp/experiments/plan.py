@@ -87,6 +87,7 @@ from .schema import (
     Plan,
     Point,
     Training,
+    list_points,
     make_config,
     require_keys,
 )
@@ -180,7 +181,7 @@ def make_plan(data, overrides=None):
     _check_names(trainings, curves, points)
     plot = data.get("plot", {"x": "BPFE", "y": "box AP"} if not alone else {})
     require_keys(plot, ("x", "y"), "plot")
-    ys = plot.get("y", "box AP") if plot else []
+    ys = plot.get("y", "box AP") if plot else ()
     if not isinstance(ys, (str, list, tuple)):
         raise ValueError(f"plot: y must be a column or a list of columns, not {ys!r}")
     plan = Plan(
@@ -263,8 +264,7 @@ def _read_curves(data, trainings, find_config):
         name = entry.get("name", "") if isinstance(entry, dict) else ""
         with at(f"curves[{number}] ({name})" if name else f"curves[{number}]"):
             require_keys(entry, CURVE_KEYS, "it")
-            points = entry.get("points")
-            first = points[0] if isinstance(points, list) and points else None
+            first = next(iter(list_points(entry)), None)
             training = {**entry, **(first if isinstance(first, dict) else {})}.get("training", "")
             curves += expand_curve(entry, find_config(training), find_config)
     return curves

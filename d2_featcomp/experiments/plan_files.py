@@ -6,7 +6,7 @@ import os
 import yaml
 
 from .checks import at
-from .schema import require_keys
+from .schema import list_points, require_keys
 
 __all__ = ["PLAN_KEYS", "read_sweep"]
 
@@ -132,6 +132,5 @@ def _locate(data, folder):
         locate(data, key)
     for entry in (*data.get("curves", ()), *data.get("levels", ())):
         locate(entry, "weights")
-        points = entry.get("points") if isinstance(entry, dict) else None
-        for point in points if isinstance(points, list) else ():  # what is wrong is told later
+        for point in list_points(entry):
             locate(point, "weights")

@@ -14,6 +14,7 @@ __all__ = [
     "Point",
     "Training",
     "file_name",
+    "list_points",
     "require_keys",
 ]
 
@@ -186,6 +187,12 @@ def require_keys(entry, known, where):
     for key, value in overrides.items():
         if isinstance(value, dict) and "." not in str(key):
             raise ValueError(f"{where}: overrides take dotted keys: write {_dotted(key, value)}")
+
+
+def list_points(entry):
+    """Lists the points of a curve's description, before it is checked; [] where it has none."""
+    points = entry.get("points") if isinstance(entry, dict) else None
+    return points if isinstance(points, list) else []
 
 
 def _dotted(key, value):

@@ -111,9 +111,8 @@ class SplitNetwork(SplitInference, SplitTraining, nn.Module):
         )
         self.network = network
         self.split_name = split_name or type(feature_split).__name__
-        self._preprocessing = f"{preprocessing} {find_size_divisibility(network)}"
-        if getattr(network, "letterbox", None) == 0:  # of YOLOV3: where its letterbox puts the image
-            self._preprocessing += " corner"
+        own = network.describe_preprocessing() if hasattr(network, "describe_preprocessing") else ""
+        self._preprocessing = f"{preprocessing} {find_size_divisibility(network)} {own}".rstrip()
         self._loss = loss
         self._loss_weights = dict(loss_weights or {})
         self._frozen = freeze_task_network

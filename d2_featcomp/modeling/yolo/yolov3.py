@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from ...codecs import BitstreamError
+from ..norms import require_norm
 from .decoding import convert_to_corners, decode_predictions
 from .head import YOLOV3Head
 from .losses import compute_yolo_losses
@@ -85,8 +86,9 @@ class YOLOV3(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
         yolo = cfg.MODEL.YOLOV3
+        require_norm("YOLOV3.NORM", yolo.NORM)
+        backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
             "head": YOLOV3Head(cfg, backbone.output_shape()),
@@ -229,6 +231,11 @@ class YOLOV3(nn.Module):
         if not self.letterbox:
             return 0, 0
         return (padded[1] - size[1]) // 2, (padded[0] - size[0]) // 2
+
+    def describe_preprocessing(self):
+        """Tells apart what sizes of images do not, for the fingerprint of bitstreams: where an image is
+        put that fills the letterbox nearly."""
+        return "" if self.letterbox else "corner"
 
     def preprocess_image(self, batched_inputs):
         """Scales, letterboxes or pads images.

@@ -272,6 +272,8 @@ def test_other_backbones_give_the_scales(build_yolo, letterbox):
     assert [x.shape[-1] for x in raw] == [images.tensor.shape[-1] // stride for stride in (32, 16, 8)]
     with pytest.raises(ValueError, match="LETTERBOX is 100: it must be a multiple of 32"):
         build_yolo(*levels, "MODEL.YOLOV3.LETTERBOX", 100)
+    with pytest.raises(ValueError, match=r"MODEL\.YOLOV3\.NORM is 'Batch': choose a norm of Detectron2"):
+        build_yolo(*levels, "MODEL.YOLOV3.NORM", "Batch")
 
 
 @pytest.mark.parametrize("levels", [("res2", "res3", "res4", "res5"), ("res3", "res5"), ("res5",)])
